@@ -1,0 +1,302 @@
+"""The daemon: everything wired together, four named tasks, and an orderly end."""
+
+import asyncio
+import os
+import signal
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic_core import to_json
+
+from agent import __version__
+from agent.backlog import Backlog, Verdict
+from agent.config import Config
+from agent.counts import Counts
+from agent.delivery import Delivery
+from agent.engine import Engine, Order
+from agent.errors import ConfigError, Undelivered
+from agent.ids import IdTable
+from agent.link import Link, publish_aside
+from agent.mqtt import Connection, Endpoint, Will, tls_context
+from agent.pipeline import bundles_of, open_pipelines
+from agent.systemd import notify, watchdog_interval
+from agent.types import Message
+from agent.wire import Topics
+
+HEALTH_S = 30.0
+FINISH_S = 10.0  # how long a stop waits for what is in hand
+STALL_S = 60.0  # a batch that takes longer is hung; the watchdog is not fed then
+STOLEN = "id_taken_over"
+
+log = structlog.get_logger()
+
+
+def endpoint(config: Config) -> Endpoint:
+    """Return what a connection needs to know; raises ConfigError."""
+    mqtt = config.agent.mqtt
+    found = Endpoint(
+        url=mqtt.url,
+        client_id=config.client_id,
+        login=config.login(),
+        version=5 if mqtt.version in {5, "5"} else 4,
+        ca_file=mqtt.ca_file,
+        cert_file=mqtt.cert_file,
+        key_file=mqtt.key_file,
+        keepalive_s=mqtt.keepalive_s,
+        session_expiry_s=mqtt.session_expiry_s,
+        max_inflight=mqtt.max_inflight,
+        max_packet_bytes=mqtt.max_packet_bytes,
+        will=Will(Topics(config.agent.device.id).status, b"offline"),
+    )
+    if mqtt.url.startswith("mqtts:"):
+        try:
+            tls_context(found)
+        except (OSError, ssl.SSLError) as error:
+            files = [mqtt.ca_file, mqtt.cert_file, mqtt.key_file]
+            names = ", ".join(str(file) for file in files if file)
+            raise ConfigError(f"mqtt: TLS files {names}: {error}") from error
+    return found
+
+
+def id_table_path(config: Config) -> Path:
+    """Return where message ids are kept: under systemd in memory, else as state."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return Path(runtime or config.agent.state.dir) / "inflight.ids"
+
+
+class Daemon:
+    """Owns the parts of a running agent."""
+
+    def __init__(self, config: Config, ids: IdTable) -> None:
+        """Open every bundle; raises ConfigError. Nothing is connected yet."""
+        self._config = config
+        self._endpoint = endpoint(config)
+        self._topics = Topics(config.agent.device.id)
+        self._pipelines = open_pipelines(config)
+        for bundle in bundles_of(self._pipelines).values():
+            bundle.predict([probe.text for probe in bundle.probes[:1]])  # warm up
+        mqtt = config.agent.mqtt
+        self._counts = Counts()
+        self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
+        self._link = Link(
+            self._endpoint,
+            [topic for p in self._pipelines for topic in p.filters],
+            ids,
+            on_message=self._arrived,
+            on_up=self._introduce,
+            on_stolen=self._stolen,
+        )
+        self._delivery = Delivery(self._link, self._counts, self._done)
+        self._engine = Engine(
+            config.agent.device.id,
+            config.agent.engine.max_batch,
+            self._counts,
+            # base64 makes four bytes of three; the rest of a dead letter is small
+            lambda: max(0, self._link.max_packet_bytes * 3 // 4 - 4096),
+            self._delivery.put,
+        )
+        self._stopping = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._ready = False
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, then finish what is in hand and leave."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._link.run(), name="link"),
+                group.create_task(self._engine.run(), name="work"),
+                group.create_task(self._delivery.run(), name="deliver"),
+                group.create_task(self._heartbeat(), name="heartbeat"),
+                group.create_task(self._watchdog(), name="watchdog"),
+            ]
+            with _stop_signals(self._stopping):
+                await self._stopping.wait()
+                await self._finish()
+            for task in tasks:
+                task.cancel()
+
+    # -- messages
+
+    def _arrived(self, message: Message) -> None:
+        if self._stopping.is_set():
+            return  # unacknowledged: the broker keeps it for our next start
+        self._counts.received += 1
+        filters = self._link.filters_of(message)
+        wanted = tuple(p for p in self._pipelines if p.wants(message, filters))
+        if not wanted:
+            self._counts.unrouted += 1  # a subscription of an earlier configuration
+            message.ack()
+            return
+        verdict = self._backlog.admit(message)
+        if verdict is Verdict.TAKEN:
+            self._idle.clear()
+            self._engine.put(Order(message, wanted))
+
+    def _done(self, message: Message) -> None:
+        if self._backlog.done(message):
+            log.warning("fetching_again", left=self._backlog.left)
+            self._link.fetch_again()
+        if self._backlog.messages == 0:
+            self._idle.set()
+
+    async def _finish(self) -> None:
+        """Stop taking, finish what is in hand, say goodbye."""
+        notify("STOPPING=1")
+        log.info("stopping", in_hand=self._backlog.messages)
+        try:
+            async with asyncio.timeout(FINISH_S):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("left_unfinished", messages=self._backlog.messages)
+        if not self._link.connected:
+            return
+        try:
+            async with asyncio.timeout(2.0):
+                connection = await self._link.connection()
+                await (
+                    await connection.publish(
+                        self._topics.status, b"offline", retain=True
+                    )
+                )
+        except (Undelivered, TimeoutError) as error:
+            log.warning("offline_not_said", why=str(error))
+        await self._link.close()
+
+    # -- what we say of ourselves
+
+    async def _introduce(self, connection: Connection) -> None:
+        """Say who is here, each time we come: brokers forget retained messages too."""
+        said = [
+            (self._topics.status, b"online"),
+            (self._topics.birth, to_json(self._birth())),
+            (self._topics.health, to_json(self._health())),
+        ]
+        for topic, payload in said:
+            await (await connection.publish(topic, payload, retain=True))
+        if not self._ready:
+            self._ready = True
+            log.info("ready", pipelines=[p.name for p in self._pipelines])
+        notify(f"READY=1\nSTATUS=connected to {self._endpoint.url}")
+
+    async def _stolen(self) -> None:
+        """Raise the alert by a connection of its own: our id is somebody else's now."""
+        notify(f"STATUS=another client took over the id {self._endpoint.client_id}")
+        alert = {
+            "alert": STOLEN,
+            "detail": f"another client uses the id {self._endpoint.client_id}",
+            "times": self._link.counts.takeovers,
+        }
+        topic = self._topics.alert(STOLEN)
+        try:
+            await publish_aside(self._endpoint, topic, to_json(alert))
+        except Undelivered as error:
+            log.warning("alert_not_published", alert=STOLEN, why=str(error))
+
+    def _birth(self) -> dict[str, Any]:
+        pipelines = {
+            p.name: {
+                "topics": list(p.filters),
+                "tasks": sorted(p.tasks),
+                "bundle": p.bundle.id,
+                "result": p.result_topic,
+                "max_error": self._config.pipelines[p.name].decide.max_error,
+                "threshold": p.policy.threshold,
+                "certified": p.policy.error_bound is not None,
+            }
+            for p in self._pipelines
+        }
+        bundles = {
+            bundle.id: {name: f.sha256 for name, f in bundle.manifest.files.items()}
+            for bundle in bundles_of(self._pipelines).values()
+        }
+        return {
+            "v": 1,
+            "device": self._config.agent.device.id,
+            "version": __version__,
+            "labels": self._config.agent.device.labels,
+            "pipelines": pipelines,
+            "bundles": bundles,
+            "config_sha256": self._config.hash,
+        }
+
+    def _health(self) -> dict[str, Any]:
+        mqtt = self._config.agent.mqtt
+        return {
+            "v": 1,
+            **self._counts.summary(),
+            "in_hand": self._backlog.messages,
+            "in_hand_max": mqtt.max_backlog,
+            "in_hand_bytes": self._backlog.bytes,
+            "in_hand_bytes_max": mqtt.max_backlog_bytes,
+            "dropped_qos0": self._backlog.dropped,
+            "left_to_broker": self._backlog.left,
+            "connects": self._link.counts.connects,
+            "takeovers": self._link.counts.takeovers,
+            "rss_bytes": _resident_bytes(),
+        }
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_S)
+            connection = await self._link.connection()
+            try:
+                await self._beat(connection)
+            except Undelivered as error:
+                log.warning("health_not_published", why=str(error))
+
+    async def _beat(self, connection: Connection) -> None:
+        said = [(self._topics.health, to_json(self._health()))]
+        if self._link.settled:
+            said.append((self._topics.alert(STOLEN), b""))
+        for topic, payload in said:
+            await (await connection.publish(topic, payload, retain=True))
+
+    async def _watchdog(self) -> None:
+        """Feed systemd's watchdog while the work moves on.
+
+        A hung event loop does not get here; a hung model shows in `busy_s`.
+        """
+        pause = watchdog_interval()
+        while pause:
+            if self._engine.busy_s() < STALL_S:
+                notify("WATCHDOG=1")
+            else:
+                log.error("stalled", busy_s=round(self._engine.busy_s()))
+            await asyncio.sleep(pause)
+
+
+@contextmanager
+def _stop_signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def _resident_bytes() -> int:
+    """Return our resident memory as Linux counts it; 0 where there is no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except (OSError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def run(config: Config) -> None:
+    """Run the daemon until it is told to stop; raises ConfigError."""
+    try:
+        ids = IdTable(id_table_path(config))
+    except OSError as error:
+        raise ConfigError(f"state.dir: {id_table_path(config)}: {error}") from error
+    with ids:
+        await Daemon(config, ids).run()

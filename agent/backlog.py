@@ -1,0 +1,59 @@
+"""How much is in hand, and what to do when a broker sends more than we asked for.
+
+MQTT 5 brokers respect our Receive Maximum, MQTT 3.1.1 brokers have a window of their
+own, and some (Mosquitto 2.0.11) overrun it. Beyond the bound a QoS 0 message is dropped
+and counted. A QoS 1 message is left unacknowledged: the broker still has it. Once what
+we hold is done, we hang up, and the broker sends what was left again, in order.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from agent.types import Message
+
+
+class Verdict(Enum):
+    """What becomes of an arriving message."""
+
+    TAKEN = auto()
+    DROPPED = auto()
+    LEFT = auto()
+
+
+@dataclass(slots=True)
+class Backlog:
+    """Counts messages and payload bytes between arrival and the last word on them."""
+
+    max_messages: int
+    max_bytes: int
+    messages: int = 0
+    bytes: int = 0
+    dropped: int = 0  # QoS 0, since the start
+    left: int = 0  # QoS 1, since the start
+    overrun_epoch: int = 0  # the connection on which QoS 1 is left to the broker
+
+    def admit(self, message: Message) -> Verdict:
+        """Take an arriving message in, if there is room.
+
+        After the first message left, all that follow by that connection are left too,
+        so that they keep their order when they come again.
+        """
+        full = self.messages >= self.max_messages
+        full = full or self.bytes + len(message.payload) > self.max_bytes
+        if message.qos == 0 and full:
+            self.dropped += 1
+            return Verdict.DROPPED
+        overrun = self.messages > 0 and full
+        if message.qos and (overrun or message.epoch == self.overrun_epoch):
+            self.overrun_epoch = message.epoch
+            self.left += 1
+            return Verdict.LEFT
+        self.messages += 1
+        self.bytes += len(message.payload)
+        return Verdict.TAKEN
+
+    def done(self, message: Message) -> bool:
+        """Let a message go; True when it is time to hang up for those left."""
+        self.messages -= 1
+        self.bytes -= len(message.payload)
+        return self.messages == 0 and message.epoch == self.overrun_epoch

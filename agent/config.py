@@ -1,0 +1,402 @@
+"""Configuration from TOML: frozen models, unknown keys refused, one line an error."""
+
+import difflib
+import hashlib
+import re
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import ErrorDetails
+
+from agent.errors import ConfigError
+from agent.mqtt import Login, matches, split_share
+from agent.text import is_text_encoding
+from agent.types import Task
+
+LONGEST_TOPIC = 65_535  # bytes (MQTT 5, 1.5.4)
+DEFAULT_PATH = Path("/etc/slm-agent/agent.toml")
+
+File = TypeVar("File", bound=BaseModel)
+
+
+def _beside(path: Path, info: ValidationInfo) -> Path:
+    """Take a relative path as beside the file that names it."""
+    return info.context / path if isinstance(info.context, Path) else path
+
+
+Place = Annotated[Path, AfterValidator(_beside)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+
+
+def shipped(folder: str) -> Path:
+    """Return a data folder: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / folder
+    return inside if inside.is_dir() else package.parent / folder
+
+
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:64] or "device"
+
+
+def _is_filter(topic: str) -> str:
+    """Check a topic filter (MQTT 5, 4.7), `$share/<group>/` allowed in front."""
+    _, plain = split_share(topic)
+    levels = plain.split("/")
+    if not plain or "\0" in plain or len(plain.encode()) > LONGEST_TOPIC:
+        raise ValueError("a topic filter has 1 to 65535 bytes and no NUL")
+    if topic.startswith("$share/") and plain == topic:
+        raise ValueError("a shared subscription reads $share/<group>/<filter>")
+    if any("+" in level and level != "+" for level in levels):
+        raise ValueError("'+' must stand alone between two '/'")
+    if any("#" in level and level != "#" for level in levels) or "#" in levels[:-1]:
+        raise ValueError("'#' must stand alone and last")
+    return topic
+
+
+def _is_topic(topic: str) -> str:
+    if set("+#\0") & set(topic):
+        raise ValueError("a topic to publish to has no '+', '#' or NUL")
+    return topic
+
+
+def _is_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
+        raise ValueError("reads mqtt://host[:port] or mqtts://host[:port]")
+    if parts.username or parts.password:
+        raise ValueError("holds no password; use username and password_file")
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise ValueError("ends after the port")
+    _ = parts.port  # raises ValueError when it is no port
+    return url
+
+
+def _is_encoding(name: str) -> str:
+    if not is_text_encoding(name):
+        raise ValueError("is not a text encoding known to Python")
+    return name
+
+
+class Section(BaseModel):
+    """A table of a configuration file."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+
+class Device(Section):
+    """Who this device is."""
+
+    id: Name = Field(default_factory=_host_name)
+    """Names the device in topics and results. Default: the host name."""
+    labels: dict[str, str] = {}
+    """Free labels, told in `birth`, for example { site = "perth" }."""
+
+
+class Mqtt(Section):
+    """The broker and how to talk to it."""
+
+    url: Annotated[str, AfterValidator(_is_url)] = "mqtt://127.0.0.1:1883"
+    """mqtt://host:port, or mqtts://host:port for TLS."""
+    version: Literal[5, "5", "3.1.1"] = 5
+    """5, or "3.1.1" for brokers without MQTT 5 (refusals are invisible then)."""
+    client_id: str = Field(default="", max_length=128)
+    """Must be this device's alone. Default: slm-agent-<device id>."""
+    username: str = ""
+    """User name; or name a file with username_file."""
+    username_file: Place | None = None
+    """File whose first line is the user name."""
+    password_file: Place | None = None
+    """File whose first line is the password."""
+    ca_file: Place | None = None
+    """CA certificates (PEM) for TLS. Default: the system's."""
+    cert_file: Place | None = None
+    """Client certificate (PEM) for TLS."""
+    key_file: Place | None = None
+    """Key of the client certificate (PEM)."""
+    keepalive_s: int = Field(default=30, ge=2, le=3600)
+    """Seconds without traffic before the link is probed; a dead one is dropped then."""
+    session_expiry_s: int = Field(default=604_800, ge=0, le=0xFFFFFFFE)
+    """How long the broker keeps our session while we are away (MQTT 5)."""
+    max_inflight: int = Field(default=64, ge=1, le=65_535)
+    """Receive Maximum: messages the broker may send before we acknowledge (MQTT 5)."""
+    max_packet_bytes: int = Field(default=16 * 2**20, ge=1024, le=268_435_460)
+    """Largest packet we take; a larger one the broker drops (MQTT 5)."""
+    max_backlog: int = Field(default=1000, ge=1)
+    """Most messages in hand; beyond, QoS 0 is dropped and QoS 1 left to the broker."""
+    max_backlog_bytes: int = Field(default=32 * 2**20, ge=2**20)
+    """Most payload bytes in hand; beyond, as with max_backlog."""
+
+
+class State(Section):
+    """What survives a restart."""
+
+    dir: Place = Path("/var/lib/slm-agent")
+    """Folder for state; systemd's StateDirectory= makes it."""
+
+
+class Pipelines(Section):
+    """Which pipelines run."""
+
+    dir: Place = Field(default_factory=lambda: shipped("pipelines"))
+    """Folder with <pipeline>.toml files. Default: the shipped ones."""
+    enable: list[Name] = ["home"]
+    """Names of the pipelines to run."""
+
+
+class Models(Section):
+    """Where bundles are."""
+
+    dir: Place = Field(default_factory=lambda: shipped("models"))
+    """Folder with one folder a bundle. Default: the shipped ones."""
+
+
+class EngineSection(Section):
+    """How the models are run."""
+
+    threads: int = Field(default=1, ge=1, le=64)
+    """Threads of one inference. More than one helps only long texts."""
+    max_batch: int = Field(default=16, ge=1, le=512)
+    """Most messages of one batch; smaller means smoother, larger rarely faster."""
+
+
+class Log(Section):
+    """What is logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """At info: one line a message, never its text."""
+
+
+class AgentFile(Section):
+    """agent.toml: one device."""
+
+    device: Device = Field(default_factory=Device)
+    mqtt: Mqtt = Mqtt()
+    state: State = State()
+    pipelines: Pipelines = Field(default_factory=Pipelines)
+    models: Models = Field(default_factory=Models)
+    engine: EngineSection = EngineSection()
+    log: Log = Log()
+
+
+class Input(Section):
+    """Which messages, and where their text is."""
+
+    topics: list[Annotated[str, AfterValidator(_is_filter)]] = Field(min_length=1)
+    """Topic filters; `$share/<group>/...` shares the load with other agents."""
+    text: str = ""
+    """Path of the text in a JSON payload, "a.b.c"; empty: the whole payload."""
+    id: str = ""
+    """Path of the producer's message id in a JSON payload; empty: none."""
+    encoding: Annotated[str, AfterValidator(_is_encoding)] = "utf-8"
+    """Encoding of payloads, where the content type of MQTT 5 names no other."""
+    max_chars: int = Field(default=20_000, ge=1, le=1_000_000)
+    """Longer texts are refused as `too_long`; texts up to here are read whole."""
+
+
+class ModelSection(Section):
+    """Which bundle answers."""
+
+    bundle: Name
+    """Name of a folder under [models] dir."""
+
+
+class Decide(Section):
+    """When a local answer may stand."""
+
+    max_error: float = Field(default=0.05, gt=0, lt=1)
+    """The share of wrong answers you accept among the resolved ones."""
+
+
+class Output(Section):
+    """Where results go."""
+
+    topic: Annotated[str, AfterValidator(_is_topic)] = ""
+    """Result topic; empty: slm/<device>/result/<pipeline>."""
+
+
+class PipelineFile(Section):
+    """pipelines/<name>.toml: one road from topic to result."""
+
+    description: str = ""
+    """One line for people."""
+    kind: Literal["understand", "classify", "extract"] = "understand"
+    """`classify` gives a label, `extract` entities, `understand` both in one pass."""
+    input: Input
+    model: ModelSection
+    decide: Decide = Decide()
+    output: Output = Output()
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """What the bundle must be able to do."""
+        if self.kind == "understand":
+            return frozenset(Task)
+        return frozenset({Task(self.kind)})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the daemon was told, validated and resolved."""
+
+    agent: AgentFile
+    pipelines: Mapping[str, PipelineFile]
+    hash: str  # sha256 of the effective configuration, for `birth`
+
+    @property
+    def client_id(self) -> str:
+        """Stable, so that the broker keeps our session."""
+        return self.agent.mqtt.client_id or f"slm-agent-{self.agent.device.id}"
+
+    def bundle_dir(self, pipeline: str) -> Path:
+        """Return the folder of the bundle that a pipeline asks."""
+        return self.agent.models.dir / self.pipelines[pipeline].model.bundle
+
+    def login(self) -> Login:
+        """Read the credential files; raises ConfigError."""
+        mqtt = self.agent.mqtt
+        user = mqtt.username
+        if mqtt.username_file:
+            user = _first_line(mqtt.username_file, "mqtt.username_file")
+        secret = None
+        if mqtt.password_file:
+            secret = _first_line(mqtt.password_file, "mqtt.password_file")
+        return Login(user or None, secret)
+
+
+def load(path: Path | None, enable: tuple[str, ...] = ()) -> Config:
+    """Load agent.toml and the enabled pipelines; raises ConfigError.
+
+    `path` None means the default path, and built-in defaults where that is missing.
+    `enable` replaces the list in the file (for commands about one pipeline).
+    """
+    if path is None and not DEFAULT_PATH.exists():
+        agent = AgentFile()
+    else:
+        path = path or DEFAULT_PATH
+        agent = _validated(AgentFile, _toml(path), path)
+    _check_tls(agent.mqtt, path or DEFAULT_PATH)
+    names = list(enable) or agent.pipelines.enable
+    pipelines = {name: _pipeline(agent.pipelines.dir, name) for name in names}
+    _check_loops(agent, pipelines)
+    document = "".join(
+        model.model_dump_json() for model in (agent, *pipelines.values())
+    )
+    digest = hashlib.sha256(document.encode()).hexdigest()
+    return Config(agent, pipelines, digest)
+
+
+def schemas() -> dict[str, Any]:
+    """Return a JSON Schema for each kind of file."""
+    return {
+        "agent.toml": AgentFile.model_json_schema(),
+        "pipelines/*.toml": PipelineFile.model_json_schema(),
+    }
+
+
+def _pipeline(folder: Path, name: str) -> PipelineFile:
+    path = folder / f"{name}.toml"
+    if not path.exists():
+        known = sorted(p.stem for p in folder.glob("*.toml"))
+        hint = _nearest(name, known)
+        there = f"there are: {', '.join(known)}" if known else "the folder has none"
+        raise ConfigError(f"{path}: no such pipeline{hint} ({there})")
+    return _validated(PipelineFile, _toml(path), path)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _validated(model: type[File], document: dict[str, Any], path: Path) -> File:
+    try:
+        return model.model_validate(document, context=path.parent)
+    except ValidationError as error:
+        lines = [f"{path}: {_explain(model, e)}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
+    """Say in one line which key is wrong and what would be right."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(model, error["loc"][:-1])
+        return f"{key}: unknown key{_nearest(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        return f"{key}: must be given"
+    return f"{key}: {error['msg']} (it is {error['input']!r})"
+
+
+def _keys_at(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
+    for part in where:
+        inner = model.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f", did you mean {found[0]!r}?" if found else ""
+
+
+def _check_tls(mqtt: Mqtt, path: Path) -> None:
+    given = [k for k in ("ca_file", "cert_file", "key_file") if getattr(mqtt, k)]
+    if given and not mqtt.url.startswith("mqtts:"):
+        raise ConfigError(f"{path}: mqtt.{given[0]}: needs a url with mqtts://")
+    if bool(mqtt.cert_file) != bool(mqtt.key_file):
+        raise ConfigError(f"{path}: mqtt.cert_file: goes together with key_file")
+    if mqtt.username and mqtt.username_file:
+        raise ConfigError(f"{path}: mqtt.username: give it or username_file, not both")
+
+
+def _check_loops(agent: AgentFile, pipelines: Mapping[str, PipelineFile]) -> None:
+    """Refuse a result topic that some pipeline would read again, for ever."""
+    own = f"slm/{agent.device.id}"
+    for name, pipeline in pipelines.items():
+        for topic in _published(own, name, pipeline):
+            for reader, other in pipelines.items():
+                for wanted in other.input.topics:
+                    if matches(wanted, topic):
+                        raise ConfigError(
+                            f"pipelines/{name}.toml: output.topic: {topic!r} is read "
+                            f"again by pipeline {reader!r} ({wanted!r})"
+                        )
+
+
+def _published(own: str, name: str, pipeline: PipelineFile) -> Iterator[str]:
+    yield pipeline.output.topic or f"{own}/result/{name}"
+    yield f"{own}/deadletter/{name}"
+    yield f"{own}/health"
+
+
+def _first_line(path: Path, key: str) -> str:
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: {path}: {error}") from error
+    if not lines or not lines[0]:
+        raise ConfigError(f"{key}: {path}: the first line is empty")
+    return lines[0]

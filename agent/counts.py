@@ -1,0 +1,57 @@
+"""What happened since the start, as the health topic tells it."""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from statistics import quantiles
+from typing import Any
+
+from agent.types import Decision, Reason, Resolved, Timing
+
+RECENT = 1000  # messages that the latency quantiles are taken over
+
+
+@dataclass(slots=True)
+class Counts:
+    """Counters of one process; nothing here is durable."""
+
+    results: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unresolved: Counter[str] = field(default_factory=Counter)
+    dead_letters: Counter[str] = field(default_factory=Counter)
+    by: Counter[str] = field(default_factory=Counter)
+    received: int = 0
+    unrouted: int = 0
+    lost: int = 0
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def result(self, pipeline: str, decision: Decision, timing: Timing) -> None:
+        """Count a result and remember how long it took."""
+        if isinstance(decision, Resolved):
+            self.results[pipeline, "resolved"] += 1
+            self.by[decision.prediction.by.value] += 1
+        else:
+            self.results[pipeline, "unresolved"] += 1
+            self.unresolved[decision.reason.value] += 1
+        self.latencies.append(timing.total)
+
+    def dead_letter(self, pipeline: str, reason: Reason) -> None:
+        """Count a message that could not be read."""
+        self.results[pipeline, "dead_letter"] += 1
+        self.dead_letters[reason.value] += 1
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counters, ready for JSON; latencies in ms, None before any."""
+        pipelines: dict[str, dict[str, int]] = {}
+        for (pipeline, outcome), number in sorted(self.results.items()):
+            pipelines.setdefault(pipeline, {})[outcome] = number
+        steps = quantiles(self.latencies, n=100) if len(self.latencies) > 1 else None
+        return {
+            "received": self.received,
+            "unrouted": self.unrouted,
+            "lost": self.lost,
+            "pipelines": pipelines,
+            "by": dict(self.by),
+            "unresolved": dict(self.unresolved),
+            "dead_letters": dict(self.dead_letters),
+            "ms_p50": steps and round(steps[49], 3),
+            "ms_p99": steps and round(steps[98], 3),
+        }

@@ -1,0 +1,92 @@
+"""Delivery: publish in order of arrival, acknowledge last, survive reconnects.
+
+A parcel whose connection ended waits for the next one. Then the broker says whether it
+kept our session. If so, it sends the message again, and we forget this parcel; if not,
+the message exists only here, and the parcel is published now.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from agent.counts import Counts
+from agent.engine import Parcel
+from agent.errors import Refused, Undelivered
+from agent.link import Link
+from agent.types import Message
+
+log = structlog.get_logger()
+
+
+class Delivery:
+    """Owns the parcels that are not yet on their way."""
+
+    def __init__(
+        self, link: Link, counts: Counts, done: Callable[[Message], None]
+    ) -> None:
+        """`done` is called once for each parcel, whatever became of it."""
+        self._link = link
+        self._counts = counts
+        self._done = done
+        self._waiting: list[tuple[int, Parcel]] = []
+        self._filled = asyncio.Event()
+
+    def put(self, parcel: Parcel) -> None:
+        """Take a parcel; the earliest message goes first."""
+        heapq.heappush(self._waiting, (parcel.message.seq, parcel))
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        while True:
+            await self.deliver_once()
+
+    async def deliver_once(self) -> None:
+        """Wait for a parcel and a connection, and send the one with the other."""
+        await self._filled.wait()
+        connection = await self._link.connection()
+        _, parcel = heapq.heappop(self._waiting)
+        if not self._waiting:
+            self._filled.clear()
+        if self._link.comes_again(parcel.message):
+            self._done(parcel.message)
+            return
+        answers = [
+            await connection.publish(topic, payload) for topic, payload in parcel.sends
+        ]
+        together = asyncio.gather(*answers)
+        together.add_done_callback(partial(self._answered, parcel))
+
+    def _answered(self, parcel: Parcel, together: "asyncio.Future[list[None]]") -> None:
+        if together.cancelled():
+            return
+        error = together.exception()
+        message = parcel.message
+        if error is None:
+            message.ack()
+            self._done(message)
+        elif isinstance(error, Refused):
+            self._refused(parcel, error)
+        elif isinstance(error, Undelivered):
+            self.put(parcel)
+        else:
+            raise error
+
+    def _refused(self, parcel: Parcel, error: Refused) -> None:
+        """Hang up: the broker sends the message again, and the operator sees it.
+
+        Nobody would send a QoS 0 message again, so it is lost, and counted.
+        """
+        topics = [topic for topic, _ in parcel.sends]
+        log.error(
+            "publish_refused", id=parcel.message.id, topics=topics, why=str(error)
+        )
+        if parcel.message.qos == 0:
+            self._counts.lost += 1
+            self._done(parcel.message)
+            return
+        self.put(parcel)
+        self._link.hang_up()

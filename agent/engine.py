@@ -1,0 +1,230 @@
+"""The engine: whenever the worker is free, it takes all that waits.
+
+An idle device answers at once, a loaded one batches by itself; there are no timers.
+Tokenizing and inference run in one worker thread, never in the event loop.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from agent.bundle import Bundle
+from agent.counts import Counts
+from agent.errors import Unreadable
+from agent.pipeline import Pipeline
+from agent.text import read
+from agent.types import (
+    Message,
+    Prediction,
+    Reason,
+    Resolved,
+    Result,
+    Text,
+    Timing,
+    Unresolved,
+)
+from agent.wire import dead_letter_payload, result_payload
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """All that one message caused: (topic, payload) to publish, in order."""
+
+    message: Message
+    sends: tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A text that waits for its bundle."""
+
+    pipeline: Pipeline
+    text: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A message with the pipelines that want it."""
+
+    message: Message
+    pipelines: tuple[Pipeline, ...]
+
+
+class Engine:
+    """Owns the inbox and the worker thread."""
+
+    def __init__(
+        self,
+        device: str,
+        max_batch: int,
+        counts: Counts,
+        dead_letter_limit: Callable[[], int],
+        deliver: Callable[[Parcel], None],
+    ) -> None:
+        """`deliver` gets each message's parcel, in order of arrival.
+
+        `dead_letter_limit` tells how many bytes of an original a dead letter may carry.
+        """
+        self._device = device
+        self._max_batch = max_batch
+        self._counts = counts
+        self._dead_letter_limit = dead_letter_limit
+        self._deliver = deliver
+        self._inbox: deque[Order] = deque()
+        self._waiting = asyncio.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._busy_since: float | None = None
+
+    def put(self, order: Order) -> None:
+        """Add a message; the caller has checked that there is room."""
+        self._inbox.append(order)
+        self._waiting.set()
+
+    def busy_s(self) -> float:
+        """Return for how many seconds the current batch has been worked on; 0: idle."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            while True:
+                await self.work_once()
+        finally:
+            self._worker.shutdown(wait=False, cancel_futures=True)
+
+    async def work_once(self) -> None:
+        """Wait for messages, take what is there, up to a batch, and answer it."""
+        await self._waiting.wait()
+        batch: list[Order] = []
+        while self._inbox and len(batch) < self._max_batch:
+            batch.append(self._inbox.popleft())
+        if not self._inbox:
+            self._waiting.clear()
+        self._busy_since = time.monotonic()
+        started = time.perf_counter()
+        jobs, unreadable = self._read(batch)
+        loop = asyncio.get_running_loop()
+        predictions = await loop.run_in_executor(self._worker, predict, jobs)
+        predict_s = time.perf_counter() - started
+        answers = iter(zip(jobs, predictions, strict=True))
+        for index, order in enumerate(batch):
+            sends = []
+            for pipeline in order.pipelines:
+                why = unreadable.get((index, pipeline.name))
+                if why:
+                    sends.append(self._dead_letter(order.message, pipeline, why))
+                    continue
+                job, prediction = next(answers)
+                times = (started, predict_s)
+                sends.append(self._result(order.message, job, prediction, times))
+            self._deliver(Parcel(order.message, tuple(sends)))
+        self._busy_since = None
+
+    def _read(
+        self, batch: Sequence[Order]
+    ) -> tuple[list[Job], dict[tuple[int, str], Unreadable]]:
+        jobs = []
+        unreadable = {}
+        for index, order in enumerate(batch):
+            for pipeline in order.pipelines:
+                try:
+                    text = read(order.message, pipeline.reader)
+                except Unreadable as why:
+                    unreadable[index, pipeline.name] = why
+                else:
+                    jobs.append(Job(pipeline, text))
+        return jobs, unreadable
+
+    def _dead_letter(
+        self, message: Message, pipeline: Pipeline, why: Unreadable
+    ) -> tuple[str, bytes]:
+        self._counts.dead_letter(pipeline.name, why.reason)
+        log.warning(
+            "dead_letter",
+            id=message.id,
+            pipeline=pipeline.name,
+            topic=message.topic,
+            reason=why.reason.value,
+            detail=why.detail,
+        )
+        payload = dead_letter_payload(
+            message, self._device, pipeline.name, why, self._dead_letter_limit()
+        )
+        return pipeline.dead_letter_topic, payload
+
+    def _result(
+        self,
+        message: Message,
+        job: Job,
+        prediction: Prediction | None,
+        times: tuple[float, float],
+    ) -> tuple[str, bytes]:
+        started, predict_s = times
+        pipeline = job.pipeline
+        decision = (
+            pipeline.judge(prediction)
+            if prediction
+            else Unresolved(Reason.MODEL_FAILED)
+        )
+        timing = Timing(
+            queue=(started - message.arrived) * 1000,
+            predict=predict_s * 1000,
+            total=(time.perf_counter() - message.arrived) * 1000,
+        )
+        result = Result(
+            id=job.text.id,
+            device=self._device,
+            pipeline=pipeline.name,
+            topic=message.topic,
+            decision=decision,
+            model=pipeline.bundle.id,
+            received_at=message.received_at,
+            timing=timing,
+        )
+        self._counts.result(pipeline.name, decision, timing)
+        resolved = isinstance(decision, Resolved)
+        log.info(
+            "handled",
+            id=result.id,
+            pipeline=pipeline.name,
+            outcome="resolved" if resolved else "unresolved",
+            reason=None if isinstance(decision, Resolved) else decision.reason.value,
+            score=prediction and prediction.score and round(prediction.score, 4),
+            ms_queue=round(timing.queue, 2),
+            ms_predict=round(timing.predict, 2),
+        )
+        return pipeline.result_topic, result_payload(result)
+
+
+def predict(jobs: Sequence[Job]) -> list[Prediction | None]:
+    """Ask each bundle once for all its texts; None where the model failed."""
+    found: list[Prediction | None] = [None] * len(jobs)
+    by_bundle: dict[str, list[int]] = {}
+    for index, job in enumerate(jobs):
+        by_bundle.setdefault(job.pipeline.bundle.id, []).append(index)
+    for indices in by_bundle.values():
+        bundle = jobs[indices[0]].pipeline.bundle
+        texts = [jobs[index].text.text for index in indices]
+        for index, prediction in zip(indices, _ask(bundle, texts), strict=True):
+            found[index] = prediction
+    return found
+
+
+def _ask(bundle: Bundle, texts: Sequence[str]) -> list[Prediction | None]:
+    try:
+        return list(bundle.predict(texts))
+    except Exception as error:
+        # A runtime written in C++ raises anything. One bad text must neither stop the
+        # daemon nor take its neighbours with it: ask for each alone.
+        if len(texts) > 1:
+            return [answer for text in texts for answer in _ask(bundle, [text])]
+        log.exception("model_failed", model=bundle.id, error=type(error).__name__)
+        return [None]

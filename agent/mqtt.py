@@ -1,0 +1,482 @@
+"""One MQTT connection: paho behind this module, asyncio outside.
+
+The law of this file: nothing that matters lives in paho. Every connection is a fresh
+paho client in manual-acknowledgement mode with its own number, the epoch. Publishes
+that were not acknowledged when a connection ends fail with Undelivered, and an
+acknowledgement can only go to the connection its message came by: after a reconnect
+packet identifiers mean other messages. `agent/link.py` decides when to connect again.
+"""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from agent.errors import Refused, Undelivered
+from agent.ids import IdTable, new_ulid, ulid_text
+from agent.text import checked_id
+from agent.types import Message
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import SocketLike
+
+MQTT5 = 5
+FAILURE = 0x80
+SESSION_TAKEN_OVER = 0x8E
+DEFAULT_RECEIVE_MAXIMUM = 65_535
+V311_WINDOW = 20  # what brokers keep in flight by default; 3.1.1 cannot tell
+OUR_WINDOW = 100
+ANSWER_WAIT_S = 10.0  # for CONNACK and SUBACK
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """User name and password."""
+
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker says when we vanish; retained, QoS 1."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Everything a connection needs to know."""
+
+    url: str
+    client_id: str
+    login: Login = Login()
+    version: int = 5  # or 4 for MQTT 3.1.1
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    keepalive_s: int = 30
+    session_expiry_s: int = 604_800
+    max_inflight: int = 64
+    max_packet_bytes: int = 16 * 2**20
+    will: Will | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Why a connection is over."""
+
+    why: str
+    taken_over: bool = False
+
+
+def split_share(topic: str) -> tuple[str | None, str]:
+    """Split `$share/<group>/<filter>`; the group is None if it is not shared."""
+    if topic.startswith("$share/"):
+        group, _, rest = topic.removeprefix("$share/").partition("/")
+        if group and rest:
+            return group, rest
+    return None, topic
+
+
+def matches(subscription: str, topic: str) -> bool:
+    """Tell whether a topic falls under a filter, `$share/<group>/` aside."""
+    return paho.topic_matches_sub(split_share(subscription)[1], topic)
+
+
+class Connection:
+    """Owns one paho client and its socket, from CONNECT to the end."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        epoch: int,
+        ids: IdTable | None,
+        on_message: Callable[[Message], None],
+    ) -> None:
+        """Prepare a connection; `on_message` is called in the event loop.
+
+        `ids` names messages without a producer's id; None: every one gets a new id.
+        """
+        self.epoch = epoch
+        self.session_present = False
+        self.max_packet_bytes = 268_435_460
+        self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._endpoint = endpoint
+        self._ids = ids
+        self._on_message = on_message
+        self._arrivals = 0
+        self._unacked: dict[int, bool] = {}  # mid -> may be acked
+        self._puback: dict[int, asyncio.Future[None]] = {}
+        self._suback: dict[int, asyncio.Future[list[ReasonCode]]] = {}
+        self._window = asyncio.Semaphore(OUR_WINDOW)
+        self._connack: asyncio.Future[None] = self._loop.create_future()
+        self._tick: asyncio.TimerHandle | None = None
+        self._client = self._new_client()
+
+    @property
+    def is_v5(self) -> bool:
+        """Whether MQTT 5 is spoken, so that refusals can be seen."""
+        return self._endpoint.version == MQTT5
+
+    async def open(self) -> None:
+        """Connect and wait for a successful CONNACK; raises Undelivered."""
+        parts = urlsplit(self._endpoint.url)
+        port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+        kwargs: dict[str, object] = {}
+        if self.is_v5:
+            kwargs = {
+                "clean_start": self._endpoint.session_expiry_s == 0,
+                "properties": _connect_properties(self._endpoint),
+            }
+        connect = partial(
+            self._client.connect,
+            parts.hostname or "",
+            port,
+            keepalive=self._endpoint.keepalive_s,
+            **kwargs,  # type: ignore[arg-type]
+        )
+        try:
+            await self._loop.run_in_executor(None, connect)
+            async with asyncio.timeout(ANSWER_WAIT_S):
+                await self._connack
+        except TimeoutError:
+            self.hang_up()
+            raise Undelivered("no answer to CONNECT") from None
+        except (OSError, ValueError) as error:
+            raise Undelivered(f"{type(error).__name__}: {error}") from error
+        except asyncio.CancelledError:
+            self.hang_up()
+            raise
+
+    async def subscribe(self, filters: Sequence[str]) -> None:
+        """Subscribe at QoS 1; the position in `filters` is the subscription identifier.
+
+        Raises Undelivered when the broker refuses one or does not answer.
+        """
+        for number, topic in enumerate(filters, start=1):
+            if self.is_v5:
+                shared = topic.startswith("$share/")
+                options = SubscribeOptions(
+                    qos=1,
+                    noLocal=not shared,  # MQTT 5, 3.8.3.1: an error if shared
+                    retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB,
+                )
+                properties = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]
+                properties.SubscriptionIdentifier = number
+                _, mid = self._client.subscribe(
+                    topic, options=options, properties=properties
+                )
+            else:
+                _, mid = self._client.subscribe(topic, qos=1)
+            await self._granted(topic, mid)
+
+    async def _granted(self, topic: str, mid: int | None) -> None:
+        if mid is None:
+            raise Undelivered("connection lost")
+        answer = self._suback[mid] = self._loop.create_future()
+        try:
+            async with asyncio.timeout(ANSWER_WAIT_S):
+                codes = await answer
+        except TimeoutError:
+            raise Undelivered(f"no answer to SUBSCRIBE {topic}") from None
+        if any(code.value >= FAILURE for code in codes):
+            raise Refused(f"subscription {topic} refused: {codes[0]}")
+
+    async def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False
+    ) -> asyncio.Future[None]:
+        """Send at QoS 1 once the window has room; return the future of its PUBACK.
+
+        The future fails with Refused on a reason code of failure, with Undelivered when
+        the connection ends first.
+        """
+        await self._window.acquire()
+        answer: asyncio.Future[None] = self._loop.create_future()
+        if self.ended.done():
+            self._window.release()
+            answer.set_exception(Undelivered(self.ended.result().why))
+            return answer
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        self._puback[info.mid] = answer
+        return answer
+
+    def hang_up(self) -> None:
+        """End the connection at once, without a word: the broker sends again."""
+        sock = self._client.socket()
+        if not isinstance(sock, socket.socket):
+            self._end(Ended("hung up"))
+            return
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            self._end(Ended("hung up"))
+
+    async def close(self) -> None:
+        """Say DISCONNECT, so that the broker keeps our last will to itself."""
+        self._client.disconnect()
+        try:
+            async with asyncio.timeout(1.0):
+                await asyncio.shield(self.ended)
+        except TimeoutError:
+            self.hang_up()
+
+    # -- what paho calls; all but _opened and _want_write come from the event loop
+
+    def _new_client(self) -> paho.Client:
+        endpoint = self._endpoint
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=endpoint.client_id,
+            clean_session=None if self.is_v5 else endpoint.session_expiry_s == 0,
+            protocol=paho.MQTTv5 if self.is_v5 else paho.MQTTv311,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.max_inflight_messages_set(0)  # the window is ours
+        if endpoint.login.username is not None:
+            client.username_pw_set(endpoint.login.username, endpoint.login.password)
+        if endpoint.url.startswith("mqtts:"):
+            client.tls_set_context(tls_context(endpoint))
+        if endpoint.will:
+            client.will_set(
+                endpoint.will.topic, endpoint.will.payload, qos=1, retain=True
+            )
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_message = self._received
+        client.on_publish = self._published
+        client.on_subscribe = self._subscribed
+        client.on_socket_open = self._opened
+        client.on_socket_close = self._closed
+        client.on_socket_register_write = self._want_write
+        client.on_socket_unregister_write = self._no_write
+        return client
+
+    def _opened(self, _client: object, _data: object, sock: "SocketLike") -> None:
+        if isinstance(sock, socket.socket):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._loop.call_soon_threadsafe(self._watch, sock)
+
+    def _watch(self, sock: "SocketLike") -> None:
+        if sock.fileno() < 0:
+            return
+        self._loop.add_reader(sock.fileno(), self._readable)
+        self._keep_alive()
+
+    def _closed(self, _client: object, _data: object, sock: "SocketLike") -> None:
+        if sock.fileno() >= 0:
+            self._loop.remove_reader(sock.fileno())
+            self._loop.remove_writer(sock.fileno())
+        if self._tick:
+            self._tick.cancel()
+
+    def _want_write(self, _client: object, _data: object, sock: "SocketLike") -> None:
+        self._loop.call_soon_threadsafe(self._watch_write, sock)
+
+    def _watch_write(self, sock: "SocketLike") -> None:
+        if self._client.want_write() and sock.fileno() >= 0:
+            self._client.loop_write()
+            if self._client.want_write() and sock.fileno() >= 0:
+                self._loop.add_writer(sock.fileno(), self._client.loop_write)
+
+    def _no_write(self, _client: object, _data: object, sock: "SocketLike") -> None:
+        if sock.fileno() >= 0:
+            self._loop.remove_writer(sock.fileno())
+
+    def _readable(self) -> None:
+        try:
+            self._client.loop_read()
+            sock = self._client.socket()
+            while isinstance(sock, ssl.SSLSocket) and sock.pending() > 0:
+                self._client.loop_read()
+                sock = self._client.socket()
+        except Exception as error:  # noqa: BLE001  paho raises anything on a broken
+            # packet and would read it again for ever: only a new connection helps.
+            self._end(Ended(f"unreadable packet: {error!r}"))
+            self.hang_up()
+
+    def _keep_alive(self) -> None:
+        self._client.loop_misc()
+        if not self.ended.done():
+            pause = self._endpoint.keepalive_s / 4
+            self._tick = self._loop.call_later(pause, self._keep_alive)
+
+    def _connected(
+        self,
+        _client: object,
+        _data: object,
+        flags: paho.ConnectFlags,
+        code: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if self._connack.done():
+            return
+        if code.value >= FAILURE:
+            self._connack.set_exception(Refused(f"connection refused: {code}"))
+            return
+        self.session_present = flags.session_present
+        window = V311_WINDOW
+        if self.is_v5:
+            window = getattr(properties, "ReceiveMaximum", DEFAULT_RECEIVE_MAXIMUM)
+            limit = getattr(properties, "MaximumPacketSize", self.max_packet_bytes)
+            self.max_packet_bytes = limit
+        self._window = asyncio.Semaphore(min(window, OUR_WINDOW))
+        self._connack.set_result(None)
+
+    def _disconnected(
+        self,
+        _client: object,
+        _data: object,
+        flags: paho.DisconnectFlags,
+        code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        said = flags.is_disconnect_packet_from_server
+        self._end(Ended(str(code), said and code.value == SESSION_TAKEN_OVER))
+
+    def _end(self, ended: Ended) -> None:
+        if self.ended.done():
+            return
+        self.ended.set_result(ended)
+        lost = Undelivered(ended.why)
+        if not self._connack.done():
+            self._connack.set_exception(lost)
+        pubacks, subacks = list(self._puback.values()), list(self._suback.values())
+        self._puback.clear()
+        self._suback.clear()
+        self._unacked.clear()
+        for puback in pubacks:
+            self._window.release()
+            if not puback.done():
+                puback.set_exception(lost)
+        for suback in subacks:
+            if not suback.done():
+                suback.set_exception(lost)
+
+    def _published(
+        self,
+        _client: object,
+        _data: object,
+        mid: int,
+        code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        answer = self._puback.pop(mid, None)
+        if answer is None:
+            return
+        self._window.release()
+        if answer.done():
+            return
+        if code.value >= FAILURE:
+            answer.set_exception(Refused(f"publish refused: {code}"))
+        else:
+            answer.set_result(None)
+
+    def _subscribed(
+        self,
+        _client: object,
+        _data: object,
+        mid: int,
+        codes: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        answer = self._suback.pop(mid, None)
+        if answer and not answer.done():
+            answer.set_result(codes)
+
+    def _received(self, _client: object, _data: object, raw: paho.MQTTMessage) -> None:
+        try:
+            topic = raw.topic
+        except UnicodeDecodeError:  # forbidden by MQTT 5, 4.7.3; brokers check it
+            self.hang_up()
+            return
+        payload = bytes(raw.payload)
+        properties = raw.properties
+        self._arrivals += 1
+        message = Message(
+            topic=topic,
+            payload=payload,
+            qos=raw.qos,
+            id=_producer_id(properties) or self._made_id(raw, topic, payload),
+            seq=self.epoch << 40 | self._arrivals,
+            epoch=self.epoch,
+            received_at=datetime.now(UTC),
+            arrived=time.perf_counter(),
+            ack=partial(self._ack, raw.mid) if raw.qos else _nothing,
+            content_type=getattr(properties, "ContentType", None),
+            subscriptions=tuple(getattr(properties, "SubscriptionIdentifier", ())),
+            retained=raw.retain,
+        )
+        if raw.qos:
+            self._unacked[raw.mid] = False
+        self._on_message(message)
+
+    def _made_id(self, raw: paho.MQTTMessage, topic: str, payload: bytes) -> str:
+        if not raw.qos or self._ids is None:
+            return ulid_text(new_ulid())
+        return self._ids.name(
+            raw.mid, redelivered=raw.dup, topic=topic, payload=payload
+        )
+
+    def _ack(self, mid: int) -> None:
+        """Acknowledge in order of arrival (MQTT 5, 4.6), each as soon as it may."""
+        if mid not in self._unacked:
+            return  # the connection is over: the broker will send it again
+        self._unacked[mid] = True
+        while self._unacked:
+            ready, may = next(iter(self._unacked.items()))
+            if not may:
+                return
+            del self._unacked[ready]
+            self._client.ack(ready, 1)
+            if self._ids:
+                self._ids.acknowledged(ready)
+
+
+def _nothing() -> None:
+    """Acknowledge a QoS 0 message: nobody waits for it."""
+
+
+def _producer_id(properties: Properties | None) -> str | None:
+    for name, value in getattr(properties, "UserProperty", ()):
+        if name == "id":
+            return checked_id(value)
+    return None
+
+
+def _connect_properties(endpoint: Endpoint) -> Properties:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = endpoint.session_expiry_s
+    properties.ReceiveMaximum = endpoint.max_inflight
+    properties.MaximumPacketSize = endpoint.max_packet_bytes
+    return properties
+
+
+def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
+    """Verify the broker, always; show our certificate if there is one.
+
+    Raises OSError (ssl.SSLError included) for unusable files.
+    """
+    context = ssl.create_default_context(
+        cafile=None if endpoint.ca_file is None else str(endpoint.ca_file)
+    )
+    if endpoint.cert_file:
+        context.load_cert_chain(endpoint.cert_file, endpoint.key_file)
+    return context

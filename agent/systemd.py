@@ -1,0 +1,29 @@
+"""Tell systemd how we are (sd_notify(3)): silent where nobody listens."""
+
+import os
+import socket
+
+
+def notify(state: str) -> None:
+    """Send a state such as `READY=1` to the service manager, if there is one."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError:
+            return  # systemd is restarting itself; the next word will reach it
+
+
+def watchdog_interval() -> float | None:
+    """Return how often, in seconds, the watchdog wants to hear from us; None: never."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdigit() or int(microseconds) == 0:
+        return None
+    pid = os.environ.get("WATCHDOG_PID")
+    if pid and pid != str(os.getpid()):
+        return None
+    return int(microseconds) / 1e6 / 2

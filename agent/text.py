@@ -1,0 +1,138 @@
+"""From payload bytes to the text a model may see, or a clear reason why not."""
+
+import codecs
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json
+
+from agent.errors import Unreadable
+from agent.types import Message, Reason, Text
+
+ID_LIMIT = 256
+CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
+# Control characters but tab, line feed, vertical tab, form feed, carriage return;
+# and lone surrogates, which JSON can spell but UTF-8 cannot.
+UNFIT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How one pipeline reads its messages.
+
+    `text` and `id` are paths into a JSON payload ("a.b.c"); an empty `text` takes the
+    whole payload. `max_chars` is the longest text worth predicting, in characters.
+    """
+
+    text: str = ""
+    id: str = ""
+    encoding: str = "utf-8"
+    max_chars: int = 20_000
+
+
+def read(message: Message, reader: Reader) -> Text:
+    """Return the text of a message and the id it goes by.
+
+    Raises Unreadable with the reason that ends the message as a dead letter.
+    """
+    decoded = _decode(message, reader.encoding)
+    if not reader.text and not reader.id:
+        return Text(_checked(decoded, reader.max_chars), message.id)
+    document = _parse(decoded)
+    text = _field(document, reader.text) if reader.text else decoded
+    if not isinstance(text, str):
+        raise Unreadable(
+            Reason.WRONG_TYPE,
+            f"field {reader.text!r} is {_json_type(text)}, not a string",
+        )
+    return Text(_checked(text, reader.max_chars), _id(document, reader.id, message.id))
+
+
+def is_text_encoding(name: str) -> bool:
+    """Tell whether Python can decode text of this encoding (`rot13` is not one)."""
+    try:
+        codecs.lookup(name)
+        b"".decode(name)
+    except LookupError:
+        return False
+    return True
+
+
+def _decode(message: Message, encoding: str) -> str:
+    name = _charset(message.content_type) or encoding
+    if not is_text_encoding(name):
+        raise Unreadable(Reason.UNKNOWN_ENCODING, f"no such encoding: {name[:60]!r}")
+    try:
+        return message.payload.decode(name)
+    except UnicodeError as error:
+        raise Unreadable(Reason.NOT_UTF8, f"not valid {name}: {error}") from error
+
+
+def _charset(content_type: str | None) -> str | None:
+    """Return the charset of an MQTT 5 content type such as `text/plain; charset=x`."""
+    found = CHARSET.search(content_type) if content_type else None
+    return found[1] if found else None
+
+
+def _parse(decoded: str) -> Any:
+    try:
+        return from_json(decoded, allow_inf_nan=False)
+    except ValueError as error:
+        raise Unreadable(Reason.NOT_JSON, str(error)) from error
+
+
+def _field(document: Any, path: str) -> Any:
+    value = document
+    for name in path.split("."):
+        if not isinstance(value, dict) or name not in value:
+            raise Unreadable(Reason.MISSING_FIELD, f"no field {path!r}")
+        value = value[name]
+    return value
+
+
+def _id(document: Any, path: str, made: str) -> str:
+    """Return the producer's id from the payload, else the message's own.
+
+    An id is a name for de-duplication, so a missing or absurd one is no reason to
+    refuse the text.
+    """
+    if not path:
+        return made
+    try:
+        value = _field(document, path)
+    except Unreadable:
+        return made
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return made
+    return checked_id(str(value)) or made
+
+
+def checked_id(candidate: str) -> str | None:
+    """Return a producer's id if it can serve as one: printable, 1 to 256 characters."""
+    fit = 0 < len(candidate) <= ID_LIMIT and candidate.isprintable()
+    return candidate if fit else None
+
+
+def _checked(text: str, max_chars: int) -> str:
+    if len(text) > max_chars:
+        raise Unreadable(
+            Reason.TOO_LONG, f"{len(text)} characters, at most {max_chars} are taken"
+        )
+    if not text.strip():
+        raise Unreadable(Reason.EMPTY, "no text but white space")
+    found = UNFIT.search(text)
+    if found:
+        surrogate = "\ud800" <= found[0] <= "\udfff"
+        raise Unreadable(
+            Reason.NOT_UTF8 if surrogate else Reason.CONTROL_CHARACTERS,
+            f"character U+{ord(found[0]):04X} at position {found.start()}",
+        )
+    return text
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", list: "an array"}
+    return names.get(type(value), "an object")

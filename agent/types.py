@@ -1,0 +1,146 @@
+"""The nouns: Message -> Text -> Prediction -> Decision -> Result.
+
+Frozen values without behaviour. This module imports only the standard library,
+and everything else may import it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Tier(StrEnum):
+    """Who answered: the `by` of a result."""
+
+    LINEAR = "linear"
+    ENCODER = "encoder"
+    DECODER = "decoder"
+    UPSTREAM = "upstream"
+    CACHE = "cache"
+    LEARNED = "learned"
+
+
+class Reason(StrEnum):
+    """Why a message was not resolved locally: one word on the wire, in logs, in counts.
+
+    The first group ends in an `unresolved` result, the second in a dead letter.
+    """
+
+    LOW_CONFIDENCE = "low_confidence"
+    MODEL_FAILED = "model_failed"
+
+    NOT_UTF8 = "not_utf8"
+    UNKNOWN_ENCODING = "unknown_encoding"
+    NOT_JSON = "not_json"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    EMPTY = "empty"
+    TOO_LONG = "too_long"
+    CONTROL_CHARACTERS = "control_characters"
+
+
+class Task(StrEnum):
+    """What a pipeline wants from its bundle, in one pass of the model."""
+
+    CLASSIFY = "classify"
+    EXTRACT = "extract"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An MQTT application message and the way to acknowledge it.
+
+    `id` names the message for good: the producer's own id, or one that a
+    redelivery gets again. `seq` counts arrivals; `epoch` is the connection it came by.
+    `subscriptions` are the MQTT 5 subscription identifiers it matched, if any.
+    """
+
+    topic: str
+    payload: bytes
+    qos: int
+    id: str
+    seq: int
+    epoch: int
+    received_at: datetime
+    arrived: float  # time.perf_counter() seconds, for durations
+    ack: Callable[[], None]
+    content_type: str | None = None
+    subscriptions: tuple[int, ...] = ()
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a pipeline read out of a message."""
+
+    text: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A span of the text; character offsets, `end` exclusive."""
+
+    label: str
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The best local guess of one tier; `score` is calibrated, 0 to 1.
+
+    `label` and `score` are None where the bundle does not classify.
+    """
+
+    by: Tier
+    label: str | None
+    score: float | None
+    entities: tuple[Entity, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The prediction is good enough to be the answer."""
+
+    prediction: Prediction
+    error_bound: float | None  # certified share of wrong answers; None: not certified
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """Nobody local may answer; the best guess stays attached, if there is one."""
+
+    reason: Reason
+    prediction: Prediction | None = None
+
+
+Decision = Resolved | Unresolved
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds: waiting for the worker, in the model, from arrival to publish."""
+
+    queue: float
+    predict: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a consumer gets, exactly once final for each message and pipeline."""
+
+    id: str
+    device: str
+    pipeline: str
+    topic: str
+    decision: Decision
+    model: str
+    received_at: datetime
+    timing: Timing
+    rev: int = 0
+    final: bool = True

@@ -1,0 +1,111 @@
+"""What is read from labelled data, and what the network is told of it."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from agent.errors import ConfigError
+from agent.workshop.augmentation import pool, swap
+from agent.workshop.examples import Example, Span, catalogue, read_examples
+from agent.workshop.recipe import SHIPPED, find_recipe, read_recipe
+
+LAMP = Example(
+    text="turn on the kitchen lamp",
+    label="on",
+    spans=(Span(start=12, end=19, label="place"),),
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "not json",
+        '{"label": "a"}',
+        '{"text": "abc", "spans": [{"start": 1, "end": 9, "label": "x"}]}',
+        '{"text": "abc", "spans": [{"start": 2, "end": 2, "label": "x"}]}',
+    ],
+)
+def test_bad_line_is_named(line: str, tmp_path: Path) -> None:
+    """A line that cannot be meant is an operator's error, with file and line."""
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "fine", "label": "a"}\n' + line)
+    with pytest.raises(ConfigError, match=r"train\.jsonl:2"):
+        read_examples(path)
+
+
+def test_catalogue_is_sorted() -> None:
+    """Labels and entities have one order, whatever the order of the data."""
+    other = Example(text="x", label="a")
+    assert catalogue([LAMP, other]) == catalogue([other, LAMP])
+    assert catalogue([LAMP, other]).tags == 3
+
+
+def test_outermost_span_wins() -> None:
+    """Of nested spans the outer one is taught: BIO tags cannot say both."""
+    inner, outer = (
+        Span(start=4, end=8, label="b"),
+        Span(start=0, end=8, label="a"),
+    )
+    example = Example(text="old pump broken", spans=(inner, outer))
+    assert example.outermost() == [outer]
+
+
+def test_swap_keeps_spans_exact() -> None:
+    """An exchanged entity has the offsets of its own text."""
+    den = Example(
+        text="the living room is dark", spans=(Span(start=4, end=15, label="place"),)
+    )
+    others = pool([LAMP, den])
+    seen = set()
+    for seed in range(20):
+        found = swap(LAMP, others, random.Random(seed))
+        [span] = found.spans
+        seen.add(found.text[span.start : span.end])
+        assert found.text.startswith("turn on the ")
+        assert found.text.endswith(" lamp")
+    assert seen == {"kitchen", "living room"}
+
+
+def test_shipped_recipes_are_valid() -> None:
+    """Every recipe we ship can be read and found by its name."""
+    for path in SHIPPED.glob("*.toml"):
+        assert read_recipe(find_recipe(path.stem)).about.name == path.stem
+
+
+def test_unknown_recipe_names_the_known() -> None:
+    """A wrong name is answered with the right ones."""
+    with pytest.raises(ConfigError, match="home"):
+        find_recipe("hoem")
+
+
+def test_rows_follow_words(encoder_package: Path) -> None:
+    """Tags sit on first sub-tokens, and long texts become overlapping windows."""
+    tokenizers = pytest.importorskip("tokenizers")
+    features = pytest.importorskip("agent.workshop.features")
+    path = encoder_package / "tiny_encoder" / "model" / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    known = catalogue([LAMP])
+    [row] = features.rows(LAMP, tokenizer, known)
+    said = [tag for tag in row.tags if tag != features.IGNORED]
+    assert said == [0, 0, 0, 1, 0]
+    tokenizer.enable_truncation(6, stride=2)
+    assert len(features.rows(LAMP, tokenizer, known)) > 1
+
+
+def test_trimmed_tokenizer_spells_the_same(encoder_package: Path) -> None:
+    """Texts it was made for keep their pieces; others are still spelt."""
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = pytest.importorskip("agent.workshop.vocabulary")
+    path = encoder_package / "tiny_encoder" / "model" / "tokenizer.json"
+    whole = tokenizers.Tokenizer.from_file(str(path))
+    text = "turn on the kitchen lamp"
+    trimmed = vocabulary.trim(whole, [text], frequent=0)
+    assert trimmed.tokenizer.encode(text).tokens == whole.encode(text).tokens
+    assert trimmed.tokenizer.get_vocab_size() == len(trimmed.rows)
+    assert "seldom" not in trimmed.tokenizer.get_vocab()
+    assert trimmed.tokenizer.encode("seldom").tokens[1] == "s"
+    old = json.loads(whole.to_str())["model"]["vocab"]
+    new = trimmed.tokenizer.get_vocab()
+    assert all(trimmed.rows[new[piece]] == old[piece] for piece in new)
