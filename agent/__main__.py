@@ -1,46 +1,253 @@
 """The command line."""
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 
 import click
 
 from agent import __version__
-from agent.config import load
-from agent.errors import ConfigError
+from agent.errors import ConfigError, Undelivered
 
 CONFIG = click.option(
     "--config",
     type=click.Path(path_type=Path),
+    metavar="FILE",
     help="agent.toml; default /etc/slm-agent/agent.toml, else built-in defaults.",
 )
+JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="slm-agent")
 def cli() -> None:
-    """Understand text messages on the device."""
+    """Understand text messages on the device.
+
+    Subscribes to MQTT topics, understands each message with small int8 models, and
+    publishes a structured result. What the models are not sure of comes out as
+    `unresolved`, with the reason.
+
+    \b
+    First steps:
+      slm-agent demo                             the whole system, no set-up
+      slm-agent try home "turn off the lights"   one text, one answer
+      slm-agent check --config agent.toml        before you start the daemon
+      slm-agent run --config agent.toml          the daemon
+
+    Exit status: 0 fine, 1 not as it should be, 2 wrong configuration or usage.
+    """
 
 
 @cli.command()
 @CONFIG
 def run(config: Path | None) -> None:
-    """Run the daemon."""
+    """Run the daemon until SIGTERM."""
     from agent import app, log
+    from agent.config import load
 
     loaded = load(config)
     log.configure(loaded.agent.log.level)
     asyncio.run(app.run(loaded))
 
 
+@cli.command()
+@CONFIG
+@JSON
+@click.option(
+    "--schema", is_flag=True, help="Print the JSON Schema of both kinds of file."
+)
+def check(config: Path | None, *, as_json: bool, schema: bool) -> None:
+    """Check configuration, bundles, probes and example cases.
+
+    Nothing is connected. Exit status 2 if anything is wrong.
+    """
+    from agent.config import load, schemas
+
+    if schema:
+        click.echo(json.dumps(schemas(), indent=2))
+        return
+    from agent.check import check as findings
+
+    failed = False
+    colours = {"ok": "green", "warning": "yellow", "error": "red"}
+    for finding in findings(load(config)):
+        failed |= finding.level == "error"
+        if as_json:
+            click.echo(
+                json.dumps(
+                    {
+                        "level": finding.level,
+                        "subject": finding.subject,
+                        "detail": finding.detail,
+                    },
+                    ensure_ascii=False,
+                )
+            )
+        else:
+            level = click.style(f"{finding.level:8}", fg=colours[finding.level])
+            click.echo(f"{level}{finding.subject}: {finding.detail}")
+    if failed:
+        sys.exit(2)
+
+
+@cli.command("try")
+@click.argument("pipeline")
+@click.argument("text")
+@CONFIG
+@JSON
+def try_(pipeline: str, text: str, config: Path | None, *, as_json: bool) -> None:
+    """Ask PIPELINE about one TEXT, and say why it answers as it does.
+
+    Example: slm-agent try home "wake me up at seven"
+    """
+    from agent import evaluate
+    from agent.config import load
+    from agent.pipeline import open_pipelines
+    from agent.wire import decision_object
+
+    [opened] = open_pipelines(load(config, enable=(pipeline,)))
+    evaluate.answer(opened, "warm up")
+    decision, ms = evaluate.timed(opened, text)
+    said = {
+        "pipeline": opened.name,
+        "text": text,
+        **decision_object(decision),
+        "threshold": opened.policy.threshold,
+        "model": opened.bundle.id,
+        "ms": round(ms, 3),
+    }
+    if as_json:
+        click.echo(json.dumps(said, ensure_ascii=False))
+        return
+    _print_answer(said)
+
+
+def _print_answer(said: dict[str, object]) -> None:
+    resolved = said["status"] == "resolved"
+    status = click.style(str(said["status"]), fg="green" if resolved else "yellow")
+    why = "" if resolved else f" ({said['reason']})"
+    click.echo(f"status    {status}{why}")
+    if said["label"] is not None:
+        threshold = said["threshold"]
+        limit = "no threshold" if threshold is None else f"threshold {threshold:.4f}"
+        click.echo(f"label     {said['label']}  score {said['score']}, {limit}")
+    entities = said["entities"]
+    if isinstance(entities, list):
+        for entity in entities:
+            place = f"{entity['start']}-{entity['end']}"
+            click.echo(
+                f"entity    {entity['label']} = {entity['text']!r}  "
+                f"at {place}, score {entity['score']}"
+            )
+    click.echo(f"by        {said['by']} of {said['model']}, {said['ms']} ms")
+
+
+@cli.command("eval")
+@click.argument("pipeline")
+@click.argument("data", type=FILE)
+@CONFIG
+@JSON
+@click.option(
+    "--predictions", type=FILE, metavar="OUT.jsonl", help="Write each prediction."
+)
+def eval_(
+    pipeline: str,
+    data: Path,
+    config: Path | None,
+    predictions: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Score PIPELINE on labelled DATA, one text at a time.
+
+    DATA is JSON Lines: {"text": ..., "label": ... | null, "spans": [{"start", "end",
+    "label"}]}, offsets in characters, end exclusive.
+    """
+    from agent import evaluate
+    from agent.config import load
+    from agent.examples import read_examples
+    from agent.pipeline import open_pipelines
+
+    examples = read_examples(data)
+    [opened] = open_pipelines(load(config, enable=(pipeline,)))
+    bar = click.progressbar(length=len(examples), label=pipeline, file=sys.stderr)
+    with bar:
+        figures, decisions = evaluate.evaluate(opened, examples, lambda: bar.update(1))
+    if predictions:
+        lines = [
+            json.dumps(evaluate.prediction_line(decision), ensure_ascii=False)
+            for decision in decisions
+        ]
+        try:
+            predictions.write_text("\n".join(lines) + "\n", "utf-8")
+        except OSError as error:
+            raise ConfigError(f"{predictions}: {error.strerror or error}") from error
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    for key, value in figures.items():
+        click.echo(f"{key:18} {value}")
+
+
+@cli.command()
+@click.option(
+    "--messages",
+    type=FILE,
+    metavar="FILE",
+    help="Text (a message a line) or .jsonl (with `text`); default: shipped samples.",
+)
+@click.option("--once", is_flag=True, help="End after the last result.")
+@JSON
+def demo(messages: Path | None, *, once: bool, as_json: bool) -> None:
+    """Show the whole system on an embedded broker.
+
+    In a terminal it goes on with what you type. Exit status 0 only if every message
+    ended in exactly one final result.
+    """
+    from agent import demo as show
+
+    texts = show.read_messages(messages)
+    sys.exit(asyncio.run(show.run(texts, once=once, as_json=as_json)))
+
+
+@cli.command()
+@JSON
+@click.option("--messages", default=2000, show_default=True, help="Size of the burst.")
+@click.option("--out", type=FILE, help="Write the figures there, too.")
+def bench(messages: int, out: Path | None, *, as_json: bool) -> None:
+    """Measure throughput, latency and memory on this machine.
+
+    The real daemon behind a real broker (Mosquitto if it is installed, else the
+    embedded one), with the `home` pipeline.
+    """
+    from agent import bench as measure
+
+    figures = asyncio.run(measure.run(messages))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    for section, values in figures.items():
+        click.echo(click.style(section, bold=True))
+        for key, value in values.items():
+            click.echo(f"  {key:26} {value}")
+
+
 def main() -> None:
-    """Entry point; operator errors end with status 2."""
+    """Entry point; an error that somebody can mend is one line and status 2."""
     try:
         cli()
     except ConfigError as error:
-        click.echo(f"error: {error}", err=True)
+        for line in str(error).splitlines():
+            click.echo(f"error: {line}", err=True)
         sys.exit(2)
+    except Undelivered as error:
+        click.echo(f"error: the broker did not answer: {error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=
 
 
 def shipped(folder: str) -> Path:
-    """Return a data folder: inside the installed package, or beside it in a checkout."""
+    """Return a data folder: in the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / folder
     return inside if inside.is_dir() else package.parent / folder

@@ -38,7 +38,7 @@ def read(message: Message, reader: Reader) -> Text:
     """
     decoded = _decode(message, reader.encoding)
     if not reader.text and not reader.id:
-        return Text(_checked(decoded, reader.max_chars), message.id)
+        return Text(checked(decoded, reader.max_chars), message.id)
     document = _parse(decoded)
     text = _field(document, reader.text) if reader.text else decoded
     if not isinstance(text, str):
@@ -46,7 +46,7 @@ def read(message: Message, reader: Reader) -> Text:
             Reason.WRONG_TYPE,
             f"field {reader.text!r} is {_json_type(text)}, not a string",
         )
-    return Text(_checked(text, reader.max_chars), _id(document, reader.id, message.id))
+    return Text(checked(text, reader.max_chars), _id(document, reader.id, message.id))
 
 
 def is_text_encoding(name: str) -> bool:
@@ -114,7 +114,7 @@ def checked_id(candidate: str) -> str | None:
     return candidate if fit else None
 
 
-def _checked(text: str, max_chars: int) -> str:
+def checked(text: str, max_chars: int) -> str:
     if len(text) > max_chars:
         raise Unreadable(
             Reason.TOO_LONG, f"{len(text)} characters, at most {max_chars} are taken"

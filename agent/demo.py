@@ -1,0 +1,276 @@
+"""`slm-agent demo`: the whole system on an embedded broker, with sample messages."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from pydantic_core import from_json
+
+from agent.config import shipped
+from agent.embedded import Asker, daemon, nats
+from agent.errors import ConfigError
+
+ANSWER_S = 30.0  # no answer within this long is a failure
+SAMPLES = "home.samples.txt"
+
+
+@dataclass(slots=True)
+class Session:
+    """What was asked and what came back."""
+
+    texts: list[str] = field(default_factory=list)
+    answers: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures that end the demo; times in ms from arrival to publish."""
+        found = [answers[0] for answers in self.answers.values() if answers]
+        results = [answer for answer in found if "status" in answer]
+        outcomes = Counter(answer["status"] for answer in results)
+        times = [answer["ms"]["total"] for answer in results]
+        steps = quantiles(times, n=100) if len(times) > 1 else times * 99
+        resolved = outcomes["resolved"]
+        return {
+            "messages": len(self.texts),
+            "results": sum(len(a) for a in self.answers.values()),
+            "resolved": resolved,
+            "unresolved": outcomes["unresolved"],
+            "dead_letters": len(found) - len(results),
+            "share_resolved": round(resolved / len(results), 4) if results else None,
+            "ms_p50": round(steps[49], 3) if steps else None,
+            "ms_p99": round(steps[98], 3) if steps else None,
+            "complete": self.complete,
+        }
+
+    @property
+    def complete(self) -> bool:
+        """Whether every message ended in exactly one final result."""
+        return all(
+            len(found := self.answers.get(number, [])) == 1
+            and found[0].get("final") is True
+            for number in range(len(self.texts))
+        )
+
+
+def read_messages(path: Path | None) -> list[str]:
+    """Read a text file (a message a line) or JSON Lines with a `text` field each.
+
+    None reads the shipped samples. Blank lines are no messages.
+    """
+    path = path or shipped("pipelines") / SAMPLES
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if path.suffix != ".jsonl":
+        texts = [line for _, line in numbered]
+    else:
+        texts = [_text_of(path, number, line) for number, line in numbered]
+    if not texts:
+        raise ConfigError(f"{path}: no messages")
+    return texts
+
+
+def _text_of(path: Path, number: int, line: str) -> str:
+    try:
+        text = from_json(line)["text"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}:{number}: no JSON object with `text`") from error
+    if not isinstance(text, str):
+        raise ConfigError(f"{path}:{number}: `text` is no string")
+    return text
+
+
+async def run(texts: Sequence[str], *, once: bool, as_json: bool) -> int:
+    """Ask everything, print every answer; return the exit status."""
+    interactive = not once and not as_json and sys.stdin.isatty()
+    view = JsonView() if as_json else TableView()
+    session = Session()
+    with view.shown():
+        async with _stage() as asker:
+            for text in texts:
+                await _ask(asker, session, view, text)
+            await _settle(asker, session, view)
+            view.summary(session.summary())
+            if interactive:
+                await _converse(asker, session, view)
+    return 0 if session.complete else 1
+
+
+@asynccontextmanager
+async def _stage() -> AsyncIterator[Asker]:
+    with tempfile.TemporaryDirectory(prefix="slm-agent-demo-") as name:
+        folder = Path(name)
+        async with nats(folder) as port, daemon(folder, port, '"3.1.1"'):
+            asker = Asker(port)
+            await asker.open()
+            try:
+                yield asker
+            finally:
+                await asker.close()
+
+
+async def _ask(asker: Asker, session: Session, view: "View", text: str) -> None:
+    """Publish one text and wait for its first answer, so that times are honest."""
+    number = len(session.texts)
+    session.texts.append(text)
+    await asker.ask(number, text)
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            while number not in session.answers:
+                _hear(session, view, *await asker.heard.get())
+    except TimeoutError:
+        view.missing(text)
+
+
+async def _settle(asker: Asker, session: Session, view: "View") -> None:
+    """Take what came twice; a duplicate would follow at once on an idle system."""
+    await asyncio.sleep(0.2)
+    while not asker.heard.empty():
+        _hear(session, view, *asker.heard.get_nowait())
+
+
+def _hear(session: Session, view: "View", kind: str, answer: dict[str, Any]) -> None:
+    number = int(answer["topic"].split("/")[1])
+    if kind == "deadletter":
+        answer = {k: v for k, v in answer.items() if k != "payload"}
+    session.answers.setdefault(number, []).append(answer)
+    view.answer(session.texts[number], answer)
+
+
+async def _converse(asker: Asker, session: Session, view: "View") -> None:
+    print("\nType a sentence; Ctrl-C or Ctrl-D ends.")  # noqa: T201
+    loop = asyncio.get_running_loop()
+    typed: asyncio.Queue[str] = asyncio.Queue()
+
+    def read_line() -> None:
+        typed.put_nowait(sys.stdin.readline())
+
+    loop.add_reader(sys.stdin, read_line)
+    try:
+        while True:
+            print("> ", end="", flush=True)  # noqa: T201
+            line = await typed.get()
+            if not line:
+                return
+            if line.strip():
+                await _ask(asker, session, view, line.strip())
+    finally:
+        loop.remove_reader(sys.stdin)
+
+
+class JsonView:
+    """One JSON object a line: every answer, the summary last."""
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Nothing to open."""
+        yield
+
+    def answer(self, text: str, answer: dict[str, Any]) -> None:
+        """Print an answer as it came, with its text."""
+        self._print({"text": text, **answer})
+
+    def missing(self, text: str) -> None:
+        """Say which message got no answer."""
+        self._print({"text": text, "status": None, "reason": "no answer"})
+
+    def summary(self, figures: dict[str, Any]) -> None:
+        """Print the figures."""
+        self._print({"summary": figures})
+
+    def _print(self, value: dict[str, Any]) -> None:
+        print(json.dumps(value, ensure_ascii=False), flush=True)  # noqa: T201
+
+
+class TableView:
+    """A live table for people."""
+
+    def __init__(self) -> None:
+        """Open the console; raises ConfigError without the extra `demo`."""
+        try:
+            from rich.console import Console
+        except ImportError:
+            raise ConfigError(
+                "tables are missing: pip install 'slm-agent[demo]' (or use --json)"
+            ) from None
+        width = None if sys.stdout.isatty() else 120
+        self._console = Console(width=width)
+        self._heading_due = True
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show that broker and daemon are being started."""
+        from rich.status import Status
+
+        with Status("starting broker and daemon ...", console=self._console) as status:
+            self._status = status
+            yield
+
+    def answer(self, text: str, answer: dict[str, Any]) -> None:
+        """Add a row."""
+        if self._heading_due:
+            self._heading_due = False
+            self._status.stop()
+            self._row(
+                "[b]message", "[b]result", "[b]entities", "[b]by", "[b]score", "[b]ms"
+            )
+            self._console.rule(style="dim")
+        if "status" not in answer:
+            self._row(text, f"[red]dead letter: {answer['reason']}", "", "", "", "")
+            return
+        sure = answer["status"] == "resolved"
+        label = answer["label"] if sure else f"{answer['label']}? ({answer['reason']})"
+        entities = ", ".join(f"{e['label']}={e['text']}" for e in answer["entities"])
+        self._row(
+            text,
+            f"[green]{label}" if sure else f"[yellow]{label}",
+            entities,
+            answer["by"] or "",
+            "" if answer["score"] is None else f"{answer['score']:.2f}",
+            f"{answer['ms']['total']:.1f}",
+        )
+
+    def missing(self, text: str) -> None:
+        """Add a row for a message without an answer."""
+        self._row(text, "[red]no answer", "", "", "", "")
+
+    def summary(self, figures: dict[str, Any]) -> None:
+        """Say what it all came to."""
+        share = figures["share_resolved"]
+        self._console.rule(style="dim")
+        self._console.print(
+            f"[b]{figures['messages']} messages[/b], {figures['results']} answers; "
+            f"resolved on the device: [b]{0 if share is None else share:.0%}[/b], "
+            f"unresolved {figures['unresolved']}, "
+            f"dead letters {figures['dead_letters']}; "
+            f"p50 {figures['ms_p50']} ms, p99 {figures['ms_p99']} ms"
+        )
+        if not figures["complete"]:
+            self._console.print(
+                "[red]not every message ended in exactly one final result"
+            )
+
+    def _row(self, *cells: str) -> None:
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        table.add_column(ratio=44, no_wrap=True, overflow="ellipsis")
+        table.add_column(ratio=34, no_wrap=True, overflow="ellipsis")
+        table.add_column(ratio=34, no_wrap=True, overflow="ellipsis")
+        table.add_column(width=8, no_wrap=True)
+        table.add_column(width=5, no_wrap=True)
+        table.add_column(width=6, no_wrap=True, justify="right")
+        table.add_row(*cells)
+        self._console.print(table)
+
+
+View = JsonView | TableView
