@@ -23,7 +23,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="slm-agent")
 def cli() -> None:
-    """Understand text messages on the device.
+    r"""Understand text messages on the device.
 
     Subscribes to MQTT topics, understands each message with small int8 models, and
     publishes a structured result. What the models are not sure of comes out as

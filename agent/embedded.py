@@ -9,6 +9,7 @@ import sysconfig
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -144,7 +145,7 @@ class Asker:
 
     def __init__(self, port: int) -> None:
         """`port` is the broker's on loopback."""
-        self.heard: asyncio.Queue[tuple[str, dict[str, object]]] = asyncio.Queue()
+        self.heard: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         self._connection = Connection(client(port, "asker"), 0, None, self._take)
 
     async def open(self) -> None:
@@ -155,8 +156,12 @@ class Asker:
 
     async def ask(self, number: int, text: str) -> None:
         """Publish a text; its answer names `topic_of(number)`."""
+        await (await self.send(number, text))
+
+    async def send(self, number: int, text: str) -> asyncio.Future[None]:
+        """Publish a text without waiting for the broker's PUBACK, which is returned."""
         payload = text.encode("utf-8", "surrogatepass")
-        await (await self._connection.publish(topic_of(number), payload))
+        return await self._connection.publish(topic_of(number), payload)
 
     async def close(self) -> None:
         """Disconnect."""

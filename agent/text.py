@@ -115,6 +115,7 @@ def checked_id(candidate: str) -> str | None:
 
 
 def checked(text: str, max_chars: int) -> str:
+    """Return the text if a model may see it; raises Unreadable."""
     if len(text) > max_chars:
         raise Unreadable(
             Reason.TOO_LONG, f"{len(text)} characters, at most {max_chars} are taken"
