@@ -237,6 +237,40 @@ def bench(messages: int, out: Path | None, *, as_json: bool) -> None:
             click.echo(f"  {key:26} {value}")
 
 
+@cli.command()
+@click.argument("recipe")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of the data; the recipe names the files in it.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the bundle; default models/<name>.",
+)
+@click.option("--seed", type=int, help="Instead of the recipe's.")
+@click.option("--epochs", type=int, help="Instead of the recipe's.")
+def train(
+    recipe: str, data: Path, out: Path | None, seed: int | None, epochs: int | None
+) -> None:
+    """Train, quantise and calibrate the bundle of RECIPE (workshop, not on a device).
+
+    RECIPE is the name of a shipped one (home) or a TOML file. DATA has train.jsonl and
+    valid.jsonl, in the format of `eval`. An interrupted run goes on where it was.
+    """
+    try:
+        import torch as _  # noqa: F401
+        from agent.workshop.command import build
+    except ImportError as error:
+        raise ConfigError(
+            f"the workshop is missing ({error.name}): pip install 'slm-agent[workshop]'"
+        ) from error
+    folder = build(recipe, data, out, seed, epochs)
+    click.echo(f"{folder}: done; its README.md says how good it is")
+
+
 def main() -> None:
     """Entry point; an error that somebody can mend is one line and status 2."""
     try:
