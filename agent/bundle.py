@@ -127,7 +127,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with the manifest; raises BundleError where one differs."""
+    """Compare every file with the manifest; raises BundleError where one differs.
+
+    A file that is not listed is refused too: a graph may take its weights from it.
+    """
+    unlisted = sorted(_files(folder) - {MANIFEST, *manifest.files})
+    if unlisted:
+        raise BundleError(f"{folder / unlisted[0]}: not listed in the manifest")
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -144,6 +150,11 @@ def verify(folder: Path, manifest: Manifest) -> None:
             )
 
 
+def _files(folder: Path) -> set[str]:
+    found = (path for path in folder.rglob("*") if not path.is_dir())
+    return {path.relative_to(folder).as_posix() for path in found}
+
+
 def open_bundle(folder: Path, threads: int) -> Bundle:
     """Verify and load a bundle; raises BundleError. `threads` is for one inference."""
     manifest = read_manifest(folder)
@@ -153,9 +164,13 @@ def open_bundle(folder: Path, threads: int) -> Bundle:
     missing = sorted(listed - set(manifest.files))
     if missing:
         raise BundleError(f"{folder}: the manifest does not list {', '.join(missing)}")
-    model = tier.load(folder, manifest.labels, manifest.entities, threads)
-    lines = (folder / "probes.jsonl").read_text("utf-8").splitlines()
-    probes = tuple(Probe.model_validate_json(line) for line in lines if line)
+    try:
+        model = tier.load(folder, manifest.labels, manifest.entities, threads)
+        lines = (folder / "probes.jsonl").read_bytes().split(b"\n")
+        probes = tuple(Probe.model_validate_json(line) for line in lines if line)
+    except Exception as error:
+        # Runtimes written in C++ and Rust raise anything on what they cannot open.
+        raise BundleError(f"{folder}: {error}") from error
     return Bundle(manifest, model, probes)
 
 

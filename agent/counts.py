@@ -43,7 +43,7 @@ class Counts:
         pipelines: dict[str, dict[str, int]] = {}
         for (pipeline, outcome), number in sorted(self.results.items()):
             pipelines.setdefault(pipeline, {})[outcome] = number
-        steps = quantiles(self.latencies, n=100) if len(self.latencies) > 1 else None
+        p50, p99 = self._latency()
         return {
             "received": self.received,
             "unrouted": self.unrouted,
@@ -52,6 +52,15 @@ class Counts:
             "by": dict(self.by),
             "unresolved": dict(self.unresolved),
             "dead_letters": dict(self.dead_letters),
-            "ms_p50": steps and round(steps[49], 3),
-            "ms_p99": steps and round(steps[98], 3),
+            "ms_p50": p50,
+            "ms_p99": p99,
         }
+
+    def _latency(self) -> tuple[float | None, float | None]:
+        recent = list(self.latencies)
+        if not recent:
+            return None, None
+        if len(recent) == 1:
+            recent *= 2  # Python 3.11 wants two
+        steps = quantiles(recent, n=100, method="inclusive")  # never beyond the worst
+        return round(steps[49], 3), round(steps[98], 3)

@@ -33,6 +33,6 @@ def decide(prediction: Prediction, policy: Policy) -> Decision:
     """Resolve the prediction if its confidence reaches the policy's threshold."""
     if policy.threshold is None:
         return Unresolved(Reason.LOW_CONFIDENCE, prediction)
-    if confidence(prediction, policy.task) < policy.threshold:
-        return Unresolved(Reason.LOW_CONFIDENCE, prediction)
-    return Resolved(prediction, policy.error_bound)
+    if confidence(prediction, policy.task) >= policy.threshold:
+        return Resolved(prediction, policy.error_bound)
+    return Unresolved(Reason.LOW_CONFIDENCE, prediction)

@@ -53,7 +53,10 @@ def open_pipelines(config: Config) -> list[Pipeline]:
     for name, spec in config.pipelines.items():
         folder = config.bundle_dir(name)
         if folder not in bundles:
-            bundles[folder] = open_bundle(folder, config.agent.engine.threads)
+            bundle = open_bundle(folder, config.agent.engine.threads)
+            if bundle.id in {known.id for known in bundles.values()}:
+                raise ConfigError(f"{folder}: another bundle is called {bundle.id} too")
+            bundles[folder] = bundle
         opened.append(_open(config, name, spec, bundles[folder]))
     return opened
 

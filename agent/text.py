@@ -1,8 +1,11 @@
 """From payload bytes to the text a model may see, or a clear reason why not."""
 
-import codecs
+import encodings
+import pkgutil
 import re
 from dataclasses import dataclass
+from encodings.aliases import aliases
+from functools import cache
 from typing import Any
 
 from pydantic_core import from_json
@@ -15,6 +18,13 @@ CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
 # Control characters but tab, line feed, vertical tab, form feed, carriage return;
 # and lone surrogates, which JSON can spell but UTF-8 cannot.
 UNFIT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+# Python's codecs that are no charsets of payloads. A sender names the charset, so what
+# is quadratic (punycode), speaks Python or makes lone surrogates (UTF-7) stays out.
+NO_CHARSETS = {
+    *("base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec"),
+    *("zlib_codec", "charmap", "idna", "punycode", "raw_unicode_escape", "undefined"),
+    *("unicode_escape", "utf_7", "mbcs", "oem", "aliases"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +60,36 @@ def read(message: Message, reader: Reader) -> Text:
 
 
 def is_text_encoding(name: str) -> bool:
-    """Tell whether Python can decode text of this encoding (`rot13` is not one)."""
-    try:
-        codecs.lookup(name)
-        b"".decode(name)
-    except LookupError:
-        return False
-    return True
+    """Tell whether payloads may be in this encoding (`rot13` is not one)."""
+    return _codec(name) is not None
+
+
+def _codec(name: str) -> str | None:
+    """Return Python's name of an encoding, one of finitely many; None: not known.
+
+    Python remembers every spelling it is asked for; it is never asked for a sender's.
+    """
+    plain = encodings.normalize_encoding(name).lower() if name.isascii() else ""
+    module = aliases.get(plain) or aliases.get(plain.replace(".", "_")) or plain
+    return module if module in _codecs() else None
+
+
+@cache
+def _codecs() -> frozenset[str]:
+    modules = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
+    return frozenset(modules - NO_CHARSETS)
 
 
 def _decode(message: Message, encoding: str) -> str:
+    """Decode the payload; a byte order mark in front is no part of the text."""
     name = _charset(message.content_type) or encoding
-    if not is_text_encoding(name):
+    codec = _codec(name)
+    if codec is None:
         raise Unreadable(Reason.UNKNOWN_ENCODING, f"no such encoding: {name[:60]!r}")
     try:
-        return message.payload.decode(name)
+        return message.payload.decode(codec).removeprefix("\ufeff")
     except UnicodeError as error:
-        raise Unreadable(Reason.NOT_UTF8, f"not valid {name}: {error}") from error
+        raise Unreadable(Reason.NOT_UTF8, f"not valid {codec}: {error}") from error
 
 
 def _charset(content_type: str | None) -> str | None:

@@ -6,15 +6,17 @@ A word is judged by its first sub-token.
 """
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agent.errors import BundleError
 from agent.families.bio import best_tags, runs
 from agent.types import Entity, Prediction, Tier
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 Floats = NDArray[np.float32]
+SPECIAL_TOKENS = 2  # one in front, one behind
 TOKENS_A_RUN = 1024  # bounds the memory of one inference, whatever waits
 
 
@@ -44,12 +47,23 @@ class EncoderSpec(BaseModel):
     label_temperature: float = Field(gt=0)
     entity_temperature: float = Field(gt=0)
 
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> Self:
+        if self.stride >= self.max_tokens - SPECIAL_TOKENS:
+            raise ValueError("stride: a window must hold more than it shares")
+        return self
+
     def load(
         self, folder: Path, labels: list[str], entities: list[str], threads: int
     ) -> "Encoder":
-        """Open tokenizer and session; `threads` is for one inference."""
+        """Open tokenizer and session; `threads` is for one inference.
+
+        Raises BundleError where the graph does not fit the labels, and whatever the
+        libraries raise on files they cannot read.
+        """
         tokenizer = _open_tokenizer(folder / self.tokenizer, self)
         session = _open_session(folder / self.model, threads)
+        _check_widths(session, labels, entities)
         return Encoder(self, tokenizer, session, tuple(labels), tuple(entities))
 
 
@@ -90,6 +104,7 @@ class Encoder:
 
         A text longer than the window is read in overlapping windows: label
         probabilities are averaged, each word is judged where it has most context.
+        Raises ValueError if the model answers with numbers that are none.
         """
         windows = [w for i, text in enumerate(texts) for w in self._windows(i, text)]
         outputs: list[dict[str, Floats]] = [{} for _ in windows]
@@ -97,12 +112,12 @@ class Encoder:
             answers = self._run([windows[i] for i in group])
             for i, answer in zip(group, answers, strict=True):
                 outputs[i] = answer
-        predictions = []
-        pairs = list(zip(windows, outputs, strict=True))
-        for index, text in enumerate(texts):
-            own = [(w, output) for w, output in pairs if w.text == index]
-            predictions.append(self._prediction(text, own))
-        return predictions
+        read: list[list[tuple[Window, dict[str, Floats]]]] = [[] for _ in texts]
+        for window, output in zip(windows, outputs, strict=True):
+            read[window.text].append((window, output))
+        return [
+            self._prediction(text, own) for text, own in zip(texts, read, strict=True)
+        ]
 
     def _windows(self, index: int, text: str) -> Iterator[Window]:
         encoding = self._tokenizer.encode(text)
@@ -128,6 +143,8 @@ class Encoder:
         found = dict(
             zip(self._outputs, self._session.run(self._outputs, feed), strict=True)
         )
+        if not all(np.isfinite(array).all() for array in found.values()):
+            raise ValueError("the model answered with numbers that are none")
         return [
             {name: array[row] for name, array in found.items()}
             for row in range(len(windows))
@@ -150,14 +167,19 @@ class Encoder:
         self, text: str, windows: Sequence[tuple[Window, dict[str, Floats]]]
     ) -> tuple[Entity, ...]:
         """Decode one tag sequence over all words of the text, in their order."""
+        spans: dict[int, tuple[int, int]] = {}  # of whole words, cut by no window
+        for window, _ in windows:
+            for word, (start, end) in window.spans.items():
+                known = spans.get(word, (start, end))
+                spans[word] = (min(start, known[0]), max(end, known[1]))
         chosen: dict[int, tuple[int, int, int]] = {}  # word -> (context, window, token)
-        spans: dict[int, tuple[int, int]] = {}
         for number, (window, _) in enumerate(windows):
             for word, token in window.words.items():
+                if window.spans[word][0] != spans[word][0]:
+                    continue  # the window begins inside the word
                 context = min(token, len(window.ids) - 1 - token)
                 if word not in chosen or context > chosen[word][0]:
                     chosen[word] = (context, number, token)
-                    spans[word] = window.spans[word]
         if not chosen:
             return ()
         words = sorted(chosen)
@@ -167,16 +189,14 @@ class Encoder:
         log_probs = _log_softmax(logits / np.float32(self._spec.entity_temperature))
         tags = best_tags(log_probs)
         sure = np.exp(log_probs[np.arange(len(words)), tags])
-        return tuple(
-            Entity(
-                self._entities[entity],
-                text[spans[words[first]][0] : spans[words[last]][1]],
-                spans[words[first]][0],
-                spans[words[last]][1],
-                float(sure[first : last + 1].min()),
-            )
-            for entity, first, last in runs(tags)
-        )
+        found = []
+        for entity, first, last in runs(tags):
+            start = spans[words[first]][0]
+            end = _with_marks(text, spans[words[last]][1])
+            score = float(sure[first : last + 1].min())
+            label = self._entities[entity]
+            found.append(Entity(label, text[start:end], start, end, score))
+        return tuple(found)
 
 
 def _by_length(lengths: Sequence[int], waste: float = 1.25) -> Iterator[list[int]]:
@@ -197,11 +217,38 @@ def _by_length(lengths: Sequence[int], waste: float = 1.25) -> Iterator[list[int
         yield group
 
 
+def _with_marks(text: str, end: int) -> int:
+    """Return the end of a word whose last letter carries combining marks.
+
+    Tokenizers that strip accents leave them out of their offsets.
+    """
+    while end < len(text) and unicodedata.category(text[end]).startswith("M"):
+        end += 1
+    return end
+
+
 def _log_softmax(logits: Floats) -> Floats:
     shifted = logits - logits.max(axis=-1, keepdims=True)
     total: Floats = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     result: Floats = shifted - total
     return result
+
+
+def _check_widths(
+    session: "InferenceSession", labels: list[str], entities: list[str]
+) -> None:
+    """Compare the graph's outputs with the names they stand for."""
+    widths = {output.name: output.shape[-1] for output in session.get_outputs()}
+    wanted = {}
+    if labels:
+        wanted["label_logits"] = len(labels)
+    if entities:
+        wanted["tag_logits"] = 1 + 2 * len(entities)
+    for name, width in wanted.items():
+        if widths.get(name) != width:
+            raise BundleError(
+                f"the manifest needs {width} {name}, the model gives {widths.get(name)}"
+            )
 
 
 def _open_tokenizer(path: Path, spec: EncoderSpec) -> "Tokenizer":
