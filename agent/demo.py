@@ -163,6 +163,8 @@ async def _converse(asker: Asker, session: Session, view: "View") -> None:
                 return
             if line.strip():
                 await _ask(asker, session, view, line.strip())
+    except asyncio.CancelledError:
+        print()  # noqa: T201  Ctrl-C is how one leaves
     finally:
         loop.remove_reader(sys.stdin)
 

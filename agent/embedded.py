@@ -84,7 +84,11 @@ async def _broker(folder: Path, program: str, template: str) -> AsyncIterator[in
     config.write_text(template.format(folder=folder, port=port), "utf-8")
     with (folder / "broker.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            program, "-c", str(config), stdout=log, stderr=log
+            program,
+            *("-c", str(config)),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for us; we end it in order
         )
     try:
         await _listening(port, process, folder / "broker.log")
@@ -121,6 +125,7 @@ async def daemon(
             *("-m", "agent", "run", "--config", str(config)),
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
     try:
         await _online(online, process, folder / "agent.log")
