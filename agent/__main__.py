@@ -262,6 +262,7 @@ def train(
     """
     try:
         import torch as _  # noqa: F401
+
         from agent.workshop.command import build
     except ImportError as error:
         raise ConfigError(

@@ -25,6 +25,7 @@ NATS = """\
 server_name: slm-agent
 host: 127.0.0.1
 port: -1
+max_payload: 8MB
 jetstream {{ store_dir: "{folder}/nats" }}
 mqtt {{ host: 127.0.0.1, port: {port} }}
 """
@@ -179,7 +180,7 @@ class Asker:
 
 
 def topic_of(number: int) -> str:
-    """Return the topic of message `number`: one each, so that answers are told apart."""
+    """Return the topic of message `number`: one each, to tell answers apart."""
     return f"home/{number}/utterance"
 
 
