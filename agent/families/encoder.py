@@ -167,16 +167,12 @@ class Encoder:
         self, text: str, windows: Sequence[tuple[Window, dict[str, Floats]]]
     ) -> tuple[Entity, ...]:
         """Decode one tag sequence over all words of the text, in their order."""
-        spans: dict[int, tuple[int, int]] = {}  # of whole words, cut by no window
-        for window, _ in windows:
-            for word, (start, end) in window.spans.items():
-                known = spans.get(word, (start, end))
-                spans[word] = (min(start, known[0]), max(end, known[1]))
         chosen: dict[int, tuple[int, int, int]] = {}  # word -> (context, window, token)
+        spans: dict[int, tuple[int, int]] = {}  # from the first window to the last
         for number, (window, _) in enumerate(windows):
             for word, token in window.words.items():
-                if window.spans[word][0] != spans[word][0]:
-                    continue  # the window begins inside the word
+                start, end = window.spans[word]
+                spans[word] = (spans[word][0] if word in spans else start, end)
                 context = min(token, len(window.ids) - 1 - token)
                 if word not in chosen or context > chosen[word][0]:
                     chosen[word] = (context, number, token)

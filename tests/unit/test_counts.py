@@ -1,0 +1,81 @@
+"""Counts: what health tells is what happened."""
+
+from statistics import median
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.counts import RECENT, Counts
+from agent.types import Prediction, Reason, Resolved, Tier, Timing, Unresolved
+
+GUESS = Prediction(Tier.ENCODER, "lamp_on", 0.9)
+
+
+def counted(*totals: float) -> Counts:
+    """Return counts of resolved results that took so many milliseconds."""
+    counts = Counts()
+    for total in totals:
+        counts.result("home", Resolved(GUESS, None), Timing(0, 0, total))
+    return counts
+
+
+def test_nothing_yet() -> None:
+    """Before the first message all is empty, and there is no latency."""
+    assert Counts().summary() == {
+        "received": 0,
+        "unrouted": 0,
+        "lost": 0,
+        "pipelines": {},
+        "by": {},
+        "unresolved": {},
+        "dead_letters": {},
+        "ms_p50": None,
+        "ms_p99": None,
+    }
+
+
+def test_outcomes() -> None:
+    """Every outcome is counted by pipeline, by tier and by reason."""
+    counts = counted(1.0, 1.0)
+    timing = Timing(0, 0, 1.0)
+    counts.result("home", Unresolved(Reason.LOW_CONFIDENCE, GUESS), timing)
+    counts.result("other", Unresolved(Reason.MODEL_FAILED), timing)
+    counts.dead_letter("home", Reason.EMPTY)
+    found = counts.summary()
+    assert found["pipelines"] == {
+        "home": {"dead_letter": 1, "resolved": 2, "unresolved": 1},
+        "other": {"unresolved": 1},
+    }
+    assert found["by"] == {"encoder": 2}
+    assert found["unresolved"] == {"low_confidence": 1, "model_failed": 1}
+    assert found["dead_letters"] == {"empty": 1}
+
+
+@pytest.mark.parametrize(
+    ("totals", "p50", "p99"),
+    [
+        ([3.0], 3.0, 3.0),
+        ([1.0, 2.0], 1.5, 1.99),
+        ([float(n) for n in range(101)], 50.0, 99.0),
+    ],
+)
+def test_latency(totals: list[float], p50: float, p99: float) -> None:
+    """Quantiles are interpolated between what was measured."""
+    found = counted(*totals).summary()
+    assert (found["ms_p50"], found["ms_p99"]) == (p50, p99)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
+def test_latency_is_never_worse_than_the_worst(totals: list[float]) -> None:
+    """No quantile lies beyond what was measured."""
+    found = counted(*totals).summary()
+    assert found["ms_p50"] == pytest.approx(median(totals), abs=1e-3)
+    assert found["ms_p50"] <= found["ms_p99"] <= max(totals) + 1e-3
+
+
+def test_latency_is_of_recent_messages() -> None:
+    """Only the last thousand count, so memory is bounded and health is of today."""
+    counts = counted(*[100.0] * RECENT, *[1.0] * RECENT)
+    assert len(counts.latencies) == RECENT
+    assert counts.summary()["ms_p99"] == 1.0

@@ -1,0 +1,168 @@
+"""Delivery: published in order, acknowledged last, never lost."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from tiny import arrived
+
+from agent.counts import Counts
+from agent.delivery import Delivery
+from agent.engine import Parcel
+from agent.errors import Refused, Undelivered
+from agent.types import Message
+
+if TYPE_CHECKING:
+    from agent.link import Link
+
+
+@dataclass
+class Wire:
+    """A connection whose PUBACKs the test gives."""
+
+    sent: list[tuple[str, bytes]] = field(default_factory=list)
+    answers: list["asyncio.Future[None]"] = field(default_factory=list)
+
+    async def publish(self, topic: str, payload: bytes) -> "asyncio.Future[None]":
+        """Note what is sent."""
+        self.sent.append((topic, payload))
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return self.answers[-1]
+
+
+@dataclass
+class Road:
+    """A link that the test takes up and down."""
+
+    wire: Wire = field(default_factory=Wire)
+    again: set[str] = field(default_factory=set)
+    hung_up: int = 0
+
+    async def connection(self) -> Wire:
+        """Return the connection."""
+        return self.wire
+
+    def comes_again(self, message: Message) -> bool:
+        """Tell whether the broker will send it again."""
+        return message.id in self.again
+
+    def hang_up(self) -> None:
+        """Count."""
+        self.hung_up += 1
+
+
+@dataclass
+class Bench:
+    """A delivery between fakes that are lists."""
+
+    road: Road
+    delivery: Delivery
+    done: list[str]
+    acked: list[int]
+    counts: Counts
+
+    def put(self, number: int, *topics: str, qos: int = 1) -> None:
+        """Hand over the parcel of a message."""
+        message = arrived(number=number, qos=qos, acked=self.acked)
+        sends = tuple((topic, b"%d" % number) for topic in topics or ("result",))
+        self.delivery.put(Parcel(message, sends))
+
+
+async def settle() -> None:
+    """Let the callbacks of done futures run."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Return a delivery with nothing in hand."""
+    road, counts = Road(), Counts()
+    done: list[str] = []
+    delivery = Delivery(cast("Link", road), counts, lambda m: done.append(m.id))
+    return Bench(road, delivery, done, [], counts)
+
+
+async def test_acknowledged_last(bench: Bench) -> None:
+    """A message is acknowledged once the broker has taken all its results."""
+    bench.put(1, "a", "b")
+    await bench.delivery.deliver_once()
+    assert bench.road.wire.sent == [("a", b"1"), ("b", b"1")]
+    one, two = bench.road.wire.answers
+    await settle()
+    assert bench.acked == []
+    two.set_result(None)
+    await settle()
+    assert (bench.acked, bench.done) == ([], [])
+    one.set_result(None)
+    await settle()
+    assert (bench.acked, bench.done) == ([1], ["made-1"])
+
+
+async def test_order_of_arrival(bench: Bench) -> None:
+    """Whatever comes back late, the earliest message is published first."""
+    for number in (3, 1, 2):
+        bench.put(number)
+    for _ in range(3):
+        await bench.delivery.deliver_once()
+    assert [payload for _, payload in bench.road.wire.sent] == [b"1", b"2", b"3"]
+
+
+async def test_broken_connection_and_a_broker_that_remembers(bench: Bench) -> None:
+    """If the broker sends the message again, the old parcel is forgotten, unacked."""
+    bench.put(1)
+    await bench.delivery.deliver_once()
+    bench.road.wire.answers[0].set_exception(Undelivered("gone"))
+    await settle()
+    bench.road.again.add("made-1")
+    await bench.delivery.deliver_once()
+    assert len(bench.road.wire.sent) == 1
+    assert (bench.acked, bench.done) == ([], ["made-1"])
+
+
+async def test_broken_connection_and_a_broker_that_forgot(bench: Bench) -> None:
+    """If the message exists only here, it is published by the next connection."""
+    bench.put(1)
+    await bench.delivery.deliver_once()
+    bench.road.wire.answers[0].set_exception(Undelivered("gone"))
+    await settle()
+    assert bench.done == []
+    await bench.delivery.deliver_once()
+    bench.road.wire.answers[1].set_result(None)
+    await settle()
+    assert [payload for _, payload in bench.road.wire.sent] == [b"1", b"1"]
+    assert (bench.acked, bench.done) == ([1], ["made-1"])
+
+
+async def test_refused(bench: Bench) -> None:
+    """A refused result is not acknowledged: hang up, and the broker sends it again."""
+    bench.put(1)
+    await bench.delivery.deliver_once()
+    bench.road.wire.answers[0].set_exception(Refused("not authorised"))
+    await settle()
+    assert (bench.road.hung_up, bench.acked, bench.done) == (1, [], [])
+    assert bench.counts.lost == 0
+
+
+async def test_refused_at_qos_0(bench: Bench) -> None:
+    """Nobody would send a QoS 0 message again: it is lost, and counted."""
+    bench.put(1, qos=0)
+    await bench.delivery.deliver_once()
+    bench.road.wire.answers[0].set_exception(Refused("not authorised"))
+    await settle()
+    assert (bench.road.hung_up, bench.done) == (0, ["made-1"])
+    assert bench.counts.lost == 1
+
+
+async def test_two_results_of_which_one_is_lost(bench: Bench) -> None:
+    """Half a parcel delivered is a parcel not delivered."""
+    bench.put(1, "a", "b")
+    await bench.delivery.deliver_once()
+    one, two = bench.road.wire.answers
+    one.set_result(None)
+    two.set_exception(Undelivered("gone"))
+    await settle()
+    assert (bench.acked, bench.done) == ([], [])
+    await bench.delivery.deliver_once()
+    assert [topic for topic, _ in bench.road.wire.sent] == ["a", "b", "a", "b"]

@@ -1,0 +1,216 @@
+"""The engine: one parcel for each message, in order, whatever the model does."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from tiny import arrived
+
+from agent.bundle import Bundle
+from agent.counts import Counts
+from agent.decide import Policy
+from agent.engine import Engine, Job, Order, Parcel, predict
+from agent.pipeline import Pipeline
+from agent.text import Reader
+from agent.types import Message, Prediction, Task, Text, Tier
+
+
+@dataclass
+class Brittle:
+    """A model that cannot bear some texts, and remembers what it was asked."""
+
+    fails_on: str = "bad"
+    asked: list[list[str]] = field(default_factory=list)
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Return the same for every text; raise if a bad one is among them."""
+        self.asked.append(list(texts))
+        if any(self.fails_on in text for text in texts):
+            raise MemoryError
+        return [Prediction(Tier.ENCODER, text, 0.9) for text in texts]
+
+
+@dataclass
+class Bench:
+    """An engine whose parcels pile up in a list."""
+
+    engine: Engine
+    parcels: list[Parcel]
+    counts: Counts
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return every payload, parsed, in order."""
+        return [json.loads(p) for parcel in self.parcels for _, p in parcel.sends]
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """Return an engine that takes three messages at once."""
+    parcels: list[Parcel] = []
+    counts = Counts()
+    engine = Engine("pi-3", 3, counts, lambda: 10, parcels.append)
+    yield Bench(engine, parcels, counts)
+    engine._worker.shutdown()
+
+
+def road(bundle: Bundle, name: str = "home", **changes: object) -> Pipeline:
+    """Return a pipeline that asks the bundle for everything."""
+    made = Pipeline(
+        name=name,
+        tasks=frozenset(Task),
+        filters=("home/+/utterance",),
+        reader=Reader(),
+        bundle=bundle,
+        policy=Policy(Task.CLASSIFY, 0.5),
+        result_topic=f"result/{name}",
+        dead_letter_topic=f"dead/{name}",
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def message(payload: bytes, number: int = 1) -> Message:
+    """Return a message with its own id."""
+    return arrived(payload, number=number)
+
+
+async def test_a_message_becomes_a_result(bench: Bench, bundle: Bundle) -> None:
+    """The parcel holds the result, ready to be published on the pipeline's topic."""
+    order = Order(message(b"turn on the lamp in the kitchen"), (road(bundle),))
+    bench.engine.put(order)
+    await bench.engine.work_once()
+    [parcel] = bench.parcels
+    assert parcel.message is order.message
+    [(topic, payload)] = parcel.sends
+    assert topic == "result/home"
+    result = json.loads(payload)
+    assert (result["id"], result["device"]) == ("made-1", "pi-3")
+    assert (result["status"], result["label"]) == ("resolved", "lamp_on")
+    assert [e["text"] for e in result["entities"]] == ["kitchen"]
+    assert result["model"] == "tiny@1.0.0"
+    assert 0 < result["ms"]["predict"] <= result["ms"]["total"]
+
+
+async def test_takes_all_that_waits_up_to_a_batch(bench: Bench, bundle: Bundle) -> None:
+    """Batches form by themselves, and order stays."""
+    model = Brittle()
+    pipeline = road(replace(bundle, model=model))
+    for number in range(7):
+        bench.engine.put(Order(message(b"%d" % number, number), (pipeline,)))
+    for _ in range(3):
+        await bench.engine.work_once()
+    assert model.asked == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert [p.message.seq & 7 for p in bench.parcels] == list(range(7))
+    assert [r["label"] for r in bench.results()] == list("0123456")
+
+
+async def test_unreadable_messages_keep_their_place(
+    bench: Bench, bundle: Bundle
+) -> None:
+    """A bad message ends as a dead letter between the results of its neighbours."""
+    pipeline = road(bundle)
+    for number, payload in enumerate((b"hello", b"\xff" * 20, b"turn off")):
+        bench.engine.put(Order(message(payload, number), (pipeline,)))
+    await bench.engine.work_once()
+    topics = [topic for parcel in bench.parcels for topic, _ in parcel.sends]
+    assert topics == ["result/home", "dead/home", "result/home"]
+    good, dead, fine = bench.results()
+    assert (good["label"], fine["label"]) == ("chat", "lamp_off")
+    assert (dead["reason"], dead["id"]) == ("not_utf8", "made-1")
+    assert (dead["bytes"], dead["truncated"]) == (20, True)
+    assert bench.counts.summary()["dead_letters"] == {"not_utf8": 1}
+
+
+async def test_one_topic_feeds_several_pipelines(bench: Bench, bundle: Bundle) -> None:
+    """Each pipeline gives its own result; all leave in one parcel."""
+    fields = Reader(text="t")
+    pipelines = (
+        road(bundle, "whole"),
+        road(bundle, "field", reader=fields),
+        road(bundle, "labels", tasks=frozenset({Task.CLASSIFY})),
+    )
+    bench.engine.put(Order(message(b"turn on the kitchen"), pipelines))
+    await bench.engine.work_once()
+    [parcel] = bench.parcels
+    assert [topic for topic, _ in parcel.sends] == [
+        "result/whole",
+        "dead/field",
+        "result/labels",
+    ]
+    whole, _, labels = bench.results()
+    assert len(whole["entities"]) == 1
+    assert labels["entities"] == []
+
+
+async def test_one_bad_text_takes_no_neighbour_with_it(
+    bench: Bench, bundle: Bundle
+) -> None:
+    """When a batch fails, each text is asked alone; only the culprit is unresolved."""
+    pipeline = road(replace(bundle, model=Brittle()))
+    for number, payload in enumerate((b"a", b"bad", b"c")):
+        bench.engine.put(Order(message(payload, number), (pipeline,)))
+    with capture_logs() as logs:
+        await bench.engine.work_once()
+    statuses = [(r["status"], r["reason"], r["label"]) for r in bench.results()]
+    assert statuses == [
+        ("resolved", None, "a"),
+        ("unresolved", "model_failed", None),
+        ("resolved", None, "c"),
+    ]
+    assert [e["event"] for e in logs].count("model_failed") == 1
+
+
+async def test_low_confidence(bench: Bench, bundle: Bundle) -> None:
+    """What the policy does not let stand comes out unresolved, with the best guess."""
+    pipeline = road(bundle, policy=Policy(Task.CLASSIFY, 0.999))
+    bench.engine.put(Order(message(b"turn on"), (pipeline,)))
+    await bench.engine.work_once()
+    [result] = bench.results()
+    assert (result["status"], result["reason"]) == ("unresolved", "low_confidence")
+    assert result["label"] == "lamp_on"
+
+
+async def test_log(bench: Bench, bundle: Bundle) -> None:
+    """One line a message, with its id and outcome, and never the text."""
+    secrets = (b"my secret pin", b"secret\0", b"bad secret")
+    pipeline = road(replace(bundle, model=Brittle()))
+    for number, payload in enumerate(secrets):
+        bench.engine.put(Order(message(payload, number), (pipeline,)))
+    with capture_logs() as logs:
+        await bench.engine.work_once()
+    assert "secret" not in str(logs)
+    lines = [(e["event"], e["id"]) for e in logs if "id" in e]
+    assert lines == [
+        ("handled", "made-0"),
+        ("dead_letter", "made-1"),
+        ("handled", "made-2"),
+    ]
+
+
+def test_each_bundle_is_asked_once(bundle: Bundle) -> None:
+    """A batch over several bundles asks each for all its texts, and nobody mixes up."""
+    models = [Brittle(), Brittle()]
+    roads = [
+        road(
+            replace(
+                bundle,
+                manifest=bundle.manifest.model_copy(update={"name": f"m{n}"}),
+                model=model,
+            )
+        )
+        for n, model in enumerate(models)
+    ]
+    jobs = [Job(roads[n % 2], Text(str(n), str(n))) for n in range(5)]
+    found = predict(jobs)
+    assert [p and p.label for p in found] == list("01234")
+    assert [model.asked for model in models] == [[["0", "2", "4"]], [["1", "3"]]]
+
+
+async def test_busy(bench: Bench, bundle: Bundle) -> None:
+    """Idle is 0 seconds busy, before the first batch and after each."""
+    assert bench.engine.busy_s() == 0.0
+    bench.engine.put(Order(message(b"hello"), (road(bundle),)))
+    await bench.engine.work_once()
+    assert bench.engine.busy_s() == 0.0

@@ -1,0 +1,80 @@
+"""Filters, shares and patience: the pure parts of the MQTT modules."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.link import backoff
+from agent.mqtt import matches, split_share
+
+LEVEL = st.sampled_from(["", "a", "b", "$x"])
+
+
+@pytest.mark.parametrize(
+    ("topic", "group", "plain"),
+    [
+        ("home/+/utterance", None, "home/+/utterance"),
+        ("$share/pool/home/+/utterance", "pool", "home/+/utterance"),
+        ("$share/pool/#", "pool", "#"),
+        ("$share/pool//a", "pool", "/a"),
+        ("$share/pool", None, "$share/pool"),
+        ("$share/pool/", None, "$share/pool/"),
+        ("$share//home", None, "$share//home"),
+        ("$shared/pool/home", None, "$shared/pool/home"),
+        ("home/$share/pool", None, "home/$share/pool"),
+    ],
+)
+def test_split_share(topic: str, group: str | None, plain: str) -> None:
+    """A shared subscription is its group and its filter (MQTT 5, 4.8.2)."""
+    assert split_share(topic) == (group, plain)
+
+
+@pytest.mark.parametrize(
+    ("subscription", "topic", "match"),
+    [
+        ("home/+/utterance", "home/kitchen/utterance", True),
+        ("home/+/utterance", "home//utterance", True),
+        ("home/+/utterance", "home/kitchen/lamp", False),
+        ("home/+/utterance", "home/kitchen/utterance/loud", False),
+        ("home/+/utterance", "home/utterance", False),
+        ("home/#", "home/kitchen/utterance", True),
+        ("home/#", "home", True),
+        ("home/#", "homes/kitchen", False),
+        ("#", "home/kitchen", True),
+        ("+/+", "/finance", True),
+        ("/+", "/finance", True),
+        ("+", "/finance", False),
+        ("#", "$SYS/uptime", False),
+        ("+/uptime", "$SYS/uptime", False),
+        ("$SYS/#", "$SYS/uptime", True),
+        ("$share/pool/home/+/utterance", "home/kitchen/utterance", True),
+        ("$share/pool/home/+/utterance", "$share/pool/home/x/utterance", False),
+        ("Home", "home", False),
+    ],
+)
+def test_matches(subscription: str, topic: str, *, match: bool) -> None:
+    """Filters match as MQTT says (MQTT 5, 4.7), the share aside."""
+    assert matches(subscription, topic) is match
+
+
+@given(st.lists(LEVEL, min_size=1, max_size=5), st.lists(LEVEL, min_size=1, max_size=5))
+def test_without_wildcards_only_the_same_matches(a: list[str], b: list[str]) -> None:
+    """A filter without wildcards is the one topic it names."""
+    one, other = "/".join(a) or "x", "/".join(b) or "x"
+    if one.startswith("$share/"):
+        return
+    assert matches(one, other) is (one == other)
+
+
+@given(st.integers(1, 10**6), st.floats(1, 3600))
+def test_backoff(attempt: int, ceiling: float) -> None:
+    """The wait is never nothing, never above the ceiling, and doubles at most."""
+    wait = backoff(attempt, ceiling)
+    assert 0.1 <= wait <= min(ceiling, 0.5 * 2.0 ** min(attempt, 16))
+
+
+def test_backoff_differs_between_devices() -> None:
+    """Hundreds of devices that lost one broker do not come back at one moment."""
+    waits = sorted(backoff(10) for _ in range(300))
+    assert waits[0] < 5
+    assert waits[-1] > 25
