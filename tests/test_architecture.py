@@ -1,0 +1,262 @@
+"""The architecture, executable: who may import whom, and where each library lives."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "agent"
+WORKSHOP = "workshop"
+PATHS = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE / WORKSHOP
+)
+
+# A module may import what stands in a layer below its own, or before it in its own.
+# So the table is one order of all modules, and there can be no cycle.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    # 0: what everything speaks of; the standard library only
+    ("", "types", "errors"),
+    # 1: pure; no I/O
+    ("decide", "text", "wire", "backlog", "counts", "examples", "scoring"),
+    # 2: one outside world each
+    (
+        *("families", "families.bio", "families.encoder", "bundle"),
+        *("ids", "mqtt", "link", "systemd", "log"),
+    ),
+    # 3: pipeline kinds, upstream transports (later)
+    (),
+    # 4: what the operator says
+    ("config",),
+    # 5: the daemon
+    ("pipeline", "engine", "delivery", "app"),
+    # 6: the commands
+    ("evaluate", "check", "embedded", "demo", "bench", "__main__"),
+)
+ORDER = {
+    module: (layer, place)
+    for layer, modules in enumerate(LAYERS)
+    for place, module in enumerate(modules)
+}
+
+# The only modules that may import a library; a package stands for all it holds.
+# The workshop is a home of its own: it may use what it likes.
+HOMES = {
+    "paho": {"mqtt"},
+    "onnxruntime": {"families"},
+    "tokenizers": {"families"},
+    "numpy": {"families"},
+    "mmap": {"ids"},
+    "tomllib": {"config"},
+    "ssl": {"mqtt", "app"},
+    "click": {"__main__"},
+    "rich": {"demo"},
+    "torch": {"__main__"},  # only to see whether it is there
+}
+# What a pure module cannot do without these: I/O, waiting, randomness, threads.
+IMPURE = {
+    *("asyncio", "http", "io", "os", "random", "secrets", "select", "shutil", "socket"),
+    *("sqlite3", "ssl", "subprocess", "tempfile", "threading", "time", "urllib"),
+}
+# Where a pure module reads a file after all, and why.
+PURE_BUT = {"examples": {"pathlib"}}  # labelled data is read where it is described
+
+# Each of these argues for itself, in a comment beside it.
+CATCHES_ALL = {"engine._ask", "mqtt.Connection._readable", "bundle.open_bundle"}
+# In the daemon; a command may wait for two things at once.
+STARTS_TASKS = {"app.Daemon.run"}
+COMMANDS = len(LAYERS) - 1
+
+LONGEST_MODULE = 400
+LONGEST_FUNCTION = 60
+# One subject each: splitting them would only satisfy the number.
+LONG_MODULES = {"mqtt": 500, "config": 420}
+
+
+def name_of(path: Path) -> str:
+    """Return a module's name below the package; the package itself is empty."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {name_of(path): path for path in PATHS}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """Return a parsed module."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the full name of every module that a module imports, lazily or not."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            base = node.module or ""
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                is_module = inner.startswith("agent.") and (
+                    inner.removeprefix("agent.") in MODULES
+                    or inner == f"agent.{WORKSHOP}"
+                )
+                yield inner if is_module else base
+
+
+def ours(path: Path) -> set[str]:
+    """Return the modules of ours that a module imports, below the package."""
+    return {
+        name.removeprefix("agent").removeprefix(".")
+        for name in imports(path)
+        if name.split(".")[0] == "agent"
+    }
+
+
+def functions(
+    node: ast.AST, prefix: str
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Yield every function and method with its full name."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield f"{prefix}.{child.name}", child
+            yield from functions(child, f"{prefix}.{child.name}")
+        elif isinstance(child, ast.ClassDef):
+            yield from functions(child, f"{prefix}.{child.name}")
+
+
+def places(module: str, wanted: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
+    """Yield each node of a kind with the innermost function that holds it."""
+    holders = list(functions(tree(MODULES[module]), module))
+    for node in ast.walk(tree(MODULES[module])):
+        if isinstance(node, wanted):
+            inside = [name for name, f in holders if node in ast.walk(f)]
+            yield (inside[-1] if inside else module), node
+
+
+def test_every_module_has_its_layer() -> None:
+    """The layer table names every module of the package, and no other."""
+    unknown = sorted(set(MODULES) - set(ORDER))
+    gone = sorted(set(ORDER) - set(MODULES))
+    assert not unknown, f"add {unknown} to LAYERS in {Path(__file__).name}, and argue"
+    assert not gone, f"remove {gone} from LAYERS in {Path(__file__).name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    """No module imports one above it, or one after it in its own layer."""
+    for other in ours(MODULES[module]) - {module}:
+        if other.split(".")[0] == WORKSHOP:
+            assert module == "__main__", f"{module} imports the workshop"
+            continue
+        assert ORDER[other] < ORDER[module], f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("module", LAYERS[0])
+def test_the_vocabulary_needs_nothing(module: str) -> None:
+    """Layer 0 imports the standard library and itself, nothing else."""
+    outside = {name.split(".")[0] for name in imports(MODULES[module])} - {"agent"}
+    assert outside <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", [*LAYERS[0], *LAYERS[1]])
+def test_what_decides_does_no_io(module: str) -> None:
+    """Layers 0 and 1 cannot read, write, wait or roll dice."""
+    found = {name.split(".")[0] for name in imports(MODULES[module])}
+    assert not found & (IMPURE | {"pathlib"}) - PURE_BUT.get(module, set())
+    called = {
+        node.func.id
+        for _, node in places(module, ast.Call)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"open", "print", "input", "eval", "exec", "__import__"}
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_library_has_one_home(library: str) -> None:
+    """Outside its home a library is not known by name."""
+    users = {
+        module
+        for module, path in MODULES.items()
+        if library in {name.split(".")[0] for name in imports(path)}
+    }
+    strangers = {
+        user
+        for user in users
+        if not any(user == h or user.startswith(f"{h}.") for h in HOMES[library])
+    }
+    assert not strangers, f"{library} is imported by {sorted(strangers)}"
+
+
+def test_heavy_libraries_are_loaded_when_needed() -> None:
+    """No module imports onnxruntime, tokenizers or torch as it is imported itself."""
+    for module, path in MODULES.items():
+        for node in tree(path).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            heavy = {name.split(".")[0] for name in names}
+            assert not heavy & {"onnxruntime", "tokenizers", "torch", "rich"}, module
+
+
+def test_nothing_is_unpickled() -> None:
+    """No module can load code from data."""
+    for module, path in MODULES.items():
+        found = {name.split(".")[0] for name in imports(path)}
+        assert not found & {"pickle", "marshal", "shelve", "dill", "joblib"}, module
+
+
+def test_tasks_are_started_in_one_place() -> None:
+    """Only the daemon's task group starts tasks, so that none dies unseen."""
+    starting = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
+    found = {
+        place
+        for module in MODULES
+        if ORDER[module] < (COMMANDS, 0)
+        for place, node in places(module, ast.Attribute)
+        if isinstance(node, ast.Attribute) and node.attr in starting
+    }
+    assert found == STARTS_TASKS
+
+
+def catches_all(handler: ast.ExceptHandler) -> bool:
+    """Tell whether a handler catches everything."""
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(
+        kind is None
+        or (isinstance(kind, ast.Name) and kind.id in {"Exception", "BaseException"})
+        for kind in kinds
+    )
+
+
+def test_everything_is_caught_in_few_places() -> None:
+    """`except Exception` stands only where it argues for itself."""
+    found = {
+        place
+        for module in MODULES
+        for place, node in places(module, ast.ExceptHandler)
+        if isinstance(node, ast.ExceptHandler) and catches_all(node)
+    }
+    assert found == CATCHES_ALL
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_length(module: str) -> None:
+    """A brake: what grows beyond this usually has two subjects."""
+    lines = len(MODULES[module].read_text("utf-8").splitlines())
+    assert lines <= LONG_MODULES.get(module, LONGEST_MODULE)
+    for name, function in functions(tree(MODULES[module]), module):
+        length = (function.end_lineno or 0) - function.lineno + 1
+        assert length <= LONGEST_FUNCTION, f"{name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", [*PATHS, *(PACKAGE / WORKSHOP).glob("*.py")])
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    """Each module begins with a sentence about its purpose, and imports absolutely."""
+    assert ast.get_docstring(tree(path))
+    assert all(imports(path))

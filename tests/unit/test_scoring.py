@@ -1,0 +1,158 @@
+"""Scoring: the figures of `eval`, against their definitions."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.examples import Example, Span
+from agent.scoring import Answer, aurc, calibration_error, scoreboard, span_f1
+from agent.types import Entity, Prediction, Reason, Resolved, Tier, Unresolved
+
+KNOWN = frozenset({"on", "off"})
+
+
+def answer(
+    true: str | None,
+    said: str | None,
+    score: float = 0.9,
+    *,
+    resolved: bool = True,
+    spans: tuple[tuple[int, int, str], ...] = (),
+    found: tuple[tuple[int, int, str], ...] = (),
+) -> Answer:
+    """Return an answer to a text whose truth is known."""
+    text = "x" * 100
+    true_spans = tuple(Span(start=s, end=e, label=n) for s, e, n in spans)
+    entities = tuple(Entity(n, text[s:e], s, e, score) for s, e, n in found)
+    guess = Prediction(Tier.ENCODER, said, score, entities)
+    return Answer(
+        Example(text=text, label=true, spans=true_spans),
+        Resolved(guess, None) if resolved else Unresolved(Reason.LOW_CONFIDENCE, guess),
+        score,
+    )
+
+
+def test_labels() -> None:
+    """Accuracy is over all texts, `resolved_accuracy` over those resolved."""
+    found = scoreboard(
+        [
+            answer("on", "on"),
+            answer("on", "off"),
+            answer("off", "off", resolved=False),
+            answer("off", "on", resolved=False),
+        ],
+        KNOWN,
+    )
+    assert (found.n, found.accuracy, found.coverage) == (4, 0.5, 0.5)
+    assert found.resolved_accuracy == 0.5
+    assert found.by_tier == {"encoder": 4}
+
+
+@pytest.mark.parametrize(("resolved", "accuracy"), [(True, 0.0), (False, 1.0)])
+def test_label_the_bundle_does_not_know(*, resolved: bool, accuracy: float) -> None:
+    """A text out of scope is right only if it was left unresolved."""
+    found = scoreboard([answer("dance", "on", resolved=resolved)], KNOWN)
+    assert found.accuracy == accuracy
+
+
+def test_model_that_failed() -> None:
+    """An answer without a guess is wrong, and no tier's."""
+    example = Example(text="x", label="on", spans=(Span(start=0, end=1, label="a"),))
+    failed = Answer(example, Unresolved(Reason.MODEL_FAILED), 0.0)
+    found = scoreboard([failed], KNOWN)
+    assert (found.accuracy, found.span_f1, found.coverage) == (0.0, 0.0, 0.0)
+    assert found.by_tier == {"none": 1}
+
+
+@pytest.mark.parametrize(
+    ("spans", "found", "f1"),
+    [
+        (((0, 4, "a"),), ((0, 4, "a"),), 1.0),
+        (((0, 4, "a"),), ((0, 5, "a"),), 0.0),  # exact boundaries
+        (((0, 4, "a"),), ((0, 4, "b"),), 0.0),  # and label
+        (((0, 4, "a"), (5, 6, "b")), ((0, 4, "a"),), 2 / 3),
+        (((0, 4, "a"),), ((0, 4, "a"), (5, 6, "b")), 2 / 3),
+        (((0, 4, "a"),), (), 0.0),
+        ((), (), None),
+    ],
+)
+def test_span_f1(
+    spans: tuple[tuple[int, int, str], ...],
+    found: tuple[tuple[int, int, str], ...],
+    f1: float | None,
+) -> None:
+    """An entity counts if boundaries and label are the true ones."""
+    assert span_f1([answer(None, None, spans=spans, found=found)]) == f1
+
+
+def test_span_f1_is_micro() -> None:
+    """Entities of all texts are pooled: a text with many counts for many."""
+    many = tuple((n, n + 1, "a") for n in range(9))
+    answers = [
+        answer(None, None, spans=many, found=many),
+        answer(None, None, spans=((0, 4, "a"),), found=((0, 3, "a"),)),
+    ]
+    assert span_f1(answers) == pytest.approx(2 * 9 / 20)
+
+
+@pytest.mark.parametrize(
+    ("confidences", "errors", "area"),
+    [
+        ([0.9, 0.8], [False, False], 0.0),
+        ([0.9, 0.8], [True, True], 1.0),
+        ([0.9, 0.8], [False, True], (0 + 1 / 2) / 2),
+        ([0.9, 0.8], [True, False], (1 + 1 / 2) / 2),
+        ([0.8, 0.9], [True, False], (0 + 1 / 2) / 2),
+        ([0.5, 0.5], [True, False], (1 / 2 + 1 / 2) / 2),  # no order among equals
+        ([], [], None),
+    ],
+)
+def test_aurc(confidences: list[float], errors: list[bool], area: float | None) -> None:
+    """The mean over k of the error among the k surest (Geifman et al. 2019)."""
+    assert aurc(confidences, errors) == area
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.booleans()), min_size=1
+    ).flatmap(lambda rows: st.tuples(st.just(rows), st.permutations(rows)))
+)
+def test_order_of_the_data_does_not_matter(
+    orders: tuple[list[tuple[float, bool]], list[tuple[float, bool]]],
+) -> None:
+    """Shuffled data has the same area: equals share their errors."""
+    answers, shuffled = orders
+    one = aurc([c for c, _ in answers], [e for _, e in answers])
+    other = aurc([c for c, _ in shuffled], [e for _, e in shuffled])
+    assert one == pytest.approx(other)
+
+
+@pytest.mark.parametrize(
+    ("claims", "gap"),
+    [
+        ([(1.0, True)], 0.0),
+        ([(1.0, False)], 1.0),
+        ([(0.5, True), (0.5, False)], 0.0),
+        ([(0.9, True), (0.1, False)], 0.1),
+        ([(0.81, True), (0.85, False), (0.1, False)], (0.66 + 0.1) / 3),
+    ],
+)
+def test_calibration_error(claims: list[tuple[float, bool]], gap: float) -> None:
+    """Scores of one bin are compared with how often they were right."""
+    assert calibration_error(claims) == pytest.approx(gap)
+
+
+def test_nothing_to_score() -> None:
+    """Without data there are no figures, and no division by zero."""
+    found = scoreboard([], KNOWN)
+    assert (found.n, found.coverage, found.accuracy, found.aurc) == (0, 0.0, None, None)
+
+
+def test_entities_only() -> None:
+    """Without labels the error that ranks answers is any difference in the entities."""
+    span = ((0, 4, "a"),)
+    found = scoreboard(
+        [answer(None, None, 0.9, spans=span, found=span), answer(None, None, 0.5)],
+        frozenset(),
+    )
+    assert (found.accuracy, found.ece, found.aurc) == (None, None, 0.0)
