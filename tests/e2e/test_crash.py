@@ -1,0 +1,90 @@
+"""The daemon dies; nothing is lost, and what comes twice says so by its id."""
+
+from collections.abc import Callable
+
+import pytest
+from proxy import PUBACK, PUBLISH, Fate, Proxy, Way
+from stage import DEVICE, Agent, Client, Mosquitto, topic_of
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["producer", "made"])
+def test_kill_nine(agent: Agent, client: Client, *, ids: bool) -> None:
+    """Five kill -9 in a stream of 2,000: all answered, a duplicate has the same id.
+
+    With the producer's ids, and with ids made here: as many as there are messages.
+    """
+    client.ask(range(2000), ids=ids)
+    for number in range(1, 6):
+        client.wait_answered(number * 300)
+        agent.kill()
+        agent.start()
+    client.wait_answered(2000)
+    client.wait_acked(2000)
+    assert agent.terminate() == 0
+    found = {topic: {r["id"] for r in rs} for topic, rs in client.results.items()}
+    assert found.keys() == {topic_of(number) for number in range(2000)}
+    assert [topic for topic, names in found.items() if len(names) > 1] == []
+    assert len(set.union(*found.values())) == 2000
+    if ids:
+        assert all(found[topic_of(n)] == {f"m-{n}"} for n in range(2000))
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["producer", "made"])
+@pytest.mark.parametrize("lost", ["result's PUBACK", "our PUBACK"])
+def test_killed_between_result_and_ack(
+    proxy: Proxy, new_agent: Callable[..., Agent], client: Client, lost: str, *, ids: bool
+) -> None:
+    """Killed after its result and before its acknowledgement, a message comes again.
+
+    The second result carries the id of the first.
+    """
+    heard = 0  # PUBLISHes to the device
+
+    def lose(way: Way, kind: int) -> Fate:
+        nonlocal heard
+        if way is Way.BROKER and kind == PUBLISH:
+            heard += 1
+        if heard and kind == PUBACK:
+            from_device = lost == "our PUBACK"
+            return Fate.DROP if (way is Way.DEVICE) is from_device else Fate.PASS
+        return Fate.PASS
+
+    agent = new_agent(proxy.port)
+    agent.start()
+    proxy.gate = lose
+    client.ask([7], ids=ids)
+    client.wait_answers(1)
+    agent.kill()
+    proxy.gate = lambda _way, _kind: Fate.PASS
+    agent.start()
+    client.wait_answers(2)
+    first, second = client.results[topic_of(7)]
+    assert first["id"] == second["id"]
+    assert first["received_at"] < second["received_at"]
+
+
+def test_last_will(agent: Agent, broker: Mosquitto, client: Client) -> None:
+    """Killed, the device is `offline` for all to see, also for those who come later."""
+    client.wait_said(f"slm/{DEVICE}/status", b"online")
+    agent.kill()
+    client.wait_said(f"slm/{DEVICE}/status", b"offline")
+    with Client(broker.port, "late") as late:
+        late.wait_said(f"slm/{DEVICE}/status", b"offline")
+
+
+def test_stop_in_mid_stream(agent: Agent, client: Client) -> None:
+    """SIGTERM: exit 0, `offline`, and what was not taken is answered after the start."""
+    client.ask(range(500), ids=True)
+    client.wait_answered(50)
+    assert agent.terminate() == 0
+    client.wait_said(f"slm/{DEVICE}/status", b"offline")
+    client.wait_acked(500)
+    unfinished = 500 - len(client.results)
+    assert unfinished
+    agent.start()
+    client.wait_answered(500)
+    assert agent.terminate() == 0
+    assert client.answers == 500  # a stop in good order repeats nothing
+    assert {r["id"] for [r] in client.results.values()} == {
+        f"m-{number}" for number in range(500)
+    }

@@ -1,0 +1,99 @@
+"""Broker gone, network gone: the daemon stays, comes back, and loses nothing."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from proxy import PUBLISH, Fate, Proxy, Way, all_drop, all_pass
+from stage import DEVICE, Agent, Client, Mosquitto, topic_of
+
+
+def check_all(client: Client, number: int) -> None:
+    """Check that each message has a final result, and all of its results one id."""
+    assert client.results.keys() == {topic_of(n) for n in range(number)}
+    for n in range(number):
+        assert {r["id"] for r in client.results[topic_of(n)]} == {f"m-{n}"}
+
+
+def test_broker_restarted(agent: Agent, broker: Mosquitto, client: Client) -> None:
+    """Mosquitto stopped and started in mid-stream: every message is answered."""
+    client.ask(range(1500), ids=True)
+    for number in (200, 600, 1000):
+        client.wait_answered(number)
+        broker.stop()
+        agent.wait_log("disconnected", number // 400 + 1)
+        broker.start()
+    client.wait_answered(1500)
+    check_all(client, 1500)
+    assert agent.terminate() == 0
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["producer", "made"])
+def test_network_cut(
+    proxy: Proxy, new_agent: Callable[..., Agent], client: Client, *, ids: bool
+) -> None:
+    """TCP cut at any moment, again and again: all answered, duplicates have one id."""
+    agent = new_agent(proxy.port)
+    agent.start()
+    client.ask(range(800), ids=ids)
+    for number in range(1, 6):
+        client.wait_answered(number * 120)
+        proxy.cut()
+        proxy.restore()
+        agent.wait_log("connected", number + 1)
+    client.wait_answered(800)
+    found = {topic: {r["id"] for r in rs} for topic, rs in client.results.items()}
+    assert len(found) == 800
+    assert len(set.union(*found.values())) == 800
+    assert agent.terminate() == 0
+
+
+def test_network_cut_ten_seconds(
+    proxy: Proxy, new_agent: Callable[..., Agent], client: Client
+) -> None:
+    """TCP cut for 10 s in mid-stream: the daemon is back by itself, nothing is lost."""
+    agent = new_agent(proxy.port)
+    agent.start()
+    client.ask(range(500), ids=True)
+    client.wait_answered(100)
+    proxy.cut()
+    time.sleep(10)  # not to wait for something: this is the fault
+    proxy.restore()
+    client.wait_answered(500)
+    check_all(client, 500)
+    assert agent.terminate() == 0
+
+
+def test_black_hole(
+    proxy: Proxy, new_agent: Callable[..., Agent], client: Client
+) -> None:
+    """A network that swallows all is noticed by the keepalive; nothing is lost."""
+    agent = new_agent(proxy.port, mqtt="keepalive_s = 2")
+    agent.start()
+    client.ask(range(500), ids=True)
+    client.wait_answered(100)
+    proxy.gate = all_drop
+    agent.wait_log("disconnected")
+    proxy.gate = all_pass
+    proxy.drop_connections()
+    client.wait_answered(500)
+    check_all(client, 500)
+    assert agent.terminate() == 0
+
+
+def test_start_without_broker(
+    broker: Mosquitto, new_agent: Callable[..., Agent]
+) -> None:
+    """Without a broker the daemon stays up, and is ready once there is one."""
+    broker.stop()
+    agent = new_agent(broker.port)
+    agent.start(ready=False)
+    agent.wait_log("connect_failed")
+    broker.start()
+    agent.wait_told("READY=1")
+    with Client(broker.port) as client:
+        client.ask([1])
+        client.wait_answered(1)
+    broker.stop()
+    agent.wait_log("disconnected")
+    assert agent.terminate() == 0  # also without one
