@@ -11,6 +11,8 @@ from enum import Enum, auto
 
 from agent.types import Message
 
+QOS0_SHARE = 0.5  # of the bounds: a flood of QoS 0 must not crowd out QoS 1
+
 
 class Verdict(Enum):
     """What becomes of an arriving message."""
@@ -30,7 +32,9 @@ class Backlog:
     bytes: int = 0
     dropped: int = 0  # QoS 0, since the start
     left: int = 0  # QoS 1, since the start
+    owed: int = 0  # QoS 1 messages in hand
     overrun_epoch: int = 0  # the connection on which QoS 1 is left to the broker
+    waiting: bool = False  # something left has not been fetched yet
 
     def admit(self, message: Message) -> Verdict:
         """Take an arriving message in, if there is room.
@@ -38,22 +42,33 @@ class Backlog:
         After the first message left, all that follow by that connection are left too,
         so that they keep their order when they come again.
         """
-        full = self.messages >= self.max_messages
-        full = full or self.bytes + len(message.payload) > self.max_bytes
-        if message.qos == 0 and full:
-            self.dropped += 1
-            return Verdict.DROPPED
-        overrun = self.messages > 0 and full
-        if message.qos and (overrun or message.epoch == self.overrun_epoch):
+        full = self._full(message, 1.0)
+        if message.qos == 0:
+            if self._full(message, QOS0_SHARE):
+                self.dropped += 1
+                return Verdict.DROPPED
+        elif (full and self.messages > 0) or message.epoch == self.overrun_epoch:
             self.overrun_epoch = message.epoch
+            self.waiting = True
             self.left += 1
             return Verdict.LEFT
         self.messages += 1
         self.bytes += len(message.payload)
+        self.owed += message.qos > 0
         return Verdict.TAKEN
+
+    def _full(self, message: Message, share: float) -> bool:
+        """Tell whether a message would exceed this share of the bounds."""
+        if self.messages + 1 > max(1, share * self.max_messages):
+            return True
+        return self.bytes + len(message.payload) > share * self.max_bytes
 
     def done(self, message: Message) -> bool:
         """Let a message go; True when it is time to hang up for those left."""
         self.messages -= 1
         self.bytes -= len(message.payload)
-        return self.messages == 0 and message.epoch == self.overrun_epoch
+        self.owed -= message.qos > 0
+        if self.waiting and self.owed == 0:
+            self.waiting = False
+            return True
+        return False

@@ -139,7 +139,10 @@ class Mqtt(Section):
     max_packet_bytes: int = Field(default=16 * 2**20, ge=1024, le=268_435_460)
     """Largest packet we take; a larger one the broker drops (MQTT 5)."""
     max_backlog: int = Field(default=1000, ge=1)
-    """Most messages in hand; beyond, QoS 0 is dropped and QoS 1 left to the broker."""
+    """Most messages in hand, at most half of them QoS 0.
+
+    Beyond, QoS 0 is dropped and counted, QoS 1 left to the broker until there is room.
+    """
     max_backlog_bytes: int = Field(default=32 * 2**20, ge=2**20)
     """Most payload bytes in hand; beyond, as with max_backlog."""
 
