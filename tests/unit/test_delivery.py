@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from agent.link import Link
 
 
+pytestmark = pytest.mark.timeout(10)  # a step that waits has nothing to do
+
+
 @dataclass
 class Wire:
     """A connection whose PUBACKs the test gives."""

@@ -17,6 +17,8 @@ from agent.pipeline import Pipeline
 from agent.text import Reader
 from agent.types import Message, Prediction, Task, Text, Tier
 
+pytestmark = pytest.mark.timeout(10)  # a step that waits has nothing to do
+
 
 @dataclass
 class Brittle:
