@@ -32,7 +32,7 @@ def _example(chance: random.Random) -> dict[str, object]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with train.jsonl and valid.jsonl of four intents."""
     folder = tmp_path_factory.mktemp("data")
-    chance = random.Random(0)
+    chance = random.Random(0)  # noqa: S311
     for name, size in (("train", 240), ("valid", 60)):
         lines = [json.dumps(_example(chance)) for _ in range(size)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))

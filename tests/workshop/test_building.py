@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,18 @@ def _silent(*_: object) -> None:
     pass
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep tiny matrices on one core: sharing them out costs more than they do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
-def _tiny(encoder_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(encoder_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the tiny encoder importable."""
     monkeypatch.syspath_prepend(encoder_package)
 
 
@@ -98,7 +109,8 @@ def test_graph_names_no_path(built: Path) -> None:
     assert b".py" not in graph
 
 
-def test_same_seed_same_bundle(built: Path, data: Path, _tiny: None) -> None:
+@pytest.mark.usefixtures("tiny")
+def test_same_seed_same_bundle(built: Path, data: Path) -> None:
     """A second run with the same recipe and data answers the same."""
     again = built.with_name("again")
     train_bundle(_recipe(), data, again, _silent)
@@ -106,8 +118,9 @@ def test_same_seed_same_bundle(built: Path, data: Path, _tiny: None) -> None:
     shutil.rmtree(again)
 
 
+@pytest.mark.usefixtures("tiny")
 def test_interrupted_run_goes_on(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _tiny: None
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that dies after an epoch continues there, to the same weights."""
     ends: list[dict[str, torch.Tensor]] = []
@@ -136,9 +149,8 @@ def test_interrupted_run_goes_on(
 
 
 @pytest.mark.parametrize("missing", ["label", "spans"])
-def test_one_task_only(
-    missing: str, data: Path, tmp_path: Path, _tiny: None
-) -> None:
+@pytest.mark.usefixtures("tiny")
+def test_one_task_only(missing: str, data: Path, tmp_path: Path) -> None:
     """Data without labels, or without spans, makes a bundle without that head."""
     for name in ("train", "valid"):
         lines = (data / f"{name}.jsonl").read_text().splitlines()

@@ -22,7 +22,7 @@ SPEC = EncoderSpec(
 
 
 def _honest(n: int) -> list[Outcome]:
-    chance = random.Random(1)
+    chance = random.Random(1)  # noqa: S311
     scores = [chance.uniform(0.5, 1) for _ in range(n)]
     return [Outcome(score, chance.random() < score) for score in scores]
 

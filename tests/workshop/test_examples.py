@@ -60,7 +60,7 @@ def test_swap_keeps_spans_exact() -> None:
     others = pool([LAMP, den])
     seen = set()
     for seed in range(20):
-        found = swap(LAMP, others, random.Random(seed))
+        found = swap(LAMP, others, random.Random(seed))  # noqa: S311
         [span] = found.spans
         seen.add(found.text[span.start : span.end])
         assert found.text.startswith("turn on the ")

