@@ -109,7 +109,7 @@ def _cases(config: Config, pipeline: Pipeline) -> Iterator[Finding]:
 def read_cases(path: Path) -> list[Case]:
     """Read a file of cases; raises ConfigError with file and line."""
     cases = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
         if line.strip():
             try:
                 cases.append(Case.model_validate_json(line))

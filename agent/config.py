@@ -38,7 +38,7 @@ def _beside(path: Path, info: ValidationInfo) -> Path:
     return info.context / path if isinstance(info.context, Path) else path
 
 
-Place = Annotated[Path, AfterValidator(_beside)]
+Place = Annotated[Path, Field(strict=False), AfterValidator(_beside)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
 
@@ -96,7 +96,7 @@ class Section(BaseModel):
     """A table of a configuration file."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
     )
 
 
@@ -159,7 +159,7 @@ class Pipelines(Section):
 
     dir: Place = Field(default_factory=lambda: shipped("pipelines"))
     """Folder with <pipeline>.toml files. Default: the shipped ones."""
-    enable: list[Name] = ["home"]
+    enable: list[Name] = Field(default=["home"], min_length=1)
     """Names of the pipelines to run."""
 
 
@@ -209,7 +209,7 @@ class Input(Section):
     """Path of the producer's message id in a JSON payload; empty: none."""
     encoding: Annotated[str, AfterValidator(_is_encoding)] = "utf-8"
     """Encoding of payloads, where the content type of MQTT 5 names no other."""
-    max_chars: int = Field(default=20_000, ge=1, le=1_000_000)
+    max_chars: int = Field(default=10_000, ge=1, le=1_000_000)
     """Longer texts are refused as `too_long`; texts up to here are read whole."""
 
 
@@ -348,6 +348,8 @@ def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
         return f"{key}: unknown key{_nearest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"{key}: must be given"
+    if "url" in key:  # may hold a password, and errors end in journals
+        return f"{key}: {error['msg']}"
     return f"{key}: {error['msg']} (it is {error['input']!r})"
 
 

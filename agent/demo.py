@@ -66,7 +66,7 @@ def read_messages(path: Path | None) -> list[str]:
     """
     path = path or shipped("pipelines") / SAMPLES
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]

@@ -30,6 +30,8 @@ from agent.types import (
 )
 from agent.wire import dead_letter_payload, result_payload
 
+BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
+
 log = structlog.get_logger()
 
 
@@ -104,7 +106,11 @@ class Engine:
         """Wait for messages, take what is there, up to a batch, and answer it."""
         await self._waiting.wait()
         batch: list[Order] = []
+        size = 0
         while self._inbox and len(batch) < self._max_batch:
+            size += len(self._inbox[0].message.payload)
+            if batch and size > BATCH_BYTES:
+                break
             batch.append(self._inbox.popleft())
         if not self._inbox:
             self._waiting.clear()

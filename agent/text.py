@@ -38,7 +38,7 @@ class Reader:
     text: str = ""
     id: str = ""
     encoding: str = "utf-8"
-    max_chars: int = 20_000
+    max_chars: int = 10_000
 
 
 def read(message: Message, reader: Reader) -> Text:

@@ -166,7 +166,6 @@ def test_wrong_cases(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085"])
-@pytest.mark.xfail(reason="splitlines() also splits within JSON strings")
 def test_line_separators_in_texts(tmp_path: Path, separator: str) -> None:
     """Only a line feed ends a line of JSON Lines; texts may hold Unicode's others."""
     path = tmp_path / "data.jsonl"
