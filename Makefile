@@ -1,4 +1,5 @@
 # The whole interface: make run | test | check | bench. Each sets up what it needs.
+# For whoever trains models, there is workshop: the extra (torch: large) and its tests.
 # slm-agent and its tools live in .venv; nothing else is touched, but for Debian's
 # packages python3-venv and mosquitto (tests), installed if they are missing.
 
@@ -7,7 +8,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
 
-.PHONY: all run test check bench clean
+.PHONY: all run test workshop check bench clean
 all: check test
 
 run: .venv/.run
@@ -17,6 +18,10 @@ test: .venv/.dev
 	@command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] \
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mosquitto openssl; }
 	$(BIN)/python -m pytest $(TESTS)
+
+workshop: .venv/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[workshop]'
+	$(BIN)/python -m pytest tests/workshop
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -33,6 +33,14 @@ class Example(BaseModel):
                 raise ValueError(f"span {span.start}-{span.end} is not in the text")
         return self
 
+    def outermost(self) -> list[Span]:
+        """Return the spans that lie in no other, in order: what BIO tags can say."""
+        found: list[Span] = []
+        for span in sorted(self.spans, key=lambda span: (span.start, -span.end)):
+            if not found or span.start >= found[-1].end:
+                found.append(span)
+        return found
+
 
 def read_examples(path: Path) -> list[Example]:
     """Read a JSON Lines file; raises ConfigError with file and line."""

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable
 
-from agent.workshop.examples import Example, Span
+from agent.examples import Example, Span
 
 EXCHANGED = 0.5  # of the entities in a text that is chosen for it
 

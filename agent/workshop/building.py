@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from agent.examples import Example, read_examples
 from agent.families.encoder import EncoderSpec
+from agent.scoring import Scoreboard
 from agent.types import Prediction
 from agent.workshop import bundle_writer as bundle
 from agent.workshop.calibration import temperatures, thresholds
 from agent.workshop.card import Measured, write_card
-from agent.workshop.examples import Catalogue, Example, catalogue, read_examples
+from agent.workshop.catalogue import Catalogue, catalogue
 from agent.workshop.export import export, quantise
 from agent.workshop.network import Network, open_encoder, pretrained_folder
 from agent.workshop.recipe import Recipe
-from agent.workshop.scoring import Scores, label_outcomes, score
+from agent.workshop.scoring import label_outcomes, score
 from agent.workshop.training import Lesson, train
 from agent.workshop.vocabulary import trim
 
@@ -60,7 +62,7 @@ class Pair:
     quantised: Path
 
 
-def train_bundle(recipe: Recipe, data: Path, out: Path, report: Report) -> Scores:
+def train_bundle(recipe: Recipe, data: Path, out: Path, report: Report) -> Scoreboard:
     """Make the bundle `out` from the data below `data`; return its int8 scores.
 
     An interrupted run goes on from its last epoch, kept in `<out>.training`.
@@ -126,7 +128,7 @@ def _fingerprint(recipe: Recipe, material: Material) -> str:
     return digest.hexdigest()[:16]
 
 
-def finish(part: Path, piece: Workpiece, report: Report) -> Scores:
+def finish(part: Path, piece: Workpiece, report: Report) -> Scoreboard:
     """Export, quantise, calibrate, and write all that belongs to the bundle."""
     recipe, material = piece.recipe, piece.material
     with tempfile.TemporaryDirectory() as folder:
@@ -242,7 +244,7 @@ def _scores(measured: Measured) -> dict[str, float]:
         "span_f1": measured.quantised.span_f1,
         "accuracy_fp32": measured.exact.accuracy,
         "span_f1_fp32": measured.exact.span_f1,
-        "label_ece": measured.quantised.label_ece,
+        "label_ece": measured.quantised.ece,
         "entity_ece": measured.quantised.entity_ece,
     }
     return {name: round(value, 4) for name, value in found.items() if value is not None}

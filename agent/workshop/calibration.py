@@ -11,9 +11,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from agent.examples import Example
 from agent.families.encoder import EncoderSpec
 from agent.types import Prediction
-from agent.workshop.examples import Example
 from agent.workshop.scoring import Outcome, entity_outcomes, label_outcomes, log_loss
 
 MAX_ERRORS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.10, 0.15, 0.20)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+from agent.scoring import Scoreboard
 from agent.workshop.recipe import Recipe
-from agent.workshop.scoring import Scores
 
 CARD = Template("""\
 # $name $version
@@ -67,8 +67,8 @@ the rounding of another processor.
 class Measured:
     """What the card says beyond the recipe."""
 
-    exact: Scores
-    quantised: Scores
+    exact: Scoreboard
+    quantised: Scoreboard
     table: list[dict[str, float]]
     labels: int
     entities: int
@@ -114,14 +114,14 @@ def _listed(items: list[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _scores(exact: Scores, quantised: Scores) -> str:
+def _scores(exact: Scoreboard, quantised: Scoreboard) -> str:
     named = {
         "label accuracy": (exact.accuracy, quantised.accuracy),
         "span F1 (micro, exact boundaries and label)": (
             exact.span_f1,
             quantised.span_f1,
         ),
-        "calibration error of label scores": (None, quantised.label_ece),
+        "calibration error of label scores": (None, quantised.ece),
         "calibration error of entity scores": (None, quantised.entity_ece),
     }
     return "\n".join(

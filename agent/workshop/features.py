@@ -11,7 +11,8 @@ import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
-from agent.workshop.examples import Catalogue, Example
+from agent.examples import Example
+from agent.workshop.catalogue import Catalogue
 
 IGNORED = -100  # torch's cross entropy passes over this target
 

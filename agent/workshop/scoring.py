@@ -1,14 +1,13 @@
-"""How good predictions are: accuracy, span F1, and whether their scores are true."""
+"""What training and calibration ask of predictions: scores, and claims about truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from agent.types import Entity, Prediction
-from agent.workshop.examples import Example, Span
-
-BINS = 15
+from agent.examples import Example
+from agent.scoring import Answer, Scoreboard, place, scoreboard
+from agent.types import Prediction, Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,29 +18,14 @@ class Outcome:
     right: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Of a whole data set; None where it has no labels, or no spans."""
-
-    accuracy: float | None
-    span_f1: float | None
-    label_ece: float | None
-    entity_ece: float | None
-
-
-def score(examples: Sequence[Example], found: Sequence[Prediction]) -> Scores:
-    """Compare predictions with the truth, pairwise."""
-    labels = label_outcomes(examples, found)
-    entities = entity_outcomes(examples, found)
-    right = sum(outcome.right for outcome in labels)
-    true = sum(len(example.spans) for example in examples)
-    hits = sum(outcome.right for outcome in entities)
-    return Scores(
-        accuracy=right / len(labels) if labels else None,
-        span_f1=2 * hits / (true + len(entities)) if true else None,
-        label_ece=calibration_error(labels) if labels else None,
-        entity_ece=calibration_error(entities) if entities else None,
-    )
+def score(examples: Sequence[Example], found: Sequence[Prediction]) -> Scoreboard:
+    """Score predictions as if all of them stood, pairwise."""
+    answers = [
+        Answer(example, Resolved(prediction, None), prediction.score or 0.0)
+        for example, prediction in zip(examples, found, strict=True)
+    ]
+    known = {example.label for example in examples if example.label is not None}
+    return scoreboard(answers, frozenset(known))
 
 
 def label_outcomes(
@@ -60,25 +44,10 @@ def entity_outcomes(
 ) -> list[Outcome]:
     """Return the claims about entities; right means same label and boundaries."""
     return [
-        Outcome(entity.score, _place(entity) in {_place(s) for s in example.spans})
+        Outcome(entity.score, place(entity) in {place(s) for s in example.spans})
         for example, prediction in zip(examples, found, strict=True)
         for entity in prediction.entities
     ]
-
-
-def calibration_error(outcomes: Sequence[Outcome]) -> float:
-    """Return the expected calibration error over equally wide bins of the score.
-
-    Guo et al. 2017, "On Calibration of Modern Neural Networks".
-    """
-    scores = np.array([outcome.score for outcome in outcomes])
-    right = np.array([outcome.right for outcome in outcomes], dtype=float)
-    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
-    gaps = [
-        abs(scores[bins == number].sum() - right[bins == number].sum())
-        for number in range(BINS)
-    ]
-    return float(sum(gaps) / len(outcomes))
 
 
 def log_loss(outcomes: Sequence[Outcome]) -> float:
@@ -86,7 +55,3 @@ def log_loss(outcomes: Sequence[Outcome]) -> float:
     scores = np.clip([outcome.score for outcome in outcomes], 1e-6, 1 - 1e-6)
     right = np.array([outcome.right for outcome in outcomes])
     return float(-np.log(np.where(right, scores, 1 - scores)).mean())
-
-
-def _place(span: Entity | Span) -> tuple[int, int, str]:
-    return span.start, span.end, span.label

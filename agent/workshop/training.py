@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
+from agent.examples import Example
 from agent.workshop.augmentation import pool, swap
-from agent.workshop.examples import Catalogue, Example
+from agent.workshop.catalogue import Catalogue
 from agent.workshop.features import IGNORED, Batch, Row, collate, rows
 from agent.workshop.network import Network
 from agent.workshop.recipe import Training

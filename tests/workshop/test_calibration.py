@@ -4,11 +4,12 @@ import random
 
 import pytest
 
+from agent.examples import Example
 from agent.families.encoder import EncoderSpec
+from agent.scoring import calibration_error
 from agent.types import Prediction, Tier
 from agent.workshop.calibration import temperatures, thresholds
-from agent.workshop.examples import Example
-from agent.workshop.scoring import Outcome, calibration_error
+from agent.workshop.scoring import Outcome
 
 SPEC = EncoderSpec(
     family="encoder",
@@ -71,8 +72,9 @@ def test_temperature_is_found() -> None:
 
 def test_calibration_error() -> None:
     """It is the mean gap between claimed and true, and nothing for honest scores."""
-    assert calibration_error([Outcome(0.9, right=False)]) == pytest.approx(0.9)
-    assert calibration_error(_honest(20_000)) < 0.02
+    assert calibration_error([(0.9, False)]) == pytest.approx(0.9)
+    honest = [(outcome.score, outcome.right) for outcome in _honest(20_000)]
+    assert (calibration_error(honest) or 0) < 0.02
 
 
 def _sharpened(score: float, power: float) -> float:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigError
+from agent.examples import Example, Span, read_examples
 from agent.workshop.augmentation import pool, swap
-from agent.workshop.examples import Example, Span, catalogue, read_examples
+from agent.workshop.catalogue import catalogue
 from agent.workshop.recipe import SHIPPED, find_recipe, read_recipe
 
 LAMP = Example(
