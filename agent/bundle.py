@@ -34,7 +34,10 @@ class File(Frozen):
 
 
 class Threshold(Frozen):
-    """The lowest score that kept the error among what passes at `max_error`."""
+    """The lowest score from which on at most `max_error` is wrong.
+
+    `coverage` and `error` are those on the calibration data.
+    """
 
     max_error: float = Field(gt=0, lt=1)
     threshold: float = Field(ge=0, le=1)
@@ -43,13 +46,17 @@ class Threshold(Frozen):
 
 
 class Calibration(Frozen):
-    """Thresholds by allowed error, and what they were chosen on."""
+    """Thresholds by allowed error, and what they were chosen on.
 
-    method: Literal["threshold"]
+    `fixed_sequence` is certified (agent/certify.py); `threshold` was tuned.
+    """
+
+    method: Literal["threshold", "fixed_sequence"]
     certified: bool
+    confidence: float | None = Field(default=None, gt=0, lt=1)
     on: Literal["label"]
     data: str
-    n: int = Field(ge=1)
+    n: int = Field(ge=0)
     table: list[Threshold]
 
 

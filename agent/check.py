@@ -86,8 +86,13 @@ def _promise(config: Config, pipeline: Pipeline) -> Iterator[Finding]:
             "not certified",
         )
     else:
+        made = pipeline.bundle.manifest.calibration
+        sure = f" with {made.confidence:.0%} confidence" if made.confidence else ""
         yield Finding(
-            "ok", pipeline.name, f"max_error {policy.error_bound:g} is certified"
+            "ok",
+            pipeline.name,
+            f"at most {policy.error_bound:g} of the resolved labels are wrong: "
+            f"certified{sure} on {made.n} texts",
         )
 
 

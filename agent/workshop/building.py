@@ -4,8 +4,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from agent.certify import DELTA, Claim
 from agent.examples import Example, read_examples
 from agent.families.encoder import EncoderSpec
 from agent.scoring import Scoreboard
 from agent.types import Prediction
 from agent.workshop import bundle_writer as bundle
-from agent.workshop.calibration import temperatures, thresholds
+from agent.workshop.calibration import halves, temperatures, thresholds
 from agent.workshop.card import Measured, write_card
 from agent.workshop.catalogue import Catalogue, catalogue
 from agent.workshop.export import export, quantise
@@ -144,11 +145,13 @@ def finish(part: Path, piece: Workpiece, report: Report) -> Scoreboard:
         texts = [example.text for example in material.valid]
         exact = _answers(pair.exact, spec, material.known, texts)
         found = _answers(pair.quantised, spec, material.known, texts)
+        held = _only(halves(material.valid)[1], material.valid, found)
         _write_probes(pair, spec, recipe, material)
     measured = Measured(
         exact=score(material.valid, exact),
         quantised=score(material.valid, found),
-        table=thresholds(label_outcomes(material.valid, found)),
+        table=thresholds(held),
+        certified_on=len(held),
         labels=len(material.known.labels),
         entities=len(material.known.entities),
         pieces=piece.tokenizer.get_vocab_size(),
@@ -165,7 +168,8 @@ def _calibrated(
 ) -> EncoderSpec:
     """Return the tier with its temperatures, fitted on the int8 model."""
     asked = 0
-    texts = [example.text for example in material.valid]
+    fitted, _ = halves(material.valid)
+    texts = [example.text for example in fitted]
 
     def ask(spec: EncoderSpec) -> list[Prediction]:
         nonlocal asked
@@ -183,9 +187,18 @@ def _calibrated(
         label_temperature=1.0,
         entity_temperature=1.0,
     )
-    best = temperatures(spec, material.valid, ask)
+    best = temperatures(spec, fitted, ask)
     report("calibrating", asked, asked, "")
     return best
+
+
+def _only(
+    part: Sequence[Example], whole: Sequence[Example], found: Sequence[Prediction]
+) -> list[Claim]:
+    """Return the claims about the labels of some of the examples."""
+    wanted = {id(example) for example in part}
+    chosen = [(e, p) for e, p in zip(whole, found, strict=True) if id(e) in wanted]
+    return label_outcomes([e for e, _ in chosen], [p for _, p in chosen])
 
 
 def _answers(
@@ -227,12 +240,13 @@ def _manifest(
         "entities": list(material.known.entities),
         "tiers": [json.loads(spec.model_dump_json())],
         "calibration": {
-            "method": "threshold",
-            "certified": False,
+            "method": "fixed_sequence",
+            "certified": True,
+            "confidence": 1 - DELTA,
             "on": "label",
-            "data": f"{recipe.data.folder}/valid",
-            "n": measured.valid,
-            "table": measured.table,
+            "data": f"{recipe.data.folder}/valid, the half that no score was fitted to",
+            "n": measured.certified_on,
+            "table": [asdict(certificate) for certificate in measured.table],
         },
         "scores": _scores(measured),
     }

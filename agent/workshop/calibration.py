@@ -1,24 +1,24 @@
 """Calibration: scores that mean what they say, and the score from which to trust.
 
 Everything is asked of the quantised model through the code that ships, one text at a
-time, on data that was never trained on. The thresholds are tuned, not certified: the
-error they promise holds on this data; on new data it holds about half the time.
+time, on data that was never trained on.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 
+from agent.certify import Certificate, Claim, certify
 from agent.examples import Example
 from agent.families.encoder import EncoderSpec
 from agent.types import Prediction
-from agent.workshop.scoring import Outcome, entity_outcomes, label_outcomes, log_loss
+from agent.workshop.scoring import entity_outcomes, label_outcomes, log_loss
 
 MAX_ERRORS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.10, 0.15, 0.20)
 COLDEST, HOTTEST = 0.4, 2.5
-FLOOR = 1e6  # thresholds are rounded down to a millionth
 
 Ask = Callable[[EncoderSpec], list[Prediction]]
 
@@ -71,30 +71,21 @@ def _around(best: float, tried: Sequence[float]) -> list[float]:
     return between
 
 
-def thresholds(outcomes: Sequence[Outcome]) -> list[dict[str, float]]:
-    """Return, for each allowed error, the lowest score above which it holds here.
+def halves(
+    examples: Sequence[Example],
+) -> tuple[list[Example], list[Example]]:
+    """Split calibration data in two, by the hash of the text: the same way each time.
 
-    Levels that no score can meet are left out.
+    The first half makes the scores, the second certifies thresholds on them: a
+    certificate is worth nothing on data that its scores were fitted to.
     """
-    scores = np.array([outcome.score for outcome in outcomes])
-    wrong = np.array([not outcome.right for outcome in outcomes])
-    order = np.argsort(-scores, kind="stable")
-    scores, wrong = scores[order], wrong[order]
-    errors = wrong.cumsum() / np.arange(1, len(wrong) + 1)
-    last_of_its_score = np.append(scores[:-1] != scores[1:], True)
-    table = []
-    for level in MAX_ERRORS:
-        [passing] = np.nonzero(last_of_its_score & (errors <= level))
-        if not len(passing):
-            continue
-        last = int(passing[-1])
-        threshold = math.floor(float(scores[last]) * FLOOR) / FLOOR
-        table.append(
-            {
-                "max_error": level,
-                "threshold": threshold,
-                "coverage": round((last + 1) / len(scores), 4),
-                "error": round(float(errors[last]), 4),
-            }
-        )
-    return table
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for example in examples:
+        parts[hashlib.sha256(example.text.encode()).digest()[0] % 2].append(example)
+    return parts
+
+
+def thresholds(outcomes: Sequence[Claim]) -> list[Certificate]:
+    """Return a certificate for each error that the data can carry."""
+    found = (certify(outcomes, level) for level in MAX_ERRORS)
+    return [certificate for certificate in found if certificate]

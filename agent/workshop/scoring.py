@@ -1,21 +1,13 @@
 """What training and calibration ask of predictions: scores, and claims about truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from agent.certify import Claim
 from agent.examples import Example
 from agent.scoring import Answer, Scoreboard, place, scoreboard
 from agent.types import Prediction, Resolved
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One claim of the model: how sure it was, and whether it was right."""
-
-    score: float
-    right: bool
 
 
 def score(examples: Sequence[Example], found: Sequence[Prediction]) -> Scoreboard:
@@ -30,10 +22,10 @@ def score(examples: Sequence[Example], found: Sequence[Prediction]) -> Scoreboar
 
 def label_outcomes(
     examples: Sequence[Example], found: Sequence[Prediction]
-) -> list[Outcome]:
+) -> list[Claim]:
     """Return the claim about the label of each text that has one."""
     return [
-        Outcome(prediction.score, prediction.label == example.label)
+        Claim(prediction.score, prediction.label == example.label)
         for example, prediction in zip(examples, found, strict=True)
         if example.label is not None and prediction.score is not None
     ]
@@ -41,16 +33,16 @@ def label_outcomes(
 
 def entity_outcomes(
     examples: Sequence[Example], found: Sequence[Prediction]
-) -> list[Outcome]:
+) -> list[Claim]:
     """Return the claims about entities; right means same label and boundaries."""
     return [
-        Outcome(entity.score, place(entity) in {place(s) for s in example.spans})
+        Claim(entity.score, place(entity) in {place(s) for s in example.spans})
         for example, prediction in zip(examples, found, strict=True)
         for entity in prediction.entities
     ]
 
 
-def log_loss(outcomes: Sequence[Outcome]) -> float:
+def log_loss(outcomes: Sequence[Claim]) -> float:
     """Return the mean surprise at what was right; the smaller, the truer the scores."""
     scores = np.clip([outcome.score for outcome in outcomes], 1e-6, 1 - 1e-6)
     right = np.array([outcome.right for outcome in outcomes])

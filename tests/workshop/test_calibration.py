@@ -4,12 +4,12 @@ import random
 
 import pytest
 
+from agent.certify import Claim
 from agent.examples import Example
 from agent.families.encoder import EncoderSpec
 from agent.scoring import calibration_error
 from agent.types import Prediction, Tier
-from agent.workshop.calibration import temperatures, thresholds
-from agent.workshop.scoring import Outcome
+from agent.workshop.calibration import halves, temperatures, thresholds
 
 SPEC = EncoderSpec(
     family="encoder",
@@ -22,37 +22,27 @@ SPEC = EncoderSpec(
 )
 
 
-def _honest(n: int) -> list[Outcome]:
+def _honest(n: int) -> list[Claim]:
     chance = random.Random(1)  # noqa: S311
     scores = [chance.uniform(0.5, 1) for _ in range(n)]
-    return [Outcome(score, chance.random() < score) for score in scores]
+    return [Claim(score, right=chance.random() < score) for score in scores]
 
 
-def test_thresholds_hold_on_their_own_data() -> None:
-    """Above each threshold the share of errors is what the table says, and allowed."""
-    outcomes = _honest(2000)
-    table = thresholds(outcomes)
-    assert table
-    for row in table:
-        passing = [o for o in outcomes if o.score >= row["threshold"]]
-        error = sum(not o.right for o in passing) / len(passing)
-        assert error == pytest.approx(row["error"], abs=1e-4)
-        assert error <= row["max_error"]
-        assert len(passing) / len(outcomes) == pytest.approx(row["coverage"], abs=1e-4)
+def test_thresholds_are_certificates() -> None:
+    """The table has a row for each error that the data can carry, and no other."""
+    table = thresholds([Claim(0.9, right=True)] * 100)
+    assert [row.max_error for row in table] == [0.03, 0.05, 0.07, 0.10, 0.15, 0.20]
 
 
-def test_thresholds_are_the_lowest() -> None:
-    """No lower score would also keep the level."""
-    outcomes = [Outcome(0.9, right=True)] * 8 + [Outcome(0.8, right=False)] * 2
-    levels = {row["max_error"]: row for row in thresholds(outcomes)}
-    assert levels[0.15]["threshold"] == pytest.approx(0.9)
-    assert levels[0.20]["threshold"] == pytest.approx(0.8)
-
-
-def test_equal_scores_stay_together() -> None:
-    """A threshold cannot separate texts of the same score, so none is promised."""
-    outcomes = [Outcome(0.9, right=True), Outcome(0.9, right=False)]
-    assert thresholds(outcomes) == []
+def test_halves_part_the_data_for_good() -> None:
+    """Each example is in one half, in the same one whatever stands around it."""
+    examples = [Example(text=f"text {number}", label="a") for number in range(200)]
+    fitted, held = halves(examples)
+    assert sorted([*fitted, *held], key=lambda e: e.text) == sorted(
+        examples, key=lambda e: e.text
+    )
+    assert min(len(fitted), len(held)) > 60
+    assert halves(examples[::-1])[0] == fitted[::-1]
 
 
 def test_temperature_is_found() -> None:

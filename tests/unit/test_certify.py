@@ -1,0 +1,134 @@
+"""The certificate: exact, refused where the data cannot carry it, and kept."""
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from agent.certify import Certificate, Claim, certify, p_value
+
+CALIBRATIONS = 300
+N = 600
+Draw = Callable[[random.Random], Claim]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "n", "max_error", "passes"),
+    [
+        # docs of exact binomial bounds: answers needed at 95 % for 0, 1, 2, 5, 10 wrong
+        (0, 59, 0.05, True),
+        (0, 58, 0.05, False),
+        (1, 93, 0.05, True),
+        (1, 92, 0.05, False),
+        (2, 124, 0.05, True),
+        (5, 208, 0.05, True),
+        (5, 207, 0.05, False),
+        (10, 336, 0.05, True),
+        (10, 335, 0.05, False),
+        (3, 773, 0.01, True),
+        (3, 772, 0.01, False),
+    ],
+)
+def test_known_sample_sizes(
+    wrong: int, n: int, max_error: float, *, passes: bool
+) -> None:
+    """The exact binomial test passes from the published sample sizes on."""
+    assert (p_value(wrong, n, max_error) <= 0.05) is passes
+
+
+@pytest.mark.parametrize("n", [1, 7, 30])
+@pytest.mark.parametrize("max_error", [0.01, 0.2, 0.7])
+def test_p_value_equals_the_sum(n: int, max_error: float) -> None:
+    """It is the binomial distribution function, summed the slow way."""
+    for wrong in range(n + 1):
+        slow = math.fsum(
+            math.comb(n, k) * max_error**k * (1 - max_error) ** (n - k)
+            for k in range(wrong + 1)
+        )
+        assert p_value(wrong, n, max_error) == pytest.approx(slow)
+
+
+def test_too_few_answers_certify_nothing() -> None:
+    """58 right answers of 58 say too little for 5 %, 59 say enough."""
+    assert certify([Claim(0.9, right=True)] * 58, 0.05) is None
+    assert certify([Claim(0.9, right=True)] * 59, 0.05) == Certificate(
+        max_error=0.05, threshold=0.9, coverage=1.0, error=0.0
+    )
+
+
+def test_equal_scores_stay_together() -> None:
+    """A threshold lets all equal scores pass, so all of them are counted."""
+    claims = [Claim(0.9, right=True)] * 100 + [Claim(0.5, right=False)] * 100
+    found = certify(claims, 0.05)
+    assert found is not None
+    assert (found.threshold, found.coverage) == (0.9, 0.5)
+
+
+def _sure(chance: random.Random) -> Claim:
+    """Draw an honest score: right as often as it says."""
+    score = chance.betavariate(9, 1)
+    return Claim(score, right=chance.random() < score)
+
+
+def _flat(chance: random.Random) -> Claim:
+    """Draw a score that says nothing: 6 % are wrong at every height."""
+    return Claim(chance.random(), right=chance.random() >= 0.06)
+
+
+def _risk(draw: Draw, threshold: float) -> float:
+    """Return the true error above a threshold, from many fresh draws."""
+    chance = random.Random("truth")  # noqa: S311
+    passed = [c for c in (draw(chance) for _ in range(60_000)) if c.score >= threshold]
+    return sum(not claim.right for claim in passed) / len(passed)
+
+
+def _violations(
+    draw: Draw, choose: Callable[[list[Claim]], float | None], max_error: float
+) -> float:
+    """Return how often a calibration ends in a threshold that breaks its promise."""
+    truth: dict[float, float] = {}
+    broken = 0
+    for number in range(CALIBRATIONS):
+        chance = random.Random(number)  # noqa: S311
+        threshold = choose([draw(chance) for _ in range(N)])
+        if threshold is None:
+            continue
+        rounded = min(0.99, round(threshold, 2))  # the truth is smooth
+        if rounded not in truth:
+            truth[rounded] = _risk(draw, rounded)
+        broken += truth[rounded] > max_error
+    return broken / CALIBRATIONS
+
+
+def _certified(claims: list[Claim]) -> float | None:
+    found = certify(claims, 0.05)
+    return None if found is None else found.threshold
+
+
+def _tuned(claims: list[Claim]) -> float | None:
+    """Choose as one would without thinking: the error seen is the error to come."""
+    ranked = sorted(claims, key=lambda claim: -claim.score)
+    chosen = None
+    wrong = 0
+    for n, claim in enumerate(ranked, start=1):
+        wrong += not claim.right
+        if wrong / n <= 0.05:
+            chosen = claim.score
+    return chosen
+
+
+@pytest.mark.parametrize("draw", [_sure, _flat])
+def test_the_promise_is_kept(draw: Draw) -> None:
+    """Over 300 calibrations, at most about 5 % certify a threshold that is too lax.
+
+    Three standard errors of a share of 0.05 over 300 are allowed on top.
+    """
+    allowed = 0.05 + 3 * math.sqrt(0.05 * 0.95 / CALIBRATIONS)
+    assert _violations(draw, _certified, 0.05) <= allowed
+
+
+@pytest.mark.parametrize("draw", [_sure, _flat])
+def test_a_tuned_threshold_breaks_it(draw: Draw) -> None:
+    """The same simulation catches a calibration that only looks at the error seen."""
+    assert _violations(draw, _tuned, 0.05) > 0.2
