@@ -103,6 +103,7 @@ class Daemon:
         self._idle = asyncio.Event()
         self._idle.set()
         self._ready = False
+        self._cleared_epoch = 0  # the connection that took the alert back
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, then finish what is in hand and leave."""
@@ -138,9 +139,8 @@ class Daemon:
             self._engine.put(Order(message, wanted))
 
     def _done(self, message: Message) -> None:
-        if self._backlog.done(message):
-            log.warning("fetching_again", left=self._backlog.left)
-            self._link.fetch_again()
+        if self._backlog.done(message) and not self._stopping.is_set():
+            self._link.fetch_again(self._backlog.overrun_epoch)
         if self._backlog.messages == 0:
             self._idle.set()
 
@@ -251,10 +251,13 @@ class Daemon:
 
     async def _beat(self, connection: Connection) -> None:
         said = [(self._topics.health, to_json(self._health()))]
-        if self._link.settled:
+        clear = self._link.settled and connection.epoch != self._cleared_epoch
+        if clear:
             said.append((self._topics.alert(STOLEN), b""))
         for topic, payload in said:
             await (await connection.publish(topic, payload, retain=True))
+        if clear:
+            self._cleared_epoch = connection.epoch
 
     async def _watchdog(self) -> None:
         """Feed systemd's watchdog while the work moves on.

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from agent.errors import Undelivered
+from agent.errors import Refused, Undelivered
 from agent.ids import IdTable
-from agent.mqtt import Connection, Endpoint
+from agent.mqtt import Connection, Endpoint, matches
 from agent.types import Message
 
 STABLE_S = 60.0  # a connection that lasted this long forgives the failures before it
@@ -61,6 +61,7 @@ class Link:
         self._on_stolen = on_stolen
         self._epoch = 0
         self._session_since = 0  # the first epoch of the session the broker has now
+        self._unheard = False  # whether a CONNACK may have been lost since the last one
         self._connection: Connection | None = None
         self._up = asyncio.Event()
         self._up_since = 0.0
@@ -101,17 +102,25 @@ class Link:
     def filters_of(self, message: Message) -> list[str] | None:
         """Return the filters that the broker says the message matched (MQTT 5)."""
         numbers = [n for n in message.subscriptions if 0 < n <= len(self._filters)]
-        return [self._filters[n - 1] for n in numbers] or None
+        found = [self._filters[n - 1] for n in numbers]
+        if not all(matches(topic, message.topic) for topic in found):
+            return None  # numbers of an earlier configuration
+        return found or None
 
     def hang_up(self) -> None:
         """Drop the connection: the broker sends what we did not acknowledge again."""
         if self._connection:
             self._connection.hang_up()
 
-    def fetch_again(self) -> None:
-        """Hang up in good order, only to get what we left unacknowledged."""
-        self._in_order = True
-        self.hang_up()
+    def fetch_again(self, epoch: int) -> None:
+        """Come back at once, only to get what we left unacknowledged on `epoch`.
+
+        If that connection is over, the broker sends it again without being asked.
+        """
+        if self._connection and self._connection.epoch == epoch == self._epoch:
+            log.warning("fetching_again")
+            self._in_order = True
+            self._connection.leave()
 
     async def close(self) -> None:
         """Disconnect politely, if connected."""
@@ -154,9 +163,16 @@ class Link:
         connection = Connection(
             self._endpoint, self._epoch, self._ids, self._on_message
         )
-        await connection.open()
-        if not connection.session_present:
+        try:
+            await connection.open()
+        except Undelivered as error:
+            # A lost CONNACK may have said that our session is gone: the next one will
+            # find the new session, and must not be believed that it is the old one.
+            self._unheard |= connection.greeted and not isinstance(error, Refused)
+            raise
+        if self._unheard or not connection.session_present:
             self._session_since = self._epoch
+        self._unheard = False
         self._connection = connection
         try:
             await connection.subscribe(self._filters)

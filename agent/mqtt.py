@@ -41,6 +41,8 @@ DEFAULT_RECEIVE_MAXIMUM = 65_535
 V311_WINDOW = 20  # what brokers keep in flight by default; 3.1.1 cannot tell
 OUR_WINDOW = 100
 ANSWER_WAIT_S = 10.0  # for CONNACK and SUBACK
+PARTING_S = 2.0  # how long we wait for the broker to close after we did
+DISCONNECT = b"\xe0\x00"  # normal, in both versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +118,13 @@ class Connection:
         self.epoch = epoch
         self.session_present = False
         self.max_packet_bytes = 268_435_460
-        self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self.greeted = False  # whether our CONNECT may have reached the broker
         self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Ended] = self._loop.create_future()
         self._endpoint = endpoint
         self._ids = ids
         self._on_message = on_message
+        self._parting = False
         self._arrivals = 0
         self._unacked: dict[int, bool] = {}  # mid -> may be acked
         self._puback: dict[int, asyncio.Future[None]] = {}
@@ -157,12 +161,12 @@ class Connection:
             async with asyncio.timeout(ANSWER_WAIT_S):
                 await self._connack
         except TimeoutError:
-            self.hang_up()
+            self._abandon("no answer to CONNECT")
             raise Undelivered("no answer to CONNECT") from None
         except (OSError, ValueError) as error:
             raise Undelivered(f"{type(error).__name__}: {error}") from error
         except asyncio.CancelledError:
-            self.hang_up()
+            self._abandon("cancelled")
             raise
 
     async def subscribe(self, filters: Sequence[str]) -> None:
@@ -208,6 +212,8 @@ class Connection:
         the connection ends first.
         """
         await self._window.acquire()
+        if self._parting:
+            await asyncio.shield(self.ended)
         answer: asyncio.Future[None] = self._loop.create_future()
         if self.ended.done():
             self._window.release()
@@ -218,24 +224,45 @@ class Connection:
         return answer
 
     def hang_up(self) -> None:
-        """End the connection at once, without a word: the broker sends again."""
-        sock = self._client.socket()
-        if not isinstance(sock, socket.socket):
-            self._end(Ended("hung up"))
-            return
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            self._end(Ended("hung up"))
+        """End the connection without a word: what is not acknowledged comes again."""
+        self._part(b"")
+
+    def leave(self) -> None:
+        """End it with a DISCONNECT: the broker keeps our last will to itself."""
+        self._part(DISCONNECT)
 
     async def close(self) -> None:
-        """Say DISCONNECT, so that the broker keeps our last will to itself."""
-        self._client.disconnect()
+        """Leave, and wait until the broker closed."""
+        self.leave()
+        await asyncio.shield(self.ended)
+
+    def _part(self, last_words: bytes) -> None:
+        """Send no more, and read until the broker closes.
+
+        TCP answers with a reset when a socket is closed with bytes unread, and the
+        reset overtakes our last acknowledgements.
+        """
+        sock = self._client.socket()
+        if self._parting or not isinstance(sock, socket.socket):
+            return
+        self._parting = True
+        self._unacked.clear()
+        self._loop.call_later(PARTING_S, self._abandon, "hung up")
+        self._client.loop_write()  # acknowledgements just given
         try:
-            async with asyncio.timeout(1.0):
-                await asyncio.shield(self.ended)
-        except TimeoutError:
-            self.hang_up()
+            if last_words and not self._client.want_write():
+                sock.send(last_words)
+            socket.socket.shutdown(sock, socket.SHUT_WR)  # ssl's own forgets the TLS
+        except OSError:
+            self._abandon("hung up")
+
+    def _abandon(self, why: str) -> None:
+        """End it here and now, whatever the broker makes of it."""
+        self._end(Ended(why))
+        sock = self._client.socket()
+        if sock is not None:
+            self._closed(None, None, sock)
+            sock.close()
 
     # -- what paho calls; all but _opened and _want_write come from the event loop
 
@@ -272,10 +299,14 @@ class Connection:
     def _opened(self, _client: object, _data: object, sock: "SocketLike") -> None:
         if isinstance(sock, socket.socket):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.greeted = True
         self._loop.call_soon_threadsafe(self._watch, sock)
 
     def _watch(self, sock: "SocketLike") -> None:
         if sock.fileno() < 0:
+            return
+        if self.ended.done():  # hung up while connecting
+            sock.close()
             return
         self._loop.add_reader(sock.fileno(), self._readable)
         self._keep_alive()
@@ -309,11 +340,11 @@ class Connection:
                 sock = self._client.socket()
         except Exception as error:  # noqa: BLE001  paho raises anything on a broken
             # packet and would read it again for ever: only a new connection helps.
-            self._end(Ended(f"unreadable packet: {error!r}"))
-            self.hang_up()
+            self._abandon(f"unreadable packet: {error!r}")
 
     def _keep_alive(self) -> None:
-        self._client.loop_misc()
+        if not self._parting:
+            self._client.loop_misc()
         if not self.ended.done():
             pause = self._endpoint.keepalive_s / 4
             self._tick = self._loop.call_later(pause, self._keep_alive)
@@ -349,7 +380,8 @@ class Connection:
         _properties: Properties | None,
     ) -> None:
         said = flags.is_disconnect_packet_from_server
-        self._end(Ended(str(code), said and code.value == SESSION_TAKEN_OVER))
+        why = "hung up" if self._parting else str(code)
+        self._end(Ended(why, said and code.value == SESSION_TAKEN_OVER))
 
     def _end(self, ended: Ended) -> None:
         if self.ended.done():
@@ -358,6 +390,7 @@ class Connection:
         lost = Undelivered(ended.why)
         if not self._connack.done():
             self._connack.set_exception(lost)
+            self._connack.exception()  # seen; nobody may be waiting any more
         pubacks, subacks = list(self._puback.values()), list(self._suback.values())
         self._puback.clear()
         self._suback.clear()
@@ -402,6 +435,8 @@ class Connection:
             answer.set_result(codes)
 
     def _received(self, _client: object, _data: object, raw: paho.MQTTMessage) -> None:
+        if self._parting:
+            return  # it comes again
         try:
             topic = raw.topic
         except UnicodeDecodeError:  # forbidden by MQTT 5, 4.7.3; brokers check it
@@ -438,7 +473,7 @@ class Connection:
     def _ack(self, mid: int) -> None:
         """Acknowledge in order of arrival (MQTT 5, 4.6), each as soon as it may."""
         if mid not in self._unacked:
-            return  # the connection is over: the broker will send it again
+            return  # the connection is over: the broker sends it again
         self._unacked[mid] = True
         while self._unacked:
             ready, may = next(iter(self._unacked.items()))

@@ -3,6 +3,8 @@
 import os
 import socket
 
+PATIENCE_S = 0.5  # we are called in the event loop; systemd's queue is short
+
 
 def notify(state: str) -> None:
     """Send a state such as `READY=1` to the service manager, if there is one."""
@@ -12,10 +14,11 @@ def notify(state: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PATIENCE_S)
         try:
             sock.sendto(state.encode(), address)
         except OSError:
-            return  # systemd is restarting itself; the next word will reach it
+            return  # systemd is busy or restarting; the next word will reach it
 
 
 def watchdog_interval() -> float | None:

@@ -24,16 +24,21 @@ class Way(Enum):
     BROKER = auto()
 
 
-PUBLISH, PUBACK = 3, 4  # packet types (MQTT 5, 2.1.2)
-Gate = Callable[[Way, int], Fate]  # asked for every packet, with its type
+CONNACK, PUBLISH, PUBACK = 2, 3, 4  # packet types (MQTT 5, 2.1.2)
+Gate = Callable[[Way, bytes], Fate]  # asked for every packet
 
 
-def all_pass(_way: Way, _kind: int) -> Fate:
+def kind(packet: bytes) -> int:
+    """Return the type of a packet."""
+    return packet[0] >> 4
+
+
+def all_pass(_way: Way, _packet: bytes) -> Fate:
     """Let everything through: a good network."""
     return Fate.PASS
 
 
-def all_drop(_way: Way, _kind: int) -> Fate:
+def all_drop(_way: Way, _packet: bytes) -> Fate:
     """Swallow everything: connections stay open, nothing gets through."""
     return Fate.DROP
 
@@ -115,7 +120,7 @@ class Proxy:
     def _carry(self, source: socket.socket, sink: socket.socket, way: Way) -> None:
         with contextlib.suppress(OSError):
             for packet in _packets(source):
-                fate = self.gate(way, packet[0] >> 4)
+                fate = self.gate(way, packet)
                 if fate is Fate.CUT:
                     break
                 if fate is Fate.PASS:

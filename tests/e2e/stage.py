@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import paho.mqtt.client as paho
-import psutil
+import psutil  # type: ignore[import-untyped]
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -62,7 +62,7 @@ class Mosquitto:
     """Owns a broker of our own; stopped and started, it keeps port and state."""
 
     def __init__(self, folder: Path, settings: str = BROKER, port: int = 0) -> None:
-        """`settings` may use `{port}` and `{folder}`."""
+        """Take the configuration; it may use `{port}` and `{folder}`."""
         self.port = port or free_port()
         self.folder = folder
         self.settings = settings
@@ -282,9 +282,10 @@ class Client:
         self.said: dict[str, list[bytes]] = defaultdict(list)  # by full topic
         self.acked: dict[int, ReasonCode] = {}
         self.answers = 0
+        self.on_answer: Callable[[], None] = lambda: None
         self._changed = threading.Condition()
         self._filter = f"slm/{device}/#"
-        self._subscribed = False
+        self.subscribed = 0  # how often
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=name, protocol=paho.MQTTv5
         )
@@ -301,7 +302,7 @@ class Client:
             "127.0.0.1", port, clean_start=False, properties=session, keepalive=60
         )
         self._client.loop_start()
-        self.wait(lambda: self._subscribed)
+        self.wait(lambda: self.subscribed > 0)
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -352,8 +353,10 @@ class Client:
         """Wait until something heard or acknowledged makes `done` true."""
         with self._changed:
             if not self._changed.wait_for(done, seconds):
-                numbers = (len(self.results), len(self.dead), self.answers)
-                raise AssertionError("results, dead, answers: {}, {}, {}".format(*numbers))
+                raise AssertionError(
+                    f"{len(self.results)} messages with results, {len(self.dead)} with "
+                    f"dead letters, {self.answers} answers, {len(self.acked)} acked"
+                )
 
     def wait_acked(self, number: int, seconds: float = DEADLINE_S) -> None:
         """Wait until the broker acknowledged that many of our publishes."""
@@ -392,7 +395,7 @@ class Client:
         _properties: object,
     ) -> None:
         with self._changed:
-            self._subscribed = True
+            self.subscribed += 1
             self._changed.notify_all()
 
     def _published(
@@ -419,6 +422,8 @@ class Client:
             else:
                 self.said[raw.topic].append(payload)
             self._changed.notify_all()
+        if kind in {"result", "deadletter"}:
+            self.on_answer()
 
 
 def topic_of(number: int) -> str:

@@ -1,10 +1,9 @@
 """Messages in, results out: the way of a message when nothing goes wrong."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
-from stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
+from stage import DEVICE, Agent, Client, text_of, topic_of
 
 TYPES: dict[str, Any] = {
     "v": int,
