@@ -23,6 +23,7 @@ from agent.ids import IdTable
 from agent.link import Link, publish_aside
 from agent.mqtt import Connection, Endpoint, Will, tls_context
 from agent.pipeline import bundles_of, open_pipelines
+from agent.subscriptions import obsolete, write_down
 from agent.systemd import notify, watchdog_interval
 from agent.types import Message
 from agent.wire import Topics
@@ -82,9 +83,10 @@ class Daemon:
         mqtt = config.agent.mqtt
         self._counts = Counts()
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
+        self._filters = [topic for p in self._pipelines for topic in p.filters]
         self._link = Link(
             self._endpoint,
-            [topic for p in self._pipelines for topic in p.filters],
+            self._filters,
             ids,
             on_message=self._arrived,
             on_up=self._introduce,
@@ -171,6 +173,7 @@ class Daemon:
 
     async def _introduce(self, connection: Connection) -> None:
         """Say who is here, each time we come: brokers forget retained messages too."""
+        await self._unsubscribe(connection)
         said = [
             (self._topics.status, b"online"),
             (self._topics.birth, to_json(self._birth())),
@@ -182,6 +185,15 @@ class Daemon:
             self._ready = True
             log.info("ready", pipelines=[p.name for p in self._pipelines])
         notify(f"READY=1\nSTATUS=connected to {self._endpoint.url}")
+
+    async def _unsubscribe(self, connection: Connection) -> None:
+        """Take back what an earlier configuration subscribed to."""
+        folder = self._config.agent.state.dir
+        await connection.unsubscribe(obsolete(folder, self._filters))
+        try:
+            write_down(folder, self._filters)
+        except OSError as error:
+            log.warning("subscriptions_not_written_down", why=str(error))
 
     async def _stolen(self) -> None:
         """Raise the alert by a connection of its own: our id is somebody else's now."""

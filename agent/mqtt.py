@@ -189,9 +189,15 @@ class Connection:
                 )
             else:
                 _, mid = self._client.subscribe(topic, qos=1)
-            await self._granted(topic, mid)
+            await self._granted(f"subscription {topic}", mid)
 
-    async def _granted(self, topic: str, mid: int | None) -> None:
+    async def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Take back subscriptions of this session; raises Undelivered."""
+        for topic in filters:
+            _, mid = self._client.unsubscribe(topic)
+            await self._granted(f"end of subscription {topic}", mid)
+
+    async def _granted(self, wish: str, mid: int | None) -> None:
         if mid is None:
             raise Undelivered("connection lost")
         answer = self._suback[mid] = self._loop.create_future()
@@ -199,9 +205,9 @@ class Connection:
             async with asyncio.timeout(ANSWER_WAIT_S):
                 codes = await answer
         except TimeoutError:
-            raise Undelivered(f"no answer to SUBSCRIBE {topic}") from None
+            raise Undelivered(f"no answer: {wish}") from None
         if any(code.value >= FAILURE for code in codes):
-            raise Refused(f"subscription {topic} refused: {codes[0]}")
+            raise Refused(f"{wish} refused: {codes[0]}")
 
     async def publish(
         self, topic: str, payload: bytes, *, retain: bool = False
@@ -289,7 +295,7 @@ class Connection:
         client.on_disconnect = self._disconnected
         client.on_message = self._received
         client.on_publish = self._published
-        client.on_subscribe = self._subscribed
+        client.on_subscribe = client.on_unsubscribe = self._subscribed
         client.on_socket_open = self._opened
         client.on_socket_close = self._closed
         client.on_socket_register_write = self._want_write

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 2: one outside world each
     (
         *("families", "families.bio", "families.encoder", "bundle"),
-        *("ids", "mqtt", "link", "systemd", "log"),
+        *("ids", "mqtt", "link", "subscriptions", "systemd", "log"),
     ),
     # 3: pipeline kinds, upstream transports (later)
     (),
@@ -72,7 +72,7 @@ COMMANDS = len(LAYERS) - 1
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
 # One subject each: splitting them would only satisfy the number.
-LONG_MODULES = {"mqtt": 500, "config": 420}
+LONG_MODULES = {"mqtt": 540, "config": 420}
 
 
 def name_of(path: Path) -> str:

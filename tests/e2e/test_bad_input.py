@@ -63,7 +63,7 @@ def test_bad_input(
 
 
 def test_ten_megabytes(agent: Agent, client: Client) -> None:
-    """Also a message of 10 MB ends as a dead letter, whole, and the next is answered."""
+    """A message of 10 MB ends as a dead letter, whole, and the next is answered."""
     payload = text_of(0).encode() * 300_000
     client.send(topic_of(1), payload[:10_000_000])
     client.ask([2])
