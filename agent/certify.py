@@ -2,18 +2,25 @@
 
 Selective classification with a guarantee: with probability 1 - DELTA over the
 calibration data, at most `max_error` of what passes the threshold is wrong, on data
-like it. Learn then Test (Angelopoulos et al. 2021, arXiv 2110.01052) with a fixed
-sequence: thresholds are tried from strict to lax in an order that looks at scores only,
-each with an exact binomial test, and the first failure ends the sequence. That is why
-no correction for many thresholds is needed.
+like it. Learn then Test (Angelopoulos et al. 2021, arXiv 2110.01052) with fixed
+sequences: thresholds are tried from strict to lax in an order that looks at scores
+only, each with an exact binomial test, and the first failure ends the sequence. That is
+why no correction for many thresholds is needed.
+
+Where to start is what decides: a single wrong label among the few surest answers ends a
+sequence that starts there, and real labels are never all right. So one sequence starts
+at half of the data, where some errors are bearable, and one at the fewest answers that
+could be certified at all, for models that are good only there. The two share DELTA.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 DELTA = 0.05  # how often the guarantee may fail, over repeated calibrations
-STEPS = 100  # thresholds of the sequence
+STEPS = 100  # thresholds of a sequence
+STARTS = (0.5, 0.0)  # shares of the data that pass the first threshold of a sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +61,39 @@ def p_value(wrong: int, n: int, max_error: float) -> float:
 def certify(
     claims: Sequence[Claim], max_error: float, delta: float = DELTA
 ) -> Certificate | None:
-    """Return the certificate for an error; None where the data cannot carry it.
-
-    The sequence starts where so many answers pass that none wrong would suffice
-    (n >= ln delta / ln(1 - max_error)); fewer could never be certified.
-    """
+    """Return the certificate for an error; None where the data cannot carry it."""
     ranked = sorted(claims, key=lambda claim: -claim.score)
-    least = math.ceil(math.log(delta) / math.log1p(-max_error))
-    found = None
-    for n in _sizes([claim.score for claim in ranked], least):
-        wrong = sum(not claim.right for claim in ranked[:n])
-        if p_value(wrong, n, max_error) > delta:
-            break
-        found = Certificate(
-            max_error=max_error,
-            threshold=ranked[n - 1].score,
-            coverage=n / len(ranked),
-            error=wrong / n,
-        )
-    return found
+    wrong = list(accumulate(not claim.right for claim in ranked))
+    share = delta / len(STARTS)
+    # With fewer answers even none wrong proves nothing.
+    least = math.ceil(math.log(share) / math.log1p(-max_error))
+    most = 0
+    for start in STARTS:
+        first = max(least, round(start * len(ranked)))
+        for n in _sizes([claim.score for claim in ranked], first):
+            if p_value(wrong[n - 1], n, max_error) > share:
+                break
+            most = max(most, n)
+    if most == 0:
+        return None
+    return Certificate(
+        max_error=max_error,
+        threshold=ranked[most - 1].score,
+        coverage=most / len(ranked),
+        error=wrong[most - 1] / most,
+    )
 
 
-def _sizes(scores: Sequence[float], least: int) -> list[int]:
-    """Return how many answers pass each threshold of the sequence, ascending.
+def _sizes(scores: Sequence[float], first: int) -> list[int]:
+    """Return how many answers pass each threshold of a sequence, from `first` up.
 
     Equal scores pass or fail together.
     """
     sizes: set[int] = set()
     for step in range(STEPS + 1):
-        n = least + round((len(scores) - least) * step / STEPS)
+        n = first + round((len(scores) - first) * step / STEPS)
         while 0 < n < len(scores) and scores[n] == scores[n - 1]:
             n += 1
-        if least <= n <= len(scores):
+        if first <= n <= len(scores):
             sizes.add(n)
     return sorted(sizes)
