@@ -14,8 +14,9 @@ from agent.mqtt import Connection, Endpoint, matches
 from agent.types import Message
 
 STABLE_S = 60.0  # a connection that lasted this long forgives the failures before it
-FLAP_S = 5.0
-FLAPS = 3
+FLAP_S = 5.0  # a connection that did not last as long makes us wonder
+FLAPS = 2  # so many in a row, and we look whether our id is somebody else's, too
+GRACE_S = 1.0  # how much later another connection may notice that the network is gone
 YIELD_S = 60.0  # how long we leave a stolen client id alone at first
 YIELD_MAX_S = 3600.0
 
@@ -143,16 +144,16 @@ class Link:
                 await asyncio.sleep(backoff(attempt))
                 continue
             said = ""
-            since = time.monotonic()
+            outlived = flaps >= FLAPS and await self._outlived(connection)
             ended = await connection.ended
             self._up.clear()
-            lasted = time.monotonic() - since
+            lasted = time.monotonic() - self._up_since
             log.warning("disconnected", why=ended.why, lasted_s=round(lasted, 1))
             if lasted >= STABLE_S or self._in_order:
                 attempt = stolen = 0
-            flaps = flaps + 1 if lasted < FLAP_S and not self._in_order else 0
+            flaps = flaps + 1 if lasted < FLAP_S and ended.taken_over is None else 0
             self._in_order = False
-            if ended.taken_over or (flaps >= FLAPS and not connection.is_v5):
+            if ended.taken_over or (flaps and outlived):
                 stolen += 1
                 await self._give_way(stolen)
             else:
@@ -193,6 +194,23 @@ class Link:
         )
         return connection
 
+    async def _outlived(self, connection: Connection) -> bool:
+        """Tell whether a connection ends soon while one with another id lives on.
+
+        Some brokers do not say that somebody took our id. This tells a thief from a
+        broker that restarts and from a network that breaks again and again.
+        """
+        try:
+            witness = await _aside(self._endpoint, "witness")
+        except Undelivered:
+            return False
+        try:
+            if not await _ends(connection, FLAP_S):
+                return False
+            return not await _ends(witness, GRACE_S)
+        finally:
+            await witness.close()
+
     async def _give_way(self, times: int) -> None:
         """Leave the client id to whoever took it, and say so; no reconnect war."""
         self.counts.takeovers += 1
@@ -209,15 +227,26 @@ async def publish_aside(endpoint: Endpoint, topic: str, payload: bytes) -> None:
 
     For what must be said while another client holds our id.
     """
+    connection = await _aside(endpoint, "aside")
+    try:
+        await (await connection.publish(topic, payload, retain=True))
+    finally:
+        await connection.close()
+
+
+async def _aside(endpoint: Endpoint, name: str) -> Connection:
+    """Connect with an id of its own and no session; raises Undelivered."""
     aside = replace(
         endpoint,
-        client_id=f"{endpoint.client_id}-aside",
+        client_id=f"{endpoint.client_id}-{name}",
         session_expiry_s=0,
         will=None,
     )
     connection = Connection(aside, 0, None, lambda _message: None)
     await connection.open()
-    try:
-        await (await connection.publish(topic, payload, retain=True))
-    finally:
-        await connection.close()
+    return connection
+
+
+async def _ends(connection: Connection, within_s: float) -> bool:
+    done, _ = await asyncio.wait({connection.ended}, timeout=within_s)
+    return bool(done)

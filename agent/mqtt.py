@@ -81,10 +81,14 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Why a connection is over."""
+    """Why a connection is over.
+
+    `taken_over`: whether another client took our id; None where nobody said anything,
+    as Mosquitto 2.0.11 does not, nor any broker with MQTT 3.1.1.
+    """
 
     why: str
-    taken_over: bool = False
+    taken_over: bool | None = False
 
 
 def split_share(topic: str) -> tuple[str | None, str]:
@@ -385,9 +389,12 @@ class Connection:
         code: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        said = flags.is_disconnect_packet_from_server
-        why = "hung up" if self._parting else str(code)
-        self._end(Ended(why, said and code.value == SESSION_TAKEN_OVER))
+        if self._parting:
+            self._end(Ended("hung up"))
+        elif flags.is_disconnect_packet_from_server:
+            self._end(Ended(str(code), code.value == SESSION_TAKEN_OVER))
+        else:
+            self._end(Ended(str(code), None))
 
     def _end(self, ended: Ended) -> None:
         if self.ended.done():

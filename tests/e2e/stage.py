@@ -128,13 +128,20 @@ class Agent:
         url: str = "",
         device: str = DEVICE,
         mqtt: str = "",
+        hurry: dict[str, float] | None = None,
         pipelines: dict[str, tuple[list[str], str]] | None = None,
     ) -> None:
         """Write the configuration.
 
         `mqtt` holds more lines of that table; `pipelines` topics and more lines of
-        `[input]`, by name; None: the shipped ones.
+        `[input]`, by name; None: the shipped ones. `hurry` gives constants of the
+        agent another value ("link.YIELD_S"), where a test cannot wait as long.
         """
+        self._program = ["-m", "agent"]
+        if hurry:
+            lines = ["import agent.app, agent.link, agent.__main__"]
+            lines += [f"agent.{name} = {value}" for name, value in hurry.items()]
+            self._program = ["-c", "\n".join([*lines, "agent.__main__.main()"])]
         self.device = device
         self.lines: list[dict[str, Any]] = []  # of its log
         self.noise: list[str] = []  # on standard error, but no log line
@@ -170,7 +177,7 @@ class Agent:
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(f"{runtime.name}/notify")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "agent", "run", "--config", self.config],
+            [sys.executable, *self._program, "run", "--config", self.config],
             cwd=REPOSITORY,
             env=os.environ | {"NOTIFY_SOCKET": f"{runtime.name}/notify"},
             stderr=subprocess.PIPE,
