@@ -30,20 +30,20 @@ def test_broker_restarted(agent: Agent, broker: Mosquitto, client: Client) -> No
 def test_network_cut(
     proxy: Proxy, new_agent: Callable[..., Agent], client: Client
 ) -> None:
-    """TCP cut at any moment, again and again: all answered, duplicates have one id."""
+    """TCP cut again and again in mid-stream: all answered, duplicates have one id."""
     agent = new_agent(proxy.port)
     agent.start()
-    for number in range(800):
+    for number in range(600):
         client.ask([number], ids=number % 2 == 0)
-    for number in range(1, 6):
+    for number in range(1, 4):
         client.wait_answered(number * 120)
         proxy.cut()
         proxy.restore()
         agent.wait_log("connected", number + 1)
-    client.wait_answered(800)
+    client.wait_answered(600)
     found = {topic: {r["id"] for r in rs} for topic, rs in client.results.items()}
-    assert len(found) == 800
-    assert len(set.union(*found.values())) == 800
+    assert len(found) == 600
+    assert len(set.union(*found.values())) == 600
     assert agent.terminate() == 0
 
 
