@@ -39,8 +39,8 @@ class IdTable:
     def __init__(self, path: Path, lost_ack_s: float = 120.0) -> None:
         """Open or create the table.
 
-        `lost_ack_s`: how long after our acknowledgement a redelivery is still taken
-        for the same message (the acknowledgement was lost with the connection).
+        `lost_ack_s`: an acknowledgement given no longer than this before its connection
+        ended may be lost with it; then a redelivery is the same message.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lost_ack_s = lost_ack_s
@@ -74,10 +74,9 @@ class IdTable:
         """
         digest = _digest(topic, payload)
         known, ulid, acked_at = SLOT.unpack_from(self._map, mid * SLOT.size)
-        if redelivered and known == digest:
-            recent = abs(time.time() - acked_at) <= self._lost_ack_s
-            if acked_at == 0 or recent:
-                return ulid_text(ulid)
+        unacked = acked_at == 0 or self._may_be_lost(acked_at)
+        if redelivered and known == digest and unacked:
+            return ulid_text(ulid)
         fresh = new_ulid()
         SLOT.pack_into(self._map, mid * SLOT.size, digest, fresh, 0.0)
         return ulid_text(fresh)
@@ -86,6 +85,15 @@ class IdTable:
         """Note that we acknowledged `mid`; its id soon is nobody's."""
         known, ulid, _ = SLOT.unpack_from(self._map, mid * SLOT.size)
         SLOT.pack_into(self._map, mid * SLOT.size, known, ulid, time.time())
+
+    def connection_ended(self) -> None:
+        """Note when; no packet has identifier 0, so its slot is free for it."""
+        SLOT.pack_into(self._map, 0, b"", b"", time.time())
+
+    def _may_be_lost(self, acked_at: float) -> bool:
+        _, _, ended_at = SLOT.unpack_from(self._map, 0)
+        end = ended_at if ended_at >= acked_at else time.time()  # killed: just now
+        return bool(abs(end - acked_at) <= self._lost_ack_s)
 
 
 def _digest(topic: str, payload: bytes) -> bytes:

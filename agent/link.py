@@ -242,7 +242,10 @@ async def _aside(endpoint: Endpoint, name: str) -> Connection:
         session_expiry_s=0,
         will=None,
     )
-    connection = Connection(aside, 0, None, lambda _message: None)
+    try:
+        connection = Connection(aside, 0, None, lambda _message: None)
+    except OSError as error:
+        raise Undelivered(str(error)) from error  # TLS files just being replaced
     await connection.open()
     return connection
 

@@ -128,6 +128,7 @@ class Connection:
         self._endpoint = endpoint
         self._ids = ids
         self._on_message = on_message
+        self._accepted = False
         self._parting = False
         self._arrivals = 0
         self._unacked: dict[int, bool] = {}  # mid -> may be acked
@@ -253,7 +254,10 @@ class Connection:
         reset overtakes our last acknowledgements.
         """
         sock = self._client.socket()
-        if self._parting or not isinstance(sock, socket.socket):
+        if self._parting:
+            return
+        if not isinstance(sock, socket.socket):
+            self._end(Ended("hung up"))
             return
         self._parting = True
         self._unacked.clear()
@@ -372,6 +376,7 @@ class Connection:
         if code.value >= FAILURE:
             self._connack.set_exception(Refused(f"connection refused: {code}"))
             return
+        self._accepted = True
         self.session_present = flags.session_present
         window = V311_WINDOW
         if self.is_v5:
@@ -400,6 +405,8 @@ class Connection:
         if self.ended.done():
             return
         self.ended.set_result(ended)
+        if self._ids and self._accepted:
+            self._ids.connection_ended()
         lost = Undelivered(ended.why)
         if not self._connack.done():
             self._connack.set_exception(lost)

@@ -1,6 +1,7 @@
 """Ids: a redelivery is the same message, anything else is not."""
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,33 @@ def test_lost_acknowledgement(tmp_path: Path) -> None:
         id_ = first(table, 5)
         table.acknowledged(5)
         assert again(table, 5) == id_
+
+
+@pytest.mark.parametrize("outage", [0, 86_400])
+def test_lost_acknowledgement_after_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage: int
+) -> None:
+    """However long the connection is away, what was lost with its end is the same."""
+    with IdTable(tmp_path / "ids", lost_ack_s=10.0) as table:
+        id_ = first(table, 5)
+        table.acknowledged(5)
+        table.connection_ended()
+        later = time.time() + outage
+        monkeypatch.setattr(time, "time", lambda: later)
+        assert again(table, 5) == id_
+
+
+def test_acknowledged_long_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An acknowledgement given long before the connection ended has arrived."""
+    with IdTable(tmp_path / "ids", lost_ack_s=10.0) as table:
+        id_ = first(table, 5)
+        table.acknowledged(5)
+        later = time.time() + 3600
+        monkeypatch.setattr(time, "time", lambda: later)
+        table.connection_ended()
+        assert again(table, 5) != id_
 
 
 @given(mid=MIDS)
