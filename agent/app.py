@@ -97,8 +97,7 @@ class Daemon:
             config.agent.device.id,
             config.agent.engine.max_batch,
             self._counts,
-            # base64 makes four bytes of three; the rest of a dead letter is small
-            lambda: max(0, self._link.max_packet_bytes * 3 // 4 - 4096),
+            lambda: self._link.max_packet_bytes,
             self._delivery.put,
         )
         self._stopping = asyncio.Event()

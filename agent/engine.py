@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -19,6 +19,7 @@ from agent.errors import Unreadable
 from agent.pipeline import Pipeline
 from agent.text import read
 from agent.types import (
+    Decision,
     Message,
     Prediction,
     Reason,
@@ -31,6 +32,8 @@ from agent.types import (
 from agent.wire import dead_letter_payload, result_payload
 
 BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
+
+ENVELOPE = 512  # bytes of a packet that are not payload: topic, properties
 
 log = structlog.get_logger()
 
@@ -67,17 +70,17 @@ class Engine:
         device: str,
         max_batch: int,
         counts: Counts,
-        dead_letter_limit: Callable[[], int],
+        packet_limit: Callable[[], int],
         deliver: Callable[[Parcel], None],
     ) -> None:
         """`deliver` gets each message's parcel, in order of arrival.
 
-        `dead_letter_limit` tells how many bytes of an original a dead letter may carry.
+        `packet_limit` tells how many bytes the broker takes in one packet.
         """
         self._device = device
         self._max_batch = max_batch
         self._counts = counts
-        self._dead_letter_limit = dead_letter_limit
+        self._packet_limit = packet_limit
         self._deliver = deliver
         self._inbox: deque[Order] = deque()
         self._waiting = asyncio.Event()
@@ -161,9 +164,9 @@ class Engine:
             reason=why.reason.value,
             detail=why.detail,
         )
-        payload = dead_letter_payload(
-            message, self._device, pipeline.name, why, self._dead_letter_limit()
-        )
+        # base64 makes four bytes of three; the rest of a dead letter is small
+        limit = max(0, self._packet_limit() * 3 // 4 - 4096)
+        payload = dead_letter_payload(message, self._device, pipeline.name, why, limit)
         return pipeline.dead_letter_topic, payload
 
     def _result(
@@ -195,6 +198,10 @@ class Engine:
             received_at=message.received_at,
             timing=timing,
         )
+        payload = result_payload(result)
+        if len(payload) + ENVELOPE > self._packet_limit():
+            decision = _too_long(decision)
+            payload = result_payload(replace(result, decision=decision))
         self._counts.result(pipeline.name, decision, timing)
         resolved = isinstance(decision, Resolved)
         log.info(
@@ -207,7 +214,14 @@ class Engine:
             ms_queue=round(timing.queue, 2),
             ms_predict=round(timing.predict, 2),
         )
-        return pipeline.result_topic, result_payload(result)
+        return pipeline.result_topic, payload
+
+
+def _too_long(decision: Decision) -> Unresolved:
+    """Leave the entities out: a broker hangs up on a packet beyond its limit."""
+    prediction = decision.prediction
+    bare = prediction and replace(prediction, entities=())
+    return Unresolved(Reason.TOO_LONG, bare)
 
 
 def predict(jobs: Sequence[Job]) -> list[Prediction | None]:

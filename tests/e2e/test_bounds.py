@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from proxy import PUBACK, Fate, Proxy, Way, all_pass, kind
-from stage import DEVICE, Agent, Client, Mosquitto, topic_of
+from stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
 
 HEALTH = f"slm/{DEVICE}/health"
 
@@ -77,3 +79,26 @@ def test_flood_beside_overrun(
     client.wait(lambda: all(topic_of(number) in client.results for number in range(60)))
     client.on_answer = lambda: None
     assert agent.terminate() == 0
+
+
+def test_packet_too_large(tmp_path: Path, new_agent: Callable[..., Agent]) -> None:
+    """A result too large for the broker goes without entities, `too_long`, once."""
+    small = "listener {port} 127.0.0.1\nallow_anonymous true\nmax_packet_size 4000\n"
+    with closing(Mosquitto(tmp_path / "broker", small)) as broker:
+        broker.start()
+        agent = new_agent(broker.port)
+        agent.start()
+        with Client(broker.port) as client:
+            text = " and ".join(text_of(number) for number in range(80))
+            client.send(topic_of(1), text, message_id="long")
+            client.send(topic_of(2), b"\0" * 3500)
+            client.ask([3])
+            client.wait_answered(3)
+            assert agent.terminate() == 0
+            assert client.answers == 3
+            [result] = client.results[topic_of(1)]
+            assert (result["status"], result["reason"]) == ("unresolved", "too_long")
+            assert (result["id"], result["entities"]) == ("long", [])
+            assert result["label"]
+            [letter] = client.dead[topic_of(2)]
+            assert (letter["bytes"], letter["truncated"]) == (3500, True)

@@ -47,6 +47,24 @@ def lose_session(broker: Mosquitto, network: Proxy, client: Client) -> None:
     client.wait(lambda: client.subscribed > before)
 
 
+def test_session_kept(
+    proxy: Proxy, new_agent: Callable[..., Agent], client: Client
+) -> None:
+    """If the broker kept our session, it sends all again: each is answered once."""
+    agent = new_agent(proxy.port)
+    agent.start()
+    proxy.gate = hold_results
+    client.ask(range(30), ids=True)
+    agent.wait_log("handled", 30)
+    proxy.gate = all_pass
+    proxy.drop_connections()
+    client.wait_answered(30)
+    client.send("home/last/utterance", text_of(0))
+    client.wait_answered(31)
+    assert agent.terminate() == 0
+    assert client.answers == 31
+
+
 def test_session_lost(
     forgetful: Mosquitto, network: Proxy, new_agent: Callable[..., Agent]
 ) -> None:
@@ -199,4 +217,5 @@ def test_filters_changed(
     client.wait_answered(41)
     assert agent.terminate() == 0
     assert client.answers == 41
-    assert {r["pipeline"] for [r] in client.results.values()} == {"a", "b"}
+    by = {topic: result["pipeline"] for topic, [result] in client.results.items()}
+    assert by == {topic_of(n): "b" for n in range(40)} | {"x/utterance": "a"}

@@ -54,6 +54,28 @@ async def test_broken_packet(packet: bytes) -> None:
         assert not heard
 
 
+async def test_raising_handler() -> None:
+    """What raises while a packet is read ends the connection; it is not read again."""
+    raised: list[Message] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        peer.publish(1, b"t")
+        await peer.gone()
+
+    def hear(message: Message) -> None:
+        raised.append(message)
+        raise LookupError("a bug")
+
+    async with scripted(script) as endpoint, asyncio.timeout(10):
+        connection = Connection(endpoint, 1, None, hear)
+        await connection.open()
+        ended = await asyncio.shield(connection.ended)
+        assert "a bug" in ended.why
+        await asyncio.sleep(0.1)  # not to wait, but to see that nothing comes
+    assert len(raised) == 1
+
+
 async def test_connect_refused() -> None:
     """A CONNACK that says no is the broker's word, with its reason."""
 

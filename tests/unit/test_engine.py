@@ -17,6 +17,8 @@ from agent.pipeline import Pipeline
 from agent.text import Reader
 from agent.types import Message, Prediction, Task, Text, Tier
 
+PACKET = 5475  # bytes; leaves 10 for the original in a dead letter
+
 pytestmark = pytest.mark.timeout(10)  # a step that waits has nothing to do
 
 
@@ -53,7 +55,7 @@ async def bench() -> AsyncIterator[Bench]:
     """Return an engine that takes three messages at once."""
     parcels: list[Parcel] = []
     counts = Counts()
-    engine = Engine("pi-3", 3, counts, lambda: 10, parcels.append)
+    engine = Engine("pi-3", 3, counts, lambda: PACKET, parcels.append)
     yield Bench(engine, parcels, counts)
     engine._worker.shutdown()
 
