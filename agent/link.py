@@ -15,7 +15,7 @@ from agent.types import Message
 
 STABLE_S = 60.0  # a connection that lasted this long forgives the failures before it
 FLAP_S = 5.0  # a connection that did not last as long makes us wonder
-FLAPS = 2  # so many in a row, and we look whether our id is somebody else's, too
+FLAPS = 3  # so many in a row, and we look whether our id is somebody else's, too
 GRACE_S = 1.0  # how much later another connection may notice that the network is gone
 YIELD_S = 60.0  # how long we leave a stolen client id alone at first
 YIELD_MAX_S = 3600.0

@@ -49,7 +49,7 @@ def test_taken_over(
         assert json.loads(client.said[ALERT][-1])["times"] == 1
         waits = agent.wait_log("client_id_taken_over")["wait_s"]
         assert waits == HURRY["link.YIELD_S"]
-        assert story.count("on") <= 4
+        assert story.count("on") <= 5
         connects = agent.count_log("connected")
     agent.wait_log("connected", connects + 1)
     client.ask([1])
@@ -78,7 +78,7 @@ def test_no_war(
         ]
         assert waits == [0.5, 1.0, 2.0]
         assert json.loads(client.said[ALERT][-1])["alert"] == "id_taken_over"
-        assert story.count("on") <= 7
+        assert story.count("on") <= 8
         connects = agent.count_log("connected")
     agent.wait_log("connected", connects + 1)  # the thief had left us no session
     client.ask([1])
