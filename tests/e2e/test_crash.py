@@ -70,8 +70,12 @@ def test_last_will(agent: Agent, broker: Mosquitto, client: Client) -> None:
         late.wait_said(f"slm/{DEVICE}/status", b"offline")
 
 
-def test_stop_in_mid_stream(agent: Agent, client: Client) -> None:
+def test_stop_in_mid_stream(
+    broker: Mosquitto, new_agent: Callable[..., Agent], client: Client
+) -> None:
     """SIGTERM: exit 0, `offline`; what was not taken is answered after the start."""
+    agent = new_agent(broker.port, mqtt="max_backlog = 100")
+    agent.start()
     client.ask(range(500), ids=True)
     client.wait_answered(50)
     assert agent.terminate() == 0

@@ -1,8 +1,10 @@
 """Memory of a daemon that has worked for a while."""
 
+import pytest
 from stage import Agent, Client
 
 
+@pytest.mark.slow
 def test_resident_memory(agent: Agent, client: Client) -> None:
     """After 10,000 messages at most 150 MB are resident, and it does not grow on."""
     resident = []

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+import pytest
 from proxy import Proxy, all_drop, all_pass
 from stage import Agent, Client, Mosquitto, topic_of
 
@@ -47,6 +48,7 @@ def test_network_cut(
     assert agent.terminate() == 0
 
 
+@pytest.mark.slow
 def test_network_cut_ten_seconds(
     proxy: Proxy, new_agent: Callable[..., Agent], client: Client
 ) -> None:

@@ -9,6 +9,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from stage import DEVICE, Agent, Client, Mosquitto, topic_of
 
+pytestmark = pytest.mark.slow
+
 ALERT = f"slm/{DEVICE}/alert/id_taken_over"
 HURRY = {
     "link.YIELD_S": 2.0,

@@ -1,5 +1,6 @@
 """sd_notify: heard by systemd, silent elsewhere."""
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -35,6 +36,22 @@ def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     notify("READY=1")
+
+
+@pytest.mark.timeout(10)
+def test_busy_listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full socket is left full: the daemon has better things to do than wait."""
+    path = tmp_path / "notify"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(path))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)  # noqa: FBT003
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    other.sendto(b"X", str(path))
+        notify("READY=1")
+        assert ear.recv(100) == b"X"
 
 
 @pytest.mark.parametrize(
