@@ -15,7 +15,7 @@ run: .venv/.run
 	$(BIN)/slm-agent demo
 
 test: .venv/.dev
-	@command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] \
+	@{ command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ]; } && command -v openssl >/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mosquitto openssl; }
 	$(BIN)/python -m pytest $(TESTS)
 

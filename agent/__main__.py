@@ -214,7 +214,13 @@ def demo(messages: Path | None, *, once: bool, as_json: bool) -> None:
 
 @cli.command()
 @JSON
-@click.option("--messages", default=2000, show_default=True, help="Size of the burst.")
+@click.option(
+    "--messages",
+    type=click.IntRange(min=2),
+    default=2000,
+    show_default=True,
+    help="Size of the burst.",
+)
 @click.option("--out", type=FILE, help="Write the figures there, too.")
 def bench(messages: int, out: Path | None, *, as_json: bool) -> None:
     """Measure throughput, latency and memory on this machine.

@@ -1,6 +1,7 @@
-"""The daemon: everything wired together, four named tasks, and an orderly end."""
+"""The daemon: everything wired together, six named tasks, and an orderly end."""
 
 import asyncio
+import errno
 import os
 import signal
 import ssl
@@ -72,7 +73,7 @@ def id_table_path(config: Config) -> Path:
 class Daemon:
     """Owns the parts of a running agent."""
 
-    def __init__(self, config: Config, ids: IdTable) -> None:
+    def __init__(self, config: Config, ids: IdTable | None) -> None:
         """Open every bundle; raises ConfigError. Nothing is connected yet."""
         self._config = config
         self._endpoint = endpoint(config)
@@ -100,6 +101,7 @@ class Daemon:
             lambda: self._link.max_packet_bytes,
             self._delivery.put,
         )
+        self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -108,8 +110,10 @@ class Daemon:
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, then finish what is in hand and leave."""
+        asyncio.get_running_loop().set_exception_handler(self._failed)
         async with asyncio.TaskGroup() as group:
             tasks = [
+                group.create_task(self._bugs(), name="bugs"),
                 group.create_task(self._link.run(), name="link"),
                 group.create_task(self._engine.run(), name="work"),
                 group.create_task(self._delivery.run(), name="deliver"),
@@ -122,11 +126,25 @@ class Daemon:
             for task in tasks:
                 task.cancel()
 
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Let a bug in a callback end the process, as it would in a task."""
+        error = context.get("exception")
+        if "handle" in context and error and not self._bug.done():
+            self._bug.set_exception(error)
+        else:
+            loop.default_exception_handler(context)
+
+    async def _bugs(self) -> None:
+        await self._bug
+
     # -- messages
 
     def _arrived(self, message: Message) -> None:
         if self._stopping.is_set():
             return  # unacknowledged: the broker keeps it for our next start
+        if self._link.said_before(message):
+            message.ack()
+            return
         self._counts.received += 1
         filters = self._link.filters_of(message)
         wanted = tuple(p for p in self._pipelines if p.wants(message, filters))
@@ -308,9 +326,14 @@ def _resident_bytes() -> int:
 
 async def run(config: Config) -> None:
     """Run the daemon until it is told to stop; raises ConfigError."""
+    path = id_table_path(config)
     try:
-        ids = IdTable(id_table_path(config))
+        ids = IdTable(path)
     except OSError as error:
-        raise ConfigError(f"state.dir: {id_table_path(config)}: {error}") from error
+        if error.errno != errno.ENOSPC:
+            raise ConfigError(f"state.dir: {path}: {error}") from error
+        log.warning("no_room_for_ids", path=str(path))  # duplicates differ in id
+        await Daemon(config, None).run()
+        return
     with ids:
         await Daemon(config, ids).run()

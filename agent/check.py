@@ -114,12 +114,20 @@ def _cases(config: Config, pipeline: Pipeline) -> Iterator[Finding]:
 def read_cases(path: Path) -> list[Case]:
     """Read a file of cases; raises ConfigError with file and line."""
     cases = []
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 cases.append(Case.model_validate_json(line))
             except ValidationError as error:
-                raise ConfigError(f"{path}:{number}: {error}") from error
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"])
+                raise ConfigError(f"{path}:{number}: {where} {first['msg']}") from error
+    if not cases:
+        raise ConfigError(f"{path}: no cases")
     return cases
 
 

@@ -7,6 +7,7 @@ import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -23,11 +24,11 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from agent.errors import ConfigError
-from agent.mqtt import Login, matches, split_share
+from agent.filters import checked_filter, checked_topic, matches, overlap
+from agent.mqtt import Login
 from agent.text import is_text_encoding
 from agent.types import Task
 
-LONGEST_TOPIC = 65_535  # bytes (MQTT 5, 1.5.4)
 DEFAULT_PATH = Path("/etc/slm-agent/agent.toml")
 
 File = TypeVar("File", bound=BaseModel)
@@ -53,27 +54,6 @@ def _host_name() -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:64] or "device"
 
 
-def _is_filter(topic: str) -> str:
-    """Check a topic filter (MQTT 5, 4.7), `$share/<group>/` allowed in front."""
-    _, plain = split_share(topic)
-    levels = plain.split("/")
-    if not plain or "\0" in plain or len(plain.encode()) > LONGEST_TOPIC:
-        raise ValueError("a topic filter has 1 to 65535 bytes and no NUL")
-    if topic.startswith("$share/") and plain == topic:
-        raise ValueError("a shared subscription reads $share/<group>/<filter>")
-    if any("+" in level and level != "+" for level in levels):
-        raise ValueError("'+' must stand alone between two '/'")
-    if any("#" in level and level != "#" for level in levels) or "#" in levels[:-1]:
-        raise ValueError("'#' must stand alone and last")
-    return topic
-
-
-def _is_topic(topic: str) -> str:
-    if set("+#\0") & set(topic):
-        raise ValueError("a topic to publish to has no '+', '#' or NUL")
-    return topic
-
-
 def _is_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
@@ -82,7 +62,8 @@ def _is_url(url: str) -> str:
         raise ValueError("holds no password; use username and password_file")
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise ValueError("ends after the port")
-    _ = parts.port  # raises ValueError when it is no port
+    if parts.port == 0:  # others that are no port raise ValueError here
+        raise ValueError("has no port 0")
     return url
 
 
@@ -201,7 +182,7 @@ class AgentFile(Section):
 class Input(Section):
     """Which messages, and where their text is."""
 
-    topics: list[Annotated[str, AfterValidator(_is_filter)]] = Field(min_length=1)
+    topics: list[Annotated[str, AfterValidator(checked_filter)]] = Field(min_length=1)
     """Topic filters; `$share/<group>/...` shares the load with other agents."""
     text: str = ""
     """Path of the text in a JSON payload, "a.b.c"; empty: the whole payload."""
@@ -209,7 +190,7 @@ class Input(Section):
     """Path of the producer's message id in a JSON payload; empty: none."""
     encoding: Annotated[str, AfterValidator(_is_encoding)] = "utf-8"
     """Encoding of payloads, where the content type of MQTT 5 names no other."""
-    max_chars: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_chars: int = Field(default=10_000, ge=1, le=100_000)
     """Longer texts are refused as `too_long`; texts up to here are read whole."""
 
 
@@ -230,7 +211,7 @@ class Decide(Section):
 class Output(Section):
     """Where results go."""
 
-    topic: Annotated[str, AfterValidator(_is_topic)] = ""
+    topic: Annotated[str, AfterValidator(checked_topic)] = Field("", max_length=1024)
     """Result topic; empty: slm/<device>/result/<pipeline>."""
 
 
@@ -298,6 +279,7 @@ def load(path: Path | None, enable: tuple[str, ...] = ()) -> Config:
     names = list(enable) or agent.pipelines.enable
     pipelines = {name: _pipeline(agent.pipelines.dir, name) for name in names}
     _check_loops(agent, pipelines)
+    _check_overlaps(pipelines)
     document = "".join(
         model.model_dump_json() for model in (agent, *pipelines.values())
     )
@@ -373,6 +355,8 @@ def _check_tls(mqtt: Mqtt, path: Path) -> None:
         raise ConfigError(f"{path}: mqtt.{given[0]}: needs a url with mqtts://")
     if bool(mqtt.cert_file) != bool(mqtt.key_file):
         raise ConfigError(f"{path}: mqtt.cert_file: goes together with key_file")
+    if mqtt.password_file and not (mqtt.username or mqtt.username_file):
+        raise ConfigError(f"{path}: mqtt.password_file: needs username(_file), too")
     if mqtt.username and mqtt.username_file:
         raise ConfigError(f"{path}: mqtt.username: give it or username_file, not both")
 
@@ -389,6 +373,20 @@ def _check_loops(agent: AgentFile, pipelines: Mapping[str, PipelineFile]) -> Non
                             f"pipelines/{name}.toml: output.topic: {topic!r} is read "
                             f"again by pipeline {reader!r} ({wanted!r})"
                         )
+
+
+def _check_overlaps(pipelines: Mapping[str, PipelineFile]) -> None:
+    """Refuse two filters of one pipeline that a message may fall under at once.
+
+    Brokers may then send it twice, and it would be answered twice.
+    """
+    for name, pipeline in pipelines.items():
+        for one, other in combinations(pipeline.input.topics, 2):
+            if overlap(one, other):
+                raise ConfigError(
+                    f"pipelines/{name}.toml: input.topics: {one!r} and {other!r} "
+                    "overlap; a message under both would be answered twice"
+                )
 
 
 def _published(own: str, name: str, pipeline: PipelineFile) -> Iterator[str]:

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from agent.config import shipped
 from agent.embedded import Asker, daemon, nats
-from agent.errors import ConfigError
+from agent.errors import ConfigError, Undelivered
 
 ANSWER_S = 30.0  # no answer within this long is a failure
 SAMPLES = "home.samples.txt"
@@ -28,6 +28,12 @@ class Session:
 
     texts: list[str] = field(default_factory=list)
     answers: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    planned: int = 0  # how many texts are to be asked at least
+
+    @property
+    def wanted(self) -> int:
+        """How many messages must have ended."""
+        return max(self.planned, len(self.texts))
 
     def summary(self) -> dict[str, Any]:
         """Return the figures that end the demo; times in ms from arrival to publish."""
@@ -38,7 +44,7 @@ class Session:
         steps = quantiles(times, n=100) if len(times) > 1 else times * 99
         resolved = outcomes["resolved"]
         return {
-            "messages": len(self.texts),
+            "messages": self.wanted,
             "results": sum(len(a) for a in self.answers.values()),
             "resolved": resolved,
             "unresolved": outcomes["unresolved"],
@@ -55,7 +61,7 @@ class Session:
         return all(
             len(found := self.answers.get(number, [])) == 1
             and found[0].get("final") is True
-            for number in range(len(self.texts))
+            for number in range(self.wanted)
         )
 
 
@@ -66,7 +72,7 @@ def read_messages(path: Path | None) -> list[str]:
     """
     path = path or shipped("pipelines") / SAMPLES
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
@@ -93,11 +99,12 @@ async def run(texts: Sequence[str], *, once: bool, as_json: bool) -> int:
     """Ask everything, print every answer; return the exit status."""
     interactive = not once and not as_json and sys.stdin.isatty()
     view = JsonView() if as_json else TableView()
-    session = Session()
+    session = Session(planned=len(texts))
     with view.shown():
         async with _stage() as asker:
             for text in texts:
-                await _ask(asker, session, view, text)
+                if not await _ask(asker, session, view, text):
+                    break  # broker or daemon is gone: the others would wait in vain
             await _settle(asker, session, view)
             view.summary(session.summary())
             if interactive:
@@ -118,17 +125,22 @@ async def _stage() -> AsyncIterator[Asker]:
                 await asker.close()
 
 
-async def _ask(asker: Asker, session: Session, view: "View", text: str) -> None:
-    """Publish one text and wait for its first answer, so that times are honest."""
+async def _ask(asker: Asker, session: Session, view: "View", text: str) -> bool:
+    """Publish one text and wait for its first answer, so that times are honest.
+
+    False if none came.
+    """
     number = len(session.texts)
     session.texts.append(text)
-    await asker.ask(number, text)
     try:
         async with asyncio.timeout(ANSWER_S):
+            await asker.ask(number, text)
             while number not in session.answers:
                 _hear(session, view, *await asker.heard.get())
-    except TimeoutError:
+    except (TimeoutError, Undelivered):
         view.missing(text)
+        return False
+    return True
 
 
 async def _settle(asker: Asker, session: Session, view: "View") -> None:
@@ -219,6 +231,8 @@ class TableView:
 
     def answer(self, text: str, answer: dict[str, Any]) -> None:
         """Add a row."""
+        from rich.markup import escape
+
         if self._heading_due:
             self._heading_due = False
             self._status.stop()
@@ -227,11 +241,15 @@ class TableView:
             )
             self._console.rule(style="dim")
         if "status" not in answer:
-            self._row(text, f"[red]dead letter: {answer['reason']}", "", "", "", "")
+            self._row(
+                escape(text), f"[red]dead letter: {answer['reason']}", "", "", "", ""
+            )
             return
+        text = escape(text)
         sure = answer["status"] == "resolved"
         label = answer["label"] if sure else f"{answer['label']}? ({answer['reason']})"
-        entities = ", ".join(f"{e['label']}={e['text']}" for e in answer["entities"])
+        found = [f"{e['label']}={e['text']}" for e in answer["entities"]]
+        entities = escape(", ".join(found))
         self._row(
             text,
             f"[green]{label}" if sure else f"[yellow]{label}",
@@ -243,7 +261,9 @@ class TableView:
 
     def missing(self, text: str) -> None:
         """Add a row for a message without an answer."""
-        self._row(text, "[red]no answer", "", "", "", "")
+        from rich.markup import escape
+
+        self._row(escape(text), "[red]no answer", "", "", "", "")
 
     def summary(self, figures: dict[str, Any]) -> None:
         """Say what it all came to."""

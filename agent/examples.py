@@ -46,7 +46,7 @@ def read_examples(path: Path) -> list[Example]:
     """Read a JSON Lines file; raises ConfigError with file and line."""
     examples = []
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     for number, line in enumerate(lines, start=1):

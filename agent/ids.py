@@ -50,6 +50,8 @@ class IdTable:
             if os.fstat(descriptor).st_size != size:
                 os.ftruncate(descriptor, 0)
                 os.ftruncate(descriptor, size)
+                # A sparse page without room on the disk would be fatal (SIGBUS) later.
+                os.posix_fallocate(descriptor, 0, size)
             self._map = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)

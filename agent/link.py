@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import structlog
 
 from agent.errors import Refused, Undelivered
+from agent.filters import number_of
 from agent.ids import IdTable
-from agent.mqtt import Connection, Endpoint, matches
+from agent.mqtt import Connection, Endpoint
 from agent.types import Message
 
 STABLE_S = 60.0  # a connection that lasted this long forgives the failures before it
@@ -19,6 +20,7 @@ FLAPS = 3  # so many in a row, and we look whether our id is somebody else's, to
 GRACE_S = 1.0  # how much later another connection may notice that the network is gone
 YIELD_S = 60.0  # how long we leave a stolen client id alone at first
 YIELD_MAX_S = 3600.0
+INTRODUCTION_S = 30.0  # for all that is said after a connect
 
 log = structlog.get_logger()
 
@@ -100,13 +102,21 @@ class Link:
             return False
         return message.epoch >= self._session_since
 
+    def said_before(self, message: Message) -> bool:
+        """Tell whether an old subscription brings a retained message again.
+
+        MQTT 3.1.1 sends it after each subscribe, MQTT 5 only when that is new.
+        """
+        connection = self._connection
+        if connection is None or connection.is_v5:
+            return False
+        return message.retained and connection.session_present
+
     def filters_of(self, message: Message) -> list[str] | None:
         """Return the filters that the broker says the message matched (MQTT 5)."""
-        numbers = [n for n in message.subscriptions if 0 < n <= len(self._filters)]
-        found = [self._filters[n - 1] for n in numbers]
-        if not all(matches(topic, message.topic) for topic in found):
-            return None  # numbers of an earlier configuration
-        return found or None
+        numbers = set(message.subscriptions)
+        found = [topic for topic in self._filters if number_of(topic) in numbers]
+        return found or None  # None, too, for those of an earlier configuration
 
     def hang_up(self) -> None:
         """Drop the connection: the broker sends what we did not acknowledge again."""
@@ -177,7 +187,11 @@ class Link:
         self._connection = connection
         try:
             await connection.subscribe(self._filters)
-            await self._on_up(connection)
+            async with asyncio.timeout(INTRODUCTION_S):
+                await self._on_up(connection)
+        except TimeoutError:
+            connection.hang_up()
+            raise Undelivered("the broker takes no messages") from None
         except Undelivered:
             connection.hang_up()
             raise

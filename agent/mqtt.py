@@ -27,6 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.errors import Refused, Undelivered
+from agent.filters import number_of
 from agent.ids import IdTable, new_ulid, ulid_text
 from agent.text import checked_id
 from agent.types import Message
@@ -89,20 +90,6 @@ class Ended:
 
     why: str
     taken_over: bool | None = False
-
-
-def split_share(topic: str) -> tuple[str | None, str]:
-    """Split `$share/<group>/<filter>`; the group is None if it is not shared."""
-    if topic.startswith("$share/"):
-        group, _, rest = topic.removeprefix("$share/").partition("/")
-        if group and rest:
-            return group, rest
-    return None, topic
-
-
-def matches(subscription: str, topic: str) -> bool:
-    """Tell whether a topic falls under a filter, `$share/<group>/` aside."""
-    return paho.topic_matches_sub(split_share(subscription)[1], topic)
 
 
 class Connection:
@@ -175,11 +162,11 @@ class Connection:
             raise
 
     async def subscribe(self, filters: Sequence[str]) -> None:
-        """Subscribe at QoS 1; the position in `filters` is the subscription identifier.
+        """Subscribe at QoS 1.
 
         Raises Undelivered when the broker refuses one or does not answer.
         """
-        for number, topic in enumerate(filters, start=1):
+        for topic in filters:
             if self.is_v5:
                 shared = topic.startswith("$share/")
                 options = SubscribeOptions(
@@ -188,7 +175,7 @@ class Connection:
                     retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB,
                 )
                 properties = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]
-                properties.SubscriptionIdentifier = number
+                properties.SubscriptionIdentifier = number_of(topic)
                 _, mid = self._client.subscribe(
                     topic, options=options, properties=properties
                 )
@@ -481,7 +468,8 @@ class Connection:
         )
         if raw.qos:
             self._unacked[raw.mid] = False
-        self._on_message(message)
+        # Not here: paho would take an error of ours for a broken packet.
+        self._loop.call_soon(self._on_message, message)
 
     def _made_id(self, raw: paho.MQTTMessage, topic: str, payload: bytes) -> str:
         if not raw.qos or self._ids is None:

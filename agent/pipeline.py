@@ -8,7 +8,7 @@ from agent.bundle import Bundle, Calibration, open_bundle
 from agent.config import Config, PipelineFile
 from agent.decide import Policy, decide
 from agent.errors import ConfigError
-from agent.mqtt import matches
+from agent.filters import matches
 from agent.text import Reader
 from agent.types import Decision, Message, Prediction, Task
 from agent.wire import Topics

@@ -20,7 +20,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 0: what everything speaks of; the standard library only
     ("", "types", "errors"),
     # 1: pure; no I/O
-    ("decide", "text", "wire", "backlog", "counts", "certify", "examples", "scoring"),
+    (
+        *("decide", "text", "wire", "backlog", "counts", "certify"),
+        *("examples", "filters", "scoring"),
+    ),
     # 2: one outside world each
     (
         *("families", "families.bio", "families.encoder", "bundle"),

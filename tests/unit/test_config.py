@@ -84,7 +84,7 @@ def test_minimal_pipeline(tmp_path: Path) -> None:
             "mqtt = {username = 'u', username_file = 'u.txt'}",
             "mqtt.username: give it or username_file, not both",
         ),
-        ("mqtt.password_file = 'none'", "mqtt.password_file: none: "),
+        ("mqtt = { username = 'u', password_file = 'none' }", "mqtt.password_file: "),
         ("log.level = 'loud'", "agent.toml: log.level: "),
         ("engine.threads = 0", "agent.toml: engine.threads: "),
         ("upstream.url = 'x'", "agent.toml: upstream: unknown key"),

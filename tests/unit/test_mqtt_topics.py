@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.filters import matches, number_of, overlap, split_share
 from agent.link import backoff
-from agent.mqtt import matches, split_share
 
 LEVEL = st.sampled_from(["", "a", "b", "$x"])
 
@@ -78,3 +78,32 @@ def test_backoff_differs_between_devices() -> None:
     waits = sorted(backoff(10) for _ in range(300))
     assert waits[0] < 5
     assert waits[-1] > 25
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("home/+/utterance", "home/#", True),
+        ("home/#", "home", True),
+        ("a/+/c", "a/b/+", True),
+        ("$share/g/a/b", "a/b", True),
+        ("#", "a", True),
+        ("a/+", "a/b/c", False),
+        ("a/b", "a/c", False),
+        ("a/+/c", "a/+", False),
+        ("#", "$SYS/x", False),
+        ("+/x", "$SYS/x", False),
+    ],
+)
+def test_overlap(one: str, other: str, *, expected: bool) -> None:
+    """Two filters overlap if some topic falls under both, in either order."""
+    assert overlap(one, other) is expected
+    assert overlap(other, one) is expected
+
+
+def test_subscription_identifiers() -> None:
+    """A filter has one identifier, whatever else is subscribed to, and a legal one."""
+    numbers = {number_of(f"plant/{n}/note") for n in range(10_000)}
+    assert len(numbers) > 9_990
+    assert min(numbers) >= 1
+    assert max(numbers) <= 268_435_455
