@@ -163,7 +163,8 @@ def eval_(
     """Score PIPELINE on labelled DATA, one text at a time.
 
     DATA is JSON Lines: {"text": ..., "label": ... | null, "spans": [{"start", "end",
-    "label"}]}, offsets in characters, end exclusive.
+    "label"}]}, offsets in characters, end exclusive. Texts without a label do not
+    count for accuracy.
     """
     from agent import evaluate
     from agent.config import load

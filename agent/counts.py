@@ -2,9 +2,9 @@
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from statistics import quantiles
 from typing import Any
 
+from agent.scoring import percentiles
 from agent.types import Decision, Reason, Resolved, Timing
 
 RECENT = 1000  # messages that the latency quantiles are taken over
@@ -43,7 +43,7 @@ class Counts:
         pipelines: dict[str, dict[str, int]] = {}
         for (pipeline, outcome), number in sorted(self.results.items()):
             pipelines.setdefault(pipeline, {})[outcome] = number
-        p50, p99 = self._latency()
+        p50, p99 = percentiles(self.latencies) or (None, None)
         return {
             "received": self.received,
             "unrouted": self.unrouted,
@@ -55,12 +55,3 @@ class Counts:
             "ms_p50": p50,
             "ms_p99": p99,
         }
-
-    def _latency(self) -> tuple[float | None, float | None]:
-        recent = list(self.latencies)
-        if not recent:
-            return None, None
-        if len(recent) == 1:
-            recent *= 2  # Python 3.11 wants two
-        steps = quantiles(recent, n=100, method="inclusive")  # never beyond the worst
-        return round(steps[49], 3), round(steps[98], 3)

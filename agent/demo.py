@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import quantiles
 from typing import Any
 
 from pydantic_core import from_json
@@ -17,6 +16,7 @@ from pydantic_core import from_json
 from agent.config import shipped
 from agent.embedded import Asker, daemon, nats
 from agent.errors import ConfigError, Undelivered
+from agent.scoring import percentiles
 
 ANSWER_S = 30.0  # no answer within this long is a failure
 SAMPLES = "home.samples.txt"
@@ -41,7 +41,7 @@ class Session:
         results = [answer for answer in found if "status" in answer]
         outcomes = Counter(answer["status"] for answer in results)
         times = [answer["ms"]["total"] for answer in results]
-        steps = quantiles(times, n=100) if len(times) > 1 else times * 99
+        p50, p99 = percentiles(times) or (None, None)
         resolved = outcomes["resolved"]
         return {
             "messages": self.wanted,
@@ -50,8 +50,8 @@ class Session:
             "unresolved": outcomes["unresolved"],
             "dead_letters": len(found) - len(results),
             "share_resolved": round(resolved / len(results), 4) if results else None,
-            "ms_p50": round(steps[49], 3) if steps else None,
-            "ms_p99": round(steps[98], 3) if steps else None,
+            "ms_p50": p50,
+            "ms_p99": p99,
             "complete": self.complete,
         }
 

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from statistics import quantiles
 from typing import Any
 
 from agent.decide import confidence
 from agent.errors import Unreadable
 from agent.examples import Example
 from agent.pipeline import Pipeline
-from agent.scoring import Answer, scoreboard
+from agent.scoring import Answer, percentiles, scoreboard
 from agent.text import checked
 from agent.types import Decision, Unresolved
 from agent.wire import decision_object
@@ -49,13 +48,13 @@ def evaluate(
         answers.append(Answer(example, decision, _confidence(pipeline, decision)))
         progress()
     figures = asdict(scoreboard(answers, frozenset(pipeline.bundle.manifest.labels)))
-    steps = quantiles(times, n=100) if len(times) > 1 else times * 99
+    p50, p99 = percentiles(times) or (None, None)
     figures |= {
         "pipeline": pipeline.name,
         "model": pipeline.bundle.id,
         "texts_per_s": round(len(times) / sum(times) * 1000, 1),
-        "ms_p50": round(steps[49], 3),
-        "ms_p99": round(steps[98], 3),
+        "ms_p50": p50,
+        "ms_p99": p99,
     }
     rounded = {
         key: round(value, 4) if isinstance(value, float) else value

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import quantiles
 
 from agent.examples import Example, Span
 from agent.types import Decision, Entity, Resolved
@@ -125,6 +126,15 @@ def calibration_error(claims: Sequence[tuple[float, bool]]) -> float | None:
     for score, right in claims:
         gaps[min(int(score * BINS), BINS - 1)] += score - right
     return sum(abs(gap) for gap in gaps) / len(claims)
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return p50 and p99, never beyond the worst value; None where there is none."""
+    if not values:
+        return None
+    twice = [*values, *values] if len(values) == 1 else values  # Python 3.11 wants two
+    steps = quantiles(twice, n=100, method="inclusive")
+    return round(steps[49], 3), round(steps[98], 3)
 
 
 def place(span: Entity | Span) -> tuple[int, int, str]:

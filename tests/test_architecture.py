@@ -21,8 +21,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
     # 1: pure; no I/O
     (
-        *("decide", "text", "wire", "backlog", "counts", "certify"),
-        *("examples", "filters", "scoring"),
+        *("decide", "text", "wire", "backlog", "certify", "filters"),
+        *("examples", "scoring", "counts"),
     ),
     # 2: one outside world each
     (
