@@ -102,16 +102,6 @@ class Link:
             return False
         return message.epoch >= self._session_since
 
-    def said_before(self, message: Message) -> bool:
-        """Tell whether an old subscription brings a retained message again.
-
-        MQTT 3.1.1 sends it after each subscribe, MQTT 5 only when that is new.
-        """
-        connection = self._connection
-        if connection is None or connection.is_v5:
-            return False
-        return message.retained and connection.session_present
-
     def filters_of(self, message: Message) -> list[str] | None:
         """Return the filters that the broker says the message matched (MQTT 5)."""
         numbers = set(message.subscriptions)

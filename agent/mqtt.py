@@ -464,7 +464,6 @@ class Connection:
             ack=partial(self._ack, raw.mid) if raw.qos else _nothing,
             content_type=getattr(properties, "ContentType", None),
             subscriptions=tuple(getattr(properties, "SubscriptionIdentifier", ())),
-            retained=raw.retain,
         )
         if raw.qos:
             self._unacked[raw.mid] = False

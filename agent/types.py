@@ -67,7 +67,6 @@ class Message:
     ack: Callable[[], None]
     content_type: str | None = None
     subscriptions: tuple[int, ...] = ()
-    retained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def test_bad_input(
         assert letter["pipeline"] == family
         assert base64.b64decode(letter["payload"]) == payload
         assert (letter["bytes"], letter["truncated"]) == (len(payload), False)
-    assert max(memory[3:]) < max(memory[:3]) + 5, memory
+    assert max(memory[3:]) < max(memory[:3]) + 8, memory  # one round brings 4 MB
 
 
 def test_ten_megabytes(agent: Agent, client: Client) -> None:

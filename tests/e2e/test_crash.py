@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from proxy import PUBACK, Fate, Proxy, Way, all_pass, kind
-from stage import DEVICE, Agent, Client, Mosquitto, topic_of
+from stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
 
 
 def test_kill_nine(agent: Agent, client: Client) -> None:
@@ -59,6 +59,33 @@ def test_killed_between_result_and_ack(
     first, second = client.results[topic_of(7)]
     assert first["id"] == second["id"]
     assert first["received_at"] < second["received_at"]
+
+
+def test_retained_message(
+    proxy: Proxy, new_agent: Callable[..., Agent], client: Client
+) -> None:
+    """A retained text is answered once, at the first subscription; crash or not."""
+
+    def hold(way: Way, packet: bytes) -> Fate:
+        held = way is Way.DEVICE and topic_of(1).encode() in packet
+        return Fate.DROP if held else Fate.PASS
+
+    client.send(topic_of(1), text_of(1), retain=True)
+    client.wait_acked(1)
+    proxy.gate = hold
+    agent = new_agent(proxy.port)
+    agent.start()
+    agent.wait_log("handled")
+    agent.kill()
+    proxy.gate = all_pass
+    agent.start()
+    client.wait_answered(1)
+    proxy.drop_connections()
+    agent.wait_log("connected", 3)
+    client.ask([2])
+    client.wait_answered(2)
+    assert agent.terminate() == 0
+    assert len({result["id"] for result in client.results[topic_of(1)]}) == 1
 
 
 def test_last_will(agent: Agent, broker: Mosquitto, client: Client) -> None:

@@ -30,7 +30,7 @@ def _honest(n: int) -> list[Claim]:
 
 def test_thresholds_are_certificates() -> None:
     """The table has a row for each error that the data can carry, and no other."""
-    table = thresholds([Claim(0.9, right=True)] * 100)
+    table = thresholds([Claim(0.9, right=True)] * 150)
     assert [row.max_error for row in table] == [0.03, 0.05, 0.07, 0.10, 0.15, 0.20]
 
 
