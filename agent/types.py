@@ -24,7 +24,8 @@ class Tier(StrEnum):
 class Reason(StrEnum):
     """Why a message was not resolved locally: one word on the wire, in logs, in counts.
 
-    The first group ends in an `unresolved` result, the second in a dead letter.
+    The first group ends in an `unresolved` result, the second in a dead letter; so does
+    `too_long`, but for a result that the broker's packet size had no room for.
     """
 
     LOW_CONFIDENCE = "low_confidence"
