@@ -81,7 +81,7 @@ def test_retained_message(
     agent.start()
     client.wait_answered(1)
     proxy.drop_connections()
-    agent.wait_log("connected", 3)
+    agent.wait_log("disconnected")
     client.ask([2])
     client.wait_answered(2)
     assert agent.terminate() == 0
