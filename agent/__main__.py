@@ -23,7 +23,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="slm-agent")
 def cli() -> None:
-    r"""Understand text messages on the device.
+    """Understand text messages on the device.
 
     Subscribes to MQTT topics, understands each message with small int8 models, and
     publishes a structured result. What the models are not sure of comes out as
@@ -37,7 +37,7 @@ def cli() -> None:
       slm-agent run --config agent.toml          the daemon
 
     Exit status: 0 fine, 1 not as it should be, 2 wrong configuration or usage.
-    """
+    """  # noqa: D301  \b is click's mark of a paragraph to leave as it is
 
 
 @cli.command()

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from agent.app import endpoint
 from agent.bundle import failed_probes
 from agent.config import Config
-from agent.errors import ConfigError
 from agent.evaluate import answer
+from agent.jsonl import read_records
 from agent.pipeline import Pipeline, bundles_of, open_pipelines
 from agent.types import Decision
 from agent.wire import decision_object
@@ -102,33 +101,13 @@ def _cases(config: Config, pipeline: Pipeline) -> Iterator[Finding]:
         yield Finding("warning", pipeline.name, f"no example cases: {path} is missing")
         return
     failed = 0
-    cases = read_cases(path)
+    cases = read_records(path, Case, "cases")
     for number, case in enumerate(cases, start=1):
         for difference in differences(case, answer(pipeline, case.text)):
             failed += 1
             yield Finding("error", pipeline.name, f"case {number}: {difference}")
     if not failed:
         yield Finding("ok", pipeline.name, f"{len(cases)} example cases pass")
-
-
-def read_cases(path: Path) -> list[Case]:
-    """Read a file of cases; raises ConfigError with file and line."""
-    cases = []
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                cases.append(Case.model_validate_json(line))
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"])
-                raise ConfigError(f"{path}:{number}: {where} {first['msg']}") from error
-    if not cases:
-        raise ConfigError(f"{path}: no cases")
-    return cases
 
 
 def differences(case: Case, decision: Decision) -> Iterator[str]:

@@ -11,15 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic import BaseModel
 
 from agent.config import shipped
 from agent.embedded import Asker, daemon, nats
 from agent.errors import ConfigError, Undelivered
+from agent.jsonl import read_lines, read_records
 from agent.scoring import percentiles
 
 ANSWER_S = 30.0  # no answer within this long is a failure
 SAMPLES = "home.samples.txt"
+
+
+class Asked(BaseModel):
+    """A line of a `.jsonl` file of messages; labelled data will do."""
+
+    text: str
 
 
 @dataclass(slots=True)
@@ -71,28 +78,9 @@ def read_messages(path: Path | None) -> list[str]:
     None reads the shipped samples. Blank lines are no messages.
     """
     path = path or shipped("pipelines") / SAMPLES
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    if path.suffix != ".jsonl":
-        texts = [line for _, line in numbered]
-    else:
-        texts = [_text_of(path, number, line) for number, line in numbered]
-    if not texts:
-        raise ConfigError(f"{path}: no messages")
-    return texts
-
-
-def _text_of(path: Path, number: int, line: str) -> str:
-    try:
-        text = from_json(line)["text"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}:{number}: no JSON object with `text`") from error
-    if not isinstance(text, str):
-        raise ConfigError(f"{path}:{number}: `text` is no string")
-    return text
+    if path.suffix == ".jsonl":
+        return [asked.text for asked in read_records(path, Asked, "messages")]
+    return [line for _, line in read_lines(path, "messages")]
 
 
 async def run(texts: Sequence[str], *, once: bool, as_json: bool) -> int:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agent.errors import ConfigError
+from agent.jsonl import read_records
 
 
 class Span(BaseModel):
@@ -43,21 +43,5 @@ class Example(BaseModel):
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read a JSON Lines file; raises ConfigError with file and line."""
-    examples = []
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            examples.append(Example.model_validate_json(line))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{path}:{number}: {where} {first['msg']}") from error
-    if not examples:
-        raise ConfigError(f"{path}: no examples")
-    return examples
+    """Read a JSON Lines file of examples; raises ConfigError with file and line."""
+    return read_records(path, Example, "examples")

@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from agent.__main__ import cli
 from agent.bundle import Bundle
-from agent.check import Case, CaseEntity, differences, read_cases
+from agent.check import Case, CaseEntity, differences
 from agent.decide import Policy
 from agent.errors import ConfigError
 from agent.evaluate import answer, evaluate, prediction_line
 from agent.examples import Example, Span, read_examples
+from agent.jsonl import read_records
 from agent.pipeline import Pipeline
 from agent.text import Reader
 from agent.types import Entity, Prediction, Reason, Resolved, Task, Tier, Unresolved
@@ -162,7 +165,7 @@ def test_wrong_cases(tmp_path: Path) -> None:
     path = tmp_path / "home.cases.jsonl"
     path.write_text('{"text": "a"}\n{"text": "a", "lable": "x"}\n')
     with pytest.raises(ConfigError, match=r"home\.cases\.jsonl:2: "):
-        read_cases(path)
+        read_records(path, Case, "cases")
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085"])
@@ -171,3 +174,13 @@ def test_line_separators_in_texts(tmp_path: Path, separator: str) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({"text": f"a{separator}b"}, ensure_ascii=False))
     assert len(read_examples(path)) == 1
+
+
+def test_help_keeps_its_examples_apart() -> None:
+    """The first steps in `--help` are a line each, not one paragraph."""
+    shown = CliRunner().invoke(cli, ["--help"]).output
+    lines = [line.strip() for line in shown.splitlines()]
+    assert "First steps:" in lines
+    assert [line.split()[:2] for line in lines if line.startswith("slm-agent ")] == [
+        ["slm-agent", command] for command in ("demo", "try", "check", "run")
+    ]
