@@ -129,10 +129,12 @@ def _print_answer(said: dict[str, object]) -> None:
     status = click.style(str(said["status"]), fg="green" if resolved else "yellow")
     why = "" if resolved else f" ({said['reason']})"
     click.echo(f"status    {status}{why}")
+    threshold = said["threshold"]
+    limit = "no threshold" if threshold is None else f"threshold {threshold:.4f}"
     if said["label"] is not None:
-        threshold = said["threshold"]
-        limit = "no threshold" if threshold is None else f"threshold {threshold:.4f}"
         click.echo(f"label     {said['label']}  score {said['score']}, {limit}")
+    elif said["score"] is not None:
+        click.echo(f"entities  all right with {said['score']}, {limit}")
     entities = said["entities"]
     if isinstance(entities, list):
         for entity in entities:
@@ -245,11 +247,64 @@ def bench(messages: int, out: Path | None, *, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("pipeline")
+@click.argument("data", type=FILE)
+@CONFIG
+@JSON
+@click.option(
+    "--out",
+    type=FILE,
+    metavar="FILE",
+    help="Default: <pipeline>.calibration.json beside the pipeline's file.",
+)
+def calibrate(
+    pipeline: str, data: Path, config: Path | None, out: Path | None, *, as_json: bool
+) -> None:
+    """Recalibrate PIPELINE on this device with your own labelled DATA.
+
+    DATA is JSON Lines as for `eval`: some hundred texts as they arrive here, with true
+    labels and spans. Three in ten fit the scores, seven certify the thresholds. Texts
+    with a label that the bundle does not have (such as "oos") are out of scope, and any
+    answer to them is wrong. The file written is used from the next start on, instead
+    of the bundle's own calibration.
+    """
+    from agent import recalibrate
+    from agent.config import load
+    from agent.examples import read_examples
+
+    examples = read_examples(data)
+    loaded = load(config, enable=(pipeline,))
+    for label, count in recalibrate.unknown_labels(loaded, pipeline, examples).items():
+        click.echo(f"{count} texts are {label!r}: out of scope", err=True)
+    bar = click.progressbar(length=len(examples), label=pipeline, file=sys.stderr)
+    with bar:
+        made = recalibrate.recalibrate(
+            loaded, pipeline, examples, data.name, lambda: bar.update(1)
+        )
+    place = out or loaded.calibration_file(pipeline)
+    recalibrate.write(made, place)
+    if as_json:
+        click.echo(made.model_dump_json())
+        return
+    for guarantee, rows in made.tables.items():
+        click.echo(click.style(f"wrong means: {guarantee.value}", bold=True))
+        if not rows:
+            click.echo(f"  {made.certified_on} texts cannot certify any error")
+        for row in rows:
+            click.echo(
+                f"  max_error {row.max_error:<6g} score {row.threshold:.4f}  "
+                f"answers {row.coverage:6.1%}  wrong {row.error:.1%}"
+            )
+    click.echo(f"{place}: written")
+
+
+@cli.command()
 @click.argument("recipe")
 @click.option(
     "--data",
-    required=True,
     type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=".",
+    show_default=True,
     help="Folder of the data; the recipe names the files in it.",
 )
 @click.option(
@@ -257,25 +312,45 @@ def bench(messages: int, out: Path | None, *, as_json: bool) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the bundle; default models/<name>.",
 )
+@click.option("--name", help="Of the pipeline made from a .jsonl file.")
 @click.option("--seed", type=int, help="Instead of the recipe's.")
 @click.option("--epochs", type=int, help="Instead of the recipe's.")
 def train(
-    recipe: str, data: Path, out: Path | None, seed: int | None, epochs: int | None
+    recipe: str,
+    data: Path,
+    out: Path | None,
+    name: str | None,
+    seed: int | None,
+    epochs: int | None,
 ) -> None:
     """Train, quantise and calibrate the bundle of RECIPE (workshop, not on a device).
 
-    RECIPE is the name of a shipped one (home) or a TOML file. DATA has train.jsonl and
-    valid.jsonl, in the format of `eval`. An interrupted run goes on where it was.
-    """
+    RECIPE is the name of a shipped one, a TOML file, or your own labelled texts.
+
+    \b
+      slm-agent train home --data DIR        a shipped recipe; DIR has hwu64/...
+      slm-agent train my.toml --data DIR     a recipe of yours
+      slm-agent train my.jsonl --name desk --out desk
+                                             some hundred labelled lines: a bundle, a
+                                             pipeline and an agent.toml in desk/
+
+    Data is JSON Lines in the format of `eval`. An interrupted run goes on where it was.
+    """  # noqa: D301  \b is click's mark of a paragraph to leave as it is
     try:
         import torch as _  # noqa: F401
 
-        from agent.workshop.command import build
+        from agent.workshop import command
     except ImportError as error:
         raise ConfigError(
             f"the workshop is missing ({error.name}): pip install 'slm-agent[workshop]'"
         ) from error
-    folder = build(recipe, data, out, seed, epochs)
+    if recipe.endswith(".jsonl"):
+        if not (name and out):
+            raise ConfigError(f"{recipe}: give --name and --out, too")
+        folder = command.build_own(Path(recipe), name, out)
+        click.echo(f"{folder}: done; try slm-agent check --config {folder}/agent.toml")
+        return
+    folder = command.build(recipe, data, out, seed, epochs)
     click.echo(f"{folder}: done; its README.md says how good it is")
 
 

@@ -79,8 +79,6 @@ class Daemon:
         self._endpoint = endpoint(config)
         self._topics = Topics(config.agent.device.id)
         self._pipelines = open_pipelines(config)
-        for bundle in bundles_of(self._pipelines).values():
-            bundle.predict([probe.text for probe in bundle.probes[:1]])  # warm up
         mqtt = config.agent.mqtt
         self._counts = Counts()
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
@@ -232,13 +230,14 @@ class Daemon:
                 "result": p.result_topic,
                 "max_error": self._config.pipelines[p.name].decide.max_error,
                 "threshold": p.policy.threshold,
+                "guarantee": p.policy.guarantee,
                 "certified": p.policy.error_bound is not None,
             }
             for p in self._pipelines
         }
         bundles = {
             bundle.id: {name: f.sha256 for name, f in bundle.manifest.files.items()}
-            for bundle in bundles_of(self._pipelines).values()
+            for bundle in bundles_of(self._pipelines)
         }
         return {
             "v": 1,

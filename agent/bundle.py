@@ -2,21 +2,34 @@
 
 `manifest.json` lists every file with its sha256; a bundle that differs is refused.
 Nothing is ever unpickled.
+
+Its tiers are a cascade, cheapest first: a text is answered by the first that is sure
+enough for whoever asks.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agent.calibration import (
+    Calibration,
+    TierCalibration,
+    fingerprint,
+    with_agreement,
+)
 from agent.errors import BundleError
-from agent.families.encoder import EncoderSpec
-from agent.types import Prediction
+from agent.families.encoder import EncoderSpec, runtime
+from agent.families.linear import LinearSpec
+from agent.families.patterns import find
+from agent.types import Entity, Guess, Prediction, Tier
 
 MANIFEST = "manifest.json"
+CALIBRATION = "calibration.json"
+PROBES = "probes.jsonl"
 PROBE_SCORE_TOLERANCE = 0.05
 
 
@@ -33,37 +46,13 @@ class File(Frozen):
     bytes: int = Field(ge=0)
 
 
-class Threshold(Frozen):
-    """The lowest score from which on at most `max_error` is wrong.
-
-    `coverage` and `error` are those on the calibration data.
-    """
-
-    max_error: float = Field(gt=0, lt=1)
-    threshold: float = Field(ge=0, le=1)
-    coverage: float = Field(ge=0, le=1)
-    error: float = Field(ge=0, le=1)
-
-
-class Calibration(Frozen):
-    """Thresholds by allowed error, and what they were chosen on.
-
-    `fixed_sequence` is certified (agent/certify.py); `threshold` was tuned.
-    """
-
-    method: Literal["threshold", "fixed_sequence"]
-    certified: bool
-    confidence: float | None = Field(default=None, gt=0, lt=1)
-    on: Literal["label"]
-    data: str
-    n: int = Field(ge=0)
-    table: list[Threshold]
+Family = Annotated[LinearSpec | EncoderSpec, Field(discriminator="family")]
 
 
 class Manifest(Frozen):
     """`manifest.json`."""
 
-    format: Literal[1]
+    format: Literal[2]
     name: str
     version: str
     description: str
@@ -73,10 +62,22 @@ class Manifest(Frozen):
     created: str
     labels: list[str]
     entities: list[str]
-    tiers: list[EncoderSpec] = Field(min_length=1, max_length=1)
-    calibration: Calibration
+    patterns: list[str] = []
+    """Entities that checked patterns find beside the model (families/patterns.py)."""
+    tiers: list[Family] = Field(min_length=1)
     scores: dict[str, float]
     files: dict[str, File]
+
+    def fingerprint(self) -> str:
+        """Name what answers: model, tokenizer, labels, and the library that computes.
+
+        A calibration holds for one fingerprint.
+        """
+        names = {name for tier in self.tiers for name in tier.files}
+        files = {name: self.files[name].sha256 for name in names & self.files.keys()}
+        return fingerprint(
+            files, self.labels, [*self.entities, "", *self.patterns], runtime()
+        )
 
 
 class ProbeSpan(Frozen):
@@ -89,9 +90,10 @@ class ProbeSpan(Frozen):
 
 
 class Probe(Frozen):
-    """A text and the answer the bundle gave where it was made."""
+    """A text and the answer that a tier gave where the bundle was made."""
 
     text: str
+    tier: int = Field(ge=0)
     label: str | None
     score: float | None
     spans: list[ProbeSpan]
@@ -100,26 +102,101 @@ class Probe(Frozen):
 class Model(Protocol):
     """A loaded tier."""
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Return the prediction of each text."""
+    def predict(self, texts: Sequence[str]) -> list[Guess]:
+        """Return the guess about each text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A tier at work: its model, and what its guesses are worth."""
+
+    by: Tier
+    model: Model
+    calibration: TierCalibration
+
+
+Enough = Callable[[Prediction], bool]
+
+
+def never(_: Prediction) -> bool:
+    """Let no tier but the last answer."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle, ready to be asked."""
+    """A verified bundle, ready to be asked; it blocks, so never in the event loop.
+
+    `calibrated` is False where its calibration was made with something else.
+    `probed_with` is the calibration that the bundle came with: its probes' scores are
+    by that one, whichever is in use.
+    """
 
     manifest: Manifest
-    model: Model
+    stages: tuple[Stage, ...]
+    calibration: Calibration
     probes: tuple[Probe, ...]
+    probed_with: tuple[TierCalibration, ...]
+    calibrated: bool
 
     @property
     def id(self) -> str:
         """Name and version as results carry them: `home@1.0.0`."""
         return f"{self.manifest.name}@{self.manifest.version}"
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Return the prediction of each text; blocks, never in the event loop."""
-        return self.model.predict(texts)
+    def predict(self, texts: Sequence[str], enough: Enough = never) -> list[Prediction]:
+        """Return for each text the first prediction that is enough, else the last."""
+        found: dict[int, Prediction] = {}
+        guesses: dict[int, Guess] = {}
+        waiting = list(range(len(texts)))
+        for number, stage in enumerate(self.stages):
+            last = number == len(self.stages) - 1
+            asked = [texts[index] for index in waiting]
+            later = []
+            for index, raw in zip(waiting, self._ask(number, asked), strict=True):
+                guess = with_agreement(raw, guesses.get(index))
+                prediction = stage.calibration.judged(stage.by, guess)
+                guesses[index], found[index] = raw, prediction
+                sure = stage.calibration.may_answer(prediction)
+                if not (last or (sure and enough(prediction))):
+                    later.append(index)
+            waiting = later
+            if not waiting:
+                break
+        return [found[index] for index in range(len(texts))]
+
+    def guesses(self, text: str) -> list[Guess]:
+        """Return what every tier says of one text, uncalibrated."""
+        found: list[Guess] = []
+        for number in range(len(self.stages)):
+            [raw] = self._ask(number, [text])
+            found.append(with_agreement(raw, found[-1] if found else None))
+        return found
+
+    def _ask(self, number: int, texts: Sequence[str]) -> list[Guess]:
+        guesses = self.stages[number].model.predict(texts)
+        if number < len(self.stages) - 1 or not self.manifest.patterns:
+            return guesses
+        return [
+            replace(guess, entities=merged(guess.entities, find(text, self._checked)))
+            for text, guess in zip(texts, guesses, strict=True)
+        ]
+
+    @property
+    def _checked(self) -> frozenset[str]:
+        return frozenset(self.manifest.patterns)
+
+
+def merged(guessed: Sequence[Entity], checked: Sequence[Entity]) -> tuple[Entity, ...]:
+    """Return both in order; a checked entity replaces guesses that overlap it."""
+    kept = [
+        entity
+        for entity in guessed
+        if all(
+            entity.end <= other.start or other.end <= entity.start for other in checked
+        )
+    ]
+    return tuple(sorted((*kept, *checked), key=lambda entity: entity.start))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -162,23 +239,63 @@ def _files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in found}
 
 
-def open_bundle(folder: Path, threads: int) -> Bundle:
-    """Verify and load a bundle; raises BundleError. `threads` is for one inference."""
+def open_bundle(folder: Path, threads: int, calibration: Path | None = None) -> Bundle:
+    """Verify and load a bundle; raises BundleError. `threads` is for one inference.
+
+    `calibration` is a file to use instead of the bundle's own. A calibration that was
+    made with something else is no error here: the bundle says `calibrated=False`.
+    """
     manifest = read_manifest(folder)
     verify(folder, manifest)
-    [tier] = manifest.tiers
-    listed = {tier.model, tier.tokenizer, "probes.jsonl"}
-    missing = sorted(listed - set(manifest.files))
+    needed = {name for tier in manifest.tiers for name in tier.needed}
+    missing = sorted((needed | {CALIBRATION, PROBES}) - set(manifest.files))
     if missing:
         raise BundleError(f"{folder}: the manifest does not list {', '.join(missing)}")
+    own = read_calibration(folder / CALIBRATION)
+    made = read_calibration(calibration) if calibration else own
+    if len(own.tiers) != len(manifest.tiers) or _shape(made) != _shape(own):
+        raise BundleError(
+            f"{calibration or folder / CALIBRATION}: is for other tiers or other "
+            f"evidence than {manifest.name}@{manifest.version} has; remove it, or run "
+            "slm-agent calibrate again"
+        )
     try:
-        model = tier.load(folder, manifest.labels, manifest.entities, threads)
-        lines = (folder / "probes.jsonl").read_bytes().split(b"\n")
+        stages = tuple(
+            Stage(
+                tier.by,
+                tier.load(folder, manifest.labels, manifest.entities, threads),
+                calibrated,
+            )
+            for tier, calibrated in zip(manifest.tiers, made.tiers, strict=True)
+        )
+        lines = (folder / PROBES).read_bytes().split(b"\n")
         probes = tuple(Probe.model_validate_json(line) for line in lines if line)
     except Exception as error:
         # Runtimes written in C++ and Rust raise anything on what they cannot open.
         raise BundleError(f"{folder}: {error}") from error
-    return Bundle(manifest, model, probes)
+    if any(probe.tier >= len(stages) for probe in probes):
+        raise BundleError(f"{folder / PROBES}: a probe is for a tier that is not there")
+    fits = made.fingerprint == manifest.fingerprint()
+    return Bundle(manifest, stages, made, probes, tuple(own.tiers), fits)
+
+
+def _shape(made: Calibration) -> list[list[int | None]]:
+    """Return how much evidence each score of each tier wants."""
+    return [
+        [
+            None if score is None else len(score.weights)
+            for score in (tier.label, tier.entities)
+        ]
+        for tier in made.tiers
+    ]
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read and validate a calibration; raises BundleError."""
+    try:
+        return Calibration.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BundleError(f"{path}: {error}") from error
 
 
 def failed_probes(bundle: Bundle) -> list[str]:
@@ -187,8 +304,13 @@ def failed_probes(bundle: Bundle) -> list[str]:
     A label or an entity may not change; scores may move by PROBE_SCORE_TOLERANCE.
     """
     failures = []
+    asked: dict[str, list[Guess]] = {}
     for probe in bundle.probes:
-        [got] = bundle.predict([probe.text])
+        if probe.text not in asked:
+            asked[probe.text] = bundle.guesses(probe.text)
+        by = bundle.stages[probe.tier].by
+        guess = asked[probe.text][probe.tier]
+        got = bundle.probed_with[probe.tier].judged(by, guess)
         spans = [(e.start, e.end, e.label) for e in got.entities]
         if got.label != probe.label:
             failures.append(f"{probe.text!r}: {got.label}, expected {probe.label}")

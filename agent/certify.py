@@ -7,20 +7,25 @@ sequences: thresholds are tried from strict to lax in an order that looks at sco
 only, each with an exact binomial test, and the first failure ends the sequence. That is
 why no correction for many thresholds is needed.
 
+The threshold is one for all tiers of a cascade, so what is certified is the cascade: a
+text is answered by the first tier whose claim reaches it.
+
 Where to start is what decides: a single wrong label among the few surest answers ends a
 sequence that starts there, and real labels are never all right. So one sequence starts
 at half of the data, where some errors are bearable, and one at the fewest answers that
-could be certified at all, for models that are good only there. The two share DELTA.
+could be certified at all, for models that are good only there. The two share DELTA,
+most of which goes where most models are.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 DELTA = 0.05  # how often the guarantee may fail, over repeated calibrations
 STEPS = 100  # thresholds of a sequence
-STARTS = (0.5, 0.0)  # shares of the data that pass the first threshold of a sequence
+# Of each sequence: the share of the data that passes its first threshold, and the share
+# of DELTA that it may use up.
+SEQUENCES = ((0.5, 0.8), (0.0, 0.2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,9 @@ class Claim:
 
     score: float
     right: bool
+
+
+Case = Sequence[Claim]  # what the tiers say to one text, cheapest first; may be empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,41 +67,57 @@ def p_value(wrong: int, n: int, max_error: float) -> float:
 
 
 def certify(
-    claims: Sequence[Claim], max_error: float, delta: float = DELTA
+    cases: Sequence[Case], max_error: float, delta: float = DELTA
 ) -> Certificate | None:
     """Return the certificate for an error; None where the data cannot carry it."""
-    ranked = sorted(claims, key=lambda claim: -claim.score)
-    wrong = list(accumulate(not claim.right for claim in ranked))
-    share = delta / len(STARTS)
-    # With fewer answers even none wrong proves nothing.
-    least = math.ceil(math.log(share) / math.log1p(-max_error))
-    most = 0
-    for start in STARTS:
-        first = max(least, round(start * len(ranked)))
-        for n in _sizes([claim.score for claim in ranked], first):
-            if p_value(wrong[n - 1], n, max_error) > share:
+    sure = sorted((_surest(case) for case in cases), reverse=True)
+    most = wrong_of_most = 0
+    for start, portion in SEQUENCES:
+        share = portion * delta
+        # With fewer answers even none wrong proves nothing.
+        least = math.ceil(math.log(share) / math.log1p(-max_error))
+        first = max(least, round(start * len(sure)))
+        for n in _sizes(sure, first):
+            wrong = _wrong(cases, sure[n - 1])
+            if p_value(wrong, n, max_error) > share:
                 break
-            most = max(most, n)
+            if n > most:
+                most, wrong_of_most = n, wrong
     if most == 0:
         return None
     return Certificate(
         max_error=max_error,
-        threshold=ranked[most - 1].score,
-        coverage=most / len(ranked),
-        error=wrong[most - 1] / most,
+        threshold=sure[most - 1],
+        coverage=most / len(cases),
+        error=wrong_of_most / most,
     )
+
+
+def _surest(case: Case) -> float:
+    """Return the threshold up to which a text is answered; below 0: never."""
+    return max((claim.score for claim in case), default=-1.0)
+
+
+def _wrong(cases: Sequence[Case], threshold: float) -> int:
+    """Count wrong answers where the first tier that reaches the threshold answers."""
+    wrong = 0
+    for case in cases:
+        answer = next((claim for claim in case if claim.score >= threshold), None)
+        wrong += answer is not None and not answer.right
+    return wrong
 
 
 def _sizes(scores: Sequence[float], first: int) -> list[int]:
     """Return how many answers pass each threshold of a sequence, from `first` up.
 
-    Equal scores pass or fail together.
+    Equal scores pass or fail together; texts that no tier answers never pass.
     """
+    last = sum(score >= 0 for score in scores)
     sizes: set[int] = set()
     for step in range(STEPS + 1):
-        n = first + round((len(scores) - first) * step / STEPS)
-        while 0 < n < len(scores) and scores[n] == scores[n - 1]:
+        n = first + round((last - first) * step / STEPS)
+        while 0 < n < last and scores[n] == scores[n - 1]:
             n += 1
-        if first <= n <= len(scores):
+        if first <= n <= last:
             sizes.add(n)
     return sorted(sizes)

@@ -11,9 +11,15 @@ from agent.bundle import failed_probes
 from agent.config import Config
 from agent.evaluate import answer
 from agent.jsonl import read_records
-from agent.pipeline import Pipeline, bundles_of, open_pipelines
-from agent.types import Decision
+from agent.pipeline import Pipeline, bundles_of, mismatch, open_pipelines
+from agent.types import Decision, Guarantee
 from agent.wire import decision_object
+
+WRONG = {
+    Guarantee.LABEL: "a wrong label",
+    Guarantee.ENTITIES: "a wrong entity",
+    Guarantee.BOTH: "a wrong label or entity",
+}
 
 
 class CaseEntity(BaseModel):
@@ -49,8 +55,9 @@ def check(config: Config) -> Iterator[Finding]:
     """Yield findings in the order in which they are made; raises ConfigError."""
     yield Finding("ok", "config", f"device {config.agent.device.id}")
     endpoint(config)
-    pipelines = open_pipelines(config)
-    for name, bundle in bundles_of(pipelines).items():
+    pipelines = open_pipelines(config, probe=False)
+    for bundle in bundles_of(pipelines):
+        name = bundle.id
         files = len(bundle.manifest.files)
         yield Finding("ok", name, f"{files} files as in the manifest, opened")
         failures = failed_probes(bundle)
@@ -58,6 +65,8 @@ def check(config: Config) -> Iterator[Finding]:
             yield Finding("error", name, f"a probe answers differently here: {failure}")
         if not failures:
             yield Finding("ok", name, f"{len(bundle.probes)} probes answer as expected")
+        if not bundle.calibrated:
+            yield Finding("warning", name, mismatch(bundle))
     for pipeline in pipelines:
         yield from _promise(config, pipeline)
         yield from _cases(config, pipeline)
@@ -67,31 +76,41 @@ def _promise(config: Config, pipeline: Pipeline) -> Iterator[Finding]:
     """Say what max_error is worth with this bundle."""
     wanted = config.pipelines[pipeline.name].decide.max_error
     policy = pipeline.policy
-    if policy.threshold is None:
-        table = pipeline.bundle.manifest.calibration.table
-        least = min((row.max_error for row in table), default=None)
+    made = pipeline.bundle.calibration
+    what = WRONG[policy.guarantee]
+    if not policy.calibrated:
+        yield Finding(
+            "warning",
+            pipeline.name,
+            "nothing is resolved locally: the calibration does not fit, and "
+            "models.on_mismatch is escalate_all",
+        )
+    elif policy.threshold is None:
+        least = made.least_error(policy.guarantee)
         can = f"; it can keep {least:g}" if least else ""
         yield Finding(
             "warning",
             pipeline.name,
-            f"max_error {wanted:g}: {pipeline.bundle.id} cannot keep it, so nothing is "
-            f"resolved locally{can}",
+            f"max_error {wanted:g} on {what}: {made.certified_on} calibration texts of "
+            f"{pipeline.bundle.id} cannot certify it, so nothing is resolved "
+            f"locally{can}",
         )
     elif policy.error_bound is None:
+        fits = pipeline.bundle.calibrated
+        why = f"{made.data} is not data like yours" if fits else "it does not fit"
         yield Finding(
             "warning",
             pipeline.name,
-            f"max_error {wanted:g}: threshold {policy.threshold:.4f} was tuned, "
-            "not certified",
+            f"max_error {wanted:g} on {what}: not certified ({why}); "
+            "slm-agent calibrate with your own texts does",
         )
     else:
-        made = pipeline.bundle.manifest.calibration
-        sure = f" with {made.confidence:.0%} confidence" if made.confidence else ""
         yield Finding(
             "ok",
             pipeline.name,
-            f"at most {policy.error_bound:g} of the resolved labels are wrong: "
-            f"certified{sure} on {made.n} texts",
+            f"at most {policy.error_bound:g} of the resolved messages have {what}: "
+            f"certified with {made.confidence:.0%} confidence on {made.certified_on} "
+            "texts",
         )
 
 

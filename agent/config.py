@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -27,7 +28,7 @@ from agent.errors import ConfigError
 from agent.filters import checked_filter, checked_topic, matches, overlap
 from agent.mqtt import Login
 from agent.text import is_text_encoding
-from agent.types import Task
+from agent.types import Guarantee, Task
 
 DEFAULT_PATH = Path("/etc/slm-agent/agent.toml")
 
@@ -149,6 +150,12 @@ class Models(Section):
 
     dir: Place = Field(default_factory=lambda: shipped("models"))
     """Folder with one folder a bundle. Default: the shipped ones."""
+    on_mismatch: Literal["refuse", "escalate_all", "warn"] = "refuse"
+    """When a calibration was made with another model, tokenizer, labels or runtime.
+
+    `refuse` does not start, `escalate_all` resolves nothing locally, `warn` goes on
+    without stating an error bound.
+    """
 
 
 class EngineSection(Section):
@@ -206,6 +213,11 @@ class Decide(Section):
 
     max_error: float = Field(default=0.05, gt=0, lt=1)
     """The share of wrong answers you accept among the resolved ones."""
+    guarantee: Literal["label", "entities", "both"] | None = None
+    """What wrong means: the label, any entity missing, extra or different, or either.
+
+    Default: the label where there is one, else the entities.
+    """
 
 
 class Output(Section):
@@ -234,6 +246,24 @@ class PipelineFile(Section):
             return frozenset(Task)
         return frozenset({Task(self.kind)})
 
+    @property
+    def guarantee(self) -> Guarantee:
+        """What the error bound speaks of."""
+        if self.decide.guarantee is not None:
+            return Guarantee(self.decide.guarantee)
+        labels = Task.CLASSIFY in self.tasks
+        return Guarantee.LABEL if labels else Guarantee.ENTITIES
+
+    @model_validator(mode="after")
+    def _guarantees_what_it_does(self) -> Self:
+        unfit = {"classify": ("entities", "both"), "extract": ("label", "both")}
+        if self.decide.guarantee in unfit.get(self.kind, ()):
+            raise ValueError(
+                f"decide.guarantee: {self.decide.guarantee!r} does not go with "
+                f"kind {self.kind!r}"
+            )
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -251,6 +281,15 @@ class Config:
     def bundle_dir(self, pipeline: str) -> Path:
         """Return the folder of the bundle that a pipeline asks."""
         return self.agent.models.dir / self.pipelines[pipeline].model.bundle
+
+    def calibration_file(self, pipeline: str) -> Path:
+        """Return where `slm-agent calibrate` puts an operator's own calibration."""
+        return self.agent.pipelines.dir / f"{pipeline}.calibration.json"
+
+    def calibration(self, pipeline: str) -> Path | None:
+        """Return the operator's own calibration, if there is one."""
+        path = self.calibration_file(pipeline)
+        return path if path.is_file() else None
 
     def login(self) -> Login:
         """Read the credential files; raises ConfigError."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from agent.bundle import Bundle
 from agent.counts import Counts
 from agent.errors import Unreadable
 from agent.pipeline import Pipeline
@@ -21,7 +20,6 @@ from agent.text import read
 from agent.types import (
     Decision,
     Message,
-    Prediction,
     Reason,
     Resolved,
     Result,
@@ -121,9 +119,9 @@ class Engine:
         started = time.perf_counter()
         jobs, unreadable = self._read(batch)
         loop = asyncio.get_running_loop()
-        predictions = await loop.run_in_executor(self._worker, predict, jobs)
+        decisions = await loop.run_in_executor(self._worker, answer, jobs)
         predict_s = time.perf_counter() - started
-        answers = iter(zip(jobs, predictions, strict=True))
+        answers = iter(zip(jobs, decisions, strict=True))
         for index, order in enumerate(batch):
             sends = []
             for pipeline in order.pipelines:
@@ -131,9 +129,9 @@ class Engine:
                 if why:
                     sends.append(self._dead_letter(order.message, pipeline, why))
                     continue
-                job, prediction = next(answers)
+                job, decision = next(answers)
                 times = (started, predict_s)
-                sends.append(self._result(order.message, job, prediction, times))
+                sends.append(self._result(order.message, job, decision, times))
             self._deliver(Parcel(order.message, tuple(sends)))
         self._busy_since = None
 
@@ -173,16 +171,11 @@ class Engine:
         self,
         message: Message,
         job: Job,
-        prediction: Prediction | None,
+        decision: Decision,
         times: tuple[float, float],
     ) -> tuple[str, bytes]:
         started, predict_s = times
         pipeline = job.pipeline
-        decision = (
-            pipeline.judge(prediction)
-            if prediction
-            else Unresolved(Reason.MODEL_FAILED)
-        )
         timing = Timing(
             queue=(started - message.arrived) * 1000,
             predict=predict_s * 1000,
@@ -204,13 +197,15 @@ class Engine:
             payload = result_payload(replace(result, decision=decision))
         self._counts.result(pipeline.name, decision, timing)
         resolved = isinstance(decision, Resolved)
+        guess = decision.prediction
         log.info(
             "handled",
             id=result.id,
             pipeline=pipeline.name,
             outcome="resolved" if resolved else "unresolved",
             reason=None if isinstance(decision, Resolved) else decision.reason.value,
-            score=prediction and prediction.score and round(prediction.score, 4),
+            by=guess and guess.by.value,
+            score=guess and guess.score and round(guess.score, 4),
             ms_queue=round(timing.queue, 2),
             ms_predict=round(timing.predict, 2),
         )
@@ -224,27 +219,27 @@ def _too_long(decision: Decision) -> Unresolved:
     return Unresolved(Reason.TOO_LONG, bare)
 
 
-def predict(jobs: Sequence[Job]) -> list[Prediction | None]:
-    """Ask each bundle once for all its texts; None where the model failed."""
-    found: list[Prediction | None] = [None] * len(jobs)
-    by_bundle: dict[str, list[int]] = {}
+def answer(jobs: Sequence[Job]) -> list[Decision]:
+    """Ask each pipeline once for all its texts."""
+    found: dict[int, Decision] = {}
+    by_pipeline: dict[str, list[int]] = {}
     for index, job in enumerate(jobs):
-        by_bundle.setdefault(job.pipeline.bundle.id, []).append(index)
-    for indices in by_bundle.values():
-        bundle = jobs[indices[0]].pipeline.bundle
+        by_pipeline.setdefault(job.pipeline.name, []).append(index)
+    for indices in by_pipeline.values():
+        pipeline = jobs[indices[0]].pipeline
         texts = [jobs[index].text.text for index in indices]
-        for index, prediction in zip(indices, _ask(bundle, texts), strict=True):
-            found[index] = prediction
-    return found
+        found |= zip(indices, _ask(pipeline, texts), strict=True)
+    return [found[index] for index in range(len(jobs))]
 
 
-def _ask(bundle: Bundle, texts: Sequence[str]) -> list[Prediction | None]:
+def _ask(pipeline: Pipeline, texts: Sequence[str]) -> list[Decision]:
     try:
-        return list(bundle.predict(texts))
+        return pipeline.answer(texts)
     except Exception as error:
         # A runtime written in C++ raises anything. One bad text must neither stop the
         # daemon nor take its neighbours with it: ask for each alone.
         if len(texts) > 1:
-            return [answer for text in texts for answer in _ask(bundle, [text])]
-        log.exception("model_failed", model=bundle.id, error=type(error).__name__)
-        return [None]
+            return [answer for text in texts for answer in _ask(pipeline, [text])]
+        model = pipeline.bundle.id
+        log.exception("model_failed", model=model, error=type(error).__name__)
+        return [Unresolved(Reason.MODEL_FAILED)]

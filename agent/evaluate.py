@@ -23,8 +23,8 @@ def answer(pipeline: Pipeline, text: str) -> Decision:
         readable = checked(text, pipeline.reader.max_chars)
     except Unreadable as why:
         return Unresolved(why.reason)
-    [prediction] = pipeline.bundle.predict([readable])
-    return pipeline.judge(prediction)
+    [decision] = pipeline.answer([readable])
+    return decision
 
 
 def timed(pipeline: Pipeline, text: str) -> tuple[Decision, float]:
@@ -77,4 +77,4 @@ def prediction_line(decision: Decision) -> dict[str, Any]:
 def _confidence(pipeline: Pipeline, decision: Decision) -> float:
     if decision.prediction is None:
         return 0.0
-    return confidence(decision.prediction, pipeline.policy.task)
+    return confidence(decision.prediction, pipeline.policy.guarantee)

@@ -29,6 +29,8 @@ class Reason(StrEnum):
     """
 
     LOW_CONFIDENCE = "low_confidence"
+    OUT_OF_SCOPE = "out_of_scope"
+    UNCALIBRATED = "uncalibrated"
     MODEL_FAILED = "model_failed"
 
     NOT_UTF8 = "not_utf8"
@@ -46,6 +48,14 @@ class Task(StrEnum):
 
     CLASSIFY = "classify"
     EXTRACT = "extract"
+
+
+class Guarantee(StrEnum):
+    """What an error bound speaks of: a wrong label, any wrong entity, or either."""
+
+    LABEL = "label"
+    ENTITIES = "entities"
+    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +100,37 @@ class Entity:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """The best local guess of one tier; `score` is calibrated, 0 to 1.
+class Guess:
+    """What a tier says before calibration; the scores of its entities are raw.
 
-    `label` and `score` are None where the bundle does not classify.
+    The evidence is what tells right from wrong answers: numbers whose first is the
+    log-odds that the model itself gives its answer, and whose meaning is the family's.
+    `outside` is the model's own probability that the text is none of its business;
+    None where it was not taught what is outside.
+    """
+
+    label: str | None
+    entities: tuple[Entity, ...] = ()
+    label_evidence: tuple[float, ...] = ()
+    entities_evidence: tuple[float, ...] = ()
+    outside: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The best local guess of one tier; scores are calibrated, 0 to 1.
+
+    `label` and `score` are None where the bundle does not classify. `entities_score`
+    is how likely all entities are right and none is missing; None where the bundle
+    does not extract.
     """
 
     by: Tier
     label: str | None
     score: float | None
     entities: tuple[Entity, ...] = ()
+    entities_score: float | None = None
+    outside: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

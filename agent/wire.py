@@ -79,10 +79,13 @@ def decision_object(decision: Decision) -> dict[str, Any]:
 def _guess(prediction: Prediction | None) -> dict[str, Any]:
     if prediction is None:
         return {"by": None, "label": None, "score": None, "entities": []}
+    # Where nobody asked for a label, the score is that of all entities together.
+    extracted = prediction.label is None and prediction.score is None
+    score = prediction.entities_score if extracted else prediction.score
     return {
         "by": prediction.by.value,
         "label": prediction.label,
-        "score": None if prediction.score is None else round(prediction.score, 4),
+        "score": None if score is None else round(score, 4),
         "entities": [
             {
                 "label": entity.label,

@@ -21,12 +21,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
     # 1: pure; no I/O
     (
-        *("decide", "text", "wire", "backlog", "certify", "filters", "jsonl"),
-        *("examples", "scoring", "counts"),
+        *("calibration", "decide", "text", "wire", "backlog", "certify", "filters"),
+        *("jsonl", "examples", "scoring", "fitting", "counts"),
     ),
     # 2: one outside world each
     (
-        *("families", "families.bio", "families.encoder", "bundle"),
+        *("families", "families.bio", "families.patterns", "families.linear"),
+        *("families.encoder", "bundle"),
         *("ids", "mqtt", "link", "subscriptions", "systemd", "log"),
     ),
     # 3: pipeline kinds, upstream transports (later)
@@ -36,7 +37,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 5: the daemon
     ("pipeline", "engine", "delivery", "app"),
     # 6: the commands
-    ("evaluate", "check", "embedded", "demo", "bench", "__main__"),
+    (
+        *("evaluate", "check", "recalibrate", "embedded", "demo", "bench"),
+        "__main__",
+    ),
 )
 ORDER = {
     module: (layer, place)
@@ -50,7 +54,7 @@ HOMES = {
     "paho": {"mqtt"},
     "onnxruntime": {"families"},
     "tokenizers": {"families"},
-    "numpy": {"families"},
+    "numpy": {"families", "fitting"},
     "mmap": {"ids"},
     "tomllib": {"config"},
     "ssl": {"mqtt", "app"},
@@ -75,7 +79,7 @@ COMMANDS = len(LAYERS) - 1
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
 # One subject each: splitting them would only satisfy the number.
-LONG_MODULES = {"mqtt": 540, "config": 420}
+LONG_MODULES = {"mqtt": 540, "config": 450}
 
 
 def name_of(path: Path) -> str:

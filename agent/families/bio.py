@@ -1,6 +1,7 @@
 """Entities from per-word tag scores: BIO tags, decoded so that they are legal."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,16 +9,44 @@ from numpy.typing import NDArray
 Scores = NDArray[np.float32]
 
 
-def best_tags(log_probs: Scores) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Following:
+    """What it adds that a tag follows another; minus infinity where it may not.
+
+    `into`: tags x tags, a row for the second tag, so that its best first tag is found
+    in one row; `first` for a text's first word, `last` for its last: tags each.
+    """
+
+    into: Scores
+    first: Scores
+    last: Scores
+
+
+def following(transitions: Scores) -> Following:
+    """Return what a bundle's matrix means: (tags + 1) x (tags + 1), first tag first.
+
+    Its last row is for the first word of a text, its last column for the last one.
+    """
+    tags = len(transitions) - 1
+    steps = transitions[:tags, :tags] + _illegal(tags)
+    first = transitions[tags, :tags].copy()
+    first[2::2] = -np.inf
+    last = transitions[:tags, tags].copy()
+    return Following(np.ascontiguousarray(steps.T), first, last)
+
+
+def best_tags(log_probs: Scores, follow: Following | None = None) -> list[int]:
     """Return the most probable legal tag of each word (Viterbi).
 
     `log_probs`: words x tags; tag 0 is O, 1 + 2e is B-e, 2 + 2e is I-e. I-e may only
-    follow B-e or I-e; all other transitions are free, so that one step costs
+    follow B-e or I-e. Without `follow` all legal steps are alike, and a step costs
     O(tags) instead of O(tags squared).
     """
-    words, tags = log_probs.shape
-    if words == 0:
+    if len(log_probs) == 0:
         return []
+    if follow is not None:
+        return _weighed(log_probs, follow)
+    words, tags = log_probs.shape
     inside = np.arange(2, tags, 2)
     came_from = np.zeros((words, tags), dtype=np.int64)
     score = log_probs[0].copy()
@@ -31,9 +60,35 @@ def best_tags(log_probs: Scores) -> list[int]:
         came_from[word, inside] = np.where(from_begin, inside - 1, inside)
         reached[inside] = np.where(from_begin, begun, continued)
         score = reached + log_probs[word]
-    tag = int(score.argmax())
+    return _walked(came_from, int(score.argmax()))
+
+
+def _weighed(log_probs: Scores, follow: Following) -> list[int]:
+    words, tags = log_probs.shape
+    came_from = np.zeros((words, tags), dtype=np.int64)
+    score = log_probs[0] + follow.first
+    every = np.arange(tags)
+    for word in range(1, words):
+        reached = follow.into + score
+        best = reached.argmax(axis=1)
+        came_from[word] = best
+        score = reached[every, best] + log_probs[word]
+    return _walked(came_from, int((score + follow.last).argmax()))
+
+
+def _illegal(tags: int) -> Scores:
+    """Return minus infinity where a tag may not follow another, else 0: tags x tags."""
+    found = np.zeros((tags, tags), dtype=np.float32)
+    inside = np.arange(2, tags, 2)
+    found[:, inside] = -np.inf
+    found[inside - 1, inside] = 0.0
+    found[inside, inside] = 0.0
+    return found
+
+
+def _walked(came_from: NDArray[np.int64], tag: int) -> list[int]:
     path = [tag]
-    for word in range(words - 1, 0, -1):
+    for word in range(len(came_from) - 1, 0, -1):
         tag = int(came_from[word, tag])
         path.append(tag)
     return path[::-1]

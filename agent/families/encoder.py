@@ -1,14 +1,16 @@
 """The `encoder` family: an int8 transformer for labels and entities in one pass.
 
 The bundle's ONNX graph takes `input_ids` and `attention_mask` (int64, batch x tokens)
-and gives `label_logits` (batch x labels) and/or `tag_logits` (batch x tokens x tags).
-A word is judged by its first sub-token.
+and gives `label_logits` (batch x labels, and one more for what is outside of them)
+and/or `tag_logits` (batch x tokens x (levels x tags)). A word is judged by its first
+sub-token. Entities inside entities are tags of the next level.
 """
 
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -16,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agent.calibration import log_odds
 from agent.errors import BundleError
-from agent.families.bio import best_tags, runs
-from agent.types import Entity, Prediction, Tier
+from agent.families.bio import Following, best_tags, following, runs
+from agent.families.linear import top_two
+from agent.types import Entity, Guess, Tier
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -44,14 +48,34 @@ class EncoderSpec(BaseModel):
     """The window of the model in tokens, both special tokens included."""
     stride: int = Field(ge=0)
     """How many tokens two neighbouring windows of a long text share."""
-    label_temperature: float = Field(gt=0)
-    entity_temperature: float = Field(gt=0)
+    outside: bool = False
+    """Whether the logit after the labels is for texts that are none of them."""
+    levels: int = Field(default=1, ge=1, le=3)
+    """How deep entities may lie in one another."""
+    transitions: str | None = None
+    """An .npy, levels x (tags + 1) x (tags + 1): which tags follow which (bio.py)."""
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> Self:
         if self.stride >= self.max_tokens - SPECIAL_TOKENS:
             raise ValueError("stride: a window must hold more than it shares")
         return self
+
+    @property
+    def by(self) -> Tier:
+        """Who answers."""
+        return Tier.ENCODER
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The files without which the tier cannot be loaded."""
+        beside = (self.transitions,) if self.transitions else ()
+        return (self.model, self.tokenizer, *beside)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of the bundle that make this tier; weights may lie beside it."""
+        return (*self.needed, f"{self.model}.data")
 
     def load(
         self, folder: Path, labels: list[str], entities: list[str], threads: int
@@ -63,8 +87,11 @@ class EncoderSpec(BaseModel):
         """
         tokenizer = _open_tokenizer(folder / self.tokenizer, self)
         session = _open_session(folder / self.model, threads)
-        _check_widths(session, labels, entities)
-        return Encoder(self, tokenizer, session, tuple(labels), tuple(entities))
+        _check_widths(session, self, labels, entities)
+        transitions = _open_transitions(folder, self, entities)
+        return Encoder(
+            self, tokenizer, session, tuple(labels), tuple(entities), transitions
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +117,7 @@ class Encoder:
         session: "InferenceSession",
         labels: tuple[str, ...],
         entities: tuple[str, ...],
+        transitions: Sequence[Following] | None = None,
     ) -> None:
         """Take what `EncoderSpec.load` opened."""
         self._spec = spec
@@ -97,10 +125,11 @@ class Encoder:
         self._session = session
         self._labels = labels
         self._entities = entities
+        self._transitions = transitions
         self._outputs = [output.name for output in session.get_outputs()]
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Return the prediction of each text, whatever its length.
+    def predict(self, texts: Sequence[str]) -> list[Guess]:
+        """Return the guess about each text, whatever its length.
 
         A text longer than the window is read in overlapping windows: label
         probabilities are averaged, each word is judged where it has most context.
@@ -115,9 +144,7 @@ class Encoder:
         read: list[list[tuple[Window, dict[str, Floats]]]] = [[] for _ in texts]
         for window, output in zip(windows, outputs, strict=True):
             read[window.text].append((window, output))
-        return [
-            self._prediction(text, own) for text, own in zip(texts, read, strict=True)
-        ]
+        return [self._guess(text, own) for text, own in zip(texts, read, strict=True)]
 
     def _windows(self, index: int, text: str) -> Iterator[Window]:
         encoding = self._tokenizer.encode(text)
@@ -150,23 +177,38 @@ class Encoder:
             for row in range(len(windows))
         ]
 
-    def _prediction(
+    def _guess(
         self, text: str, windows: Sequence[tuple[Window, dict[str, Floats]]]
-    ) -> Prediction:
-        label, score = None, None
+    ) -> Guess:
+        label: str | None = None
+        label_evidence: tuple[float, ...] = ()
+        outside: float | None = None
         if self._labels:
             logits: Floats = np.stack([out["label_logits"] for _, out in windows])
-            log_probs = _log_softmax(logits / np.float32(self._spec.label_temperature))
-            share = np.exp(log_probs).mean(axis=0)
-            best = int(share.argmax())
-            label, score = self._labels[best], float(share[best])
-        entities = self._read_entities(text, windows) if self._entities else ()
-        return Prediction(Tier.ENCODER, label, score, entities)
+            share = np.exp(_log_softmax(logits)).mean(axis=0)
+            known = len(self._labels)
+            label = self._labels[int(share[:known].argmax())]
+            best, second = top_two(share[:known])
+            odds = log_odds(best)
+            energy = float(_log_sum(logits[:, :known]).mean())
+            label_evidence = (odds, odds - log_odds(second), energy)
+            if self._spec.outside:
+                outside = float(share[known])
+                label_evidence = (*label_evidence, odds - log_odds(outside))
+        entities: tuple[Entity, ...] = ()
+        entities_evidence: tuple[float, ...] = ()
+        if self._entities:
+            entities, entities_evidence = self._read_entities(text, windows)
+        return Guess(label, entities, label_evidence, entities_evidence, outside)
 
     def _read_entities(
         self, text: str, windows: Sequence[tuple[Window, dict[str, Floats]]]
-    ) -> tuple[Entity, ...]:
-        """Decode one tag sequence over all words of the text, in their order."""
+    ) -> tuple[tuple[Entity, ...], tuple[float, ...]]:
+        """Decode one tag sequence a level over all words of the text, in their order.
+
+        The evidence: log-odds of the least sure word, of the whole sequence, and how
+        many entities there are.
+        """
         chosen: dict[int, tuple[int, int, int]] = {}  # word -> (context, window, token)
         spans: dict[int, tuple[int, int]] = {}  # from the first window to the last
         for number, (window, _) in enumerate(windows):
@@ -177,22 +219,44 @@ class Encoder:
                 if word not in chosen or context > chosen[word][0]:
                     chosen[word] = (context, number, token)
         if not chosen:
-            return ()
+            return (), (log_odds(1.0), log_odds(1.0), 0.0)
         words = sorted(chosen)
         logits: Floats = np.stack(
             [windows[chosen[w][1]][1]["tag_logits"][chosen[w][2]] for w in words]
         )
-        log_probs = _log_softmax(logits / np.float32(self._spec.entity_temperature))
-        tags = best_tags(log_probs)
-        sure = np.exp(log_probs[np.arange(len(words)), tags])
-        found = []
-        for entity, first, last in runs(tags):
-            start = spans[words[first]][0]
-            end = _with_marks(text, spans[words[last]][1])
-            score = float(sure[first : last + 1].min())
-            label = self._entities[entity]
-            found.append(Entity(label, text[start:end], start, end, score))
-        return tuple(found)
+        found: list[Entity] = []
+        least, whole = 1.0, 0.0
+        for level, log_probs in enumerate(_levels(logits, self._spec.levels)):
+            follow = None if self._transitions is None else self._transitions[level]
+            tags = best_tags(log_probs, follow)
+            sure = np.exp(log_probs[np.arange(len(words)), tags])
+            least = min(least, float(sure.min()))
+            whole += float(np.log(np.maximum(sure, 1e-30)).sum())
+            for entity, first, last in runs(tags):
+                start = spans[words[first]][0]
+                end = _with_marks(text, spans[words[last]][1])
+                score = float(sure[first : last + 1].min())
+                label = self._entities[entity]
+                found.append(Entity(label, text[start:end], start, end, score))
+        found.sort(key=lambda entity: (entity.start, -entity.end))
+        evidence = (log_odds(least), log_odds(float(np.exp(whole))), float(len(found)))
+        return tuple(_once(found)), evidence
+
+
+def _levels(logits: Floats, levels: int) -> list[Floats]:
+    """Return the log-probabilities of each level: words x tags."""
+    by_level = logits.reshape(len(logits), levels, -1)
+    return [_log_softmax(by_level[:, level]) for level in range(levels)]
+
+
+def _once(entities: Sequence[Entity]) -> Iterator[Entity]:
+    """Yield entities without those that two levels found both."""
+    seen: set[tuple[int, int, str]] = set()
+    for entity in entities:
+        place = (entity.start, entity.end, entity.label)
+        if place not in seen:
+            seen.add(place)
+            yield entity
 
 
 def _by_length(lengths: Sequence[int], waste: float = 1.25) -> Iterator[list[int]]:
@@ -224,27 +288,55 @@ def _with_marks(text: str, end: int) -> int:
 
 
 def _log_softmax(logits: Floats) -> Floats:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    total: Floats = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    result: Floats = shifted - total
+    result: Floats = logits - _log_sum(logits)[..., np.newaxis]
     return result
 
 
+def _log_sum(logits: Floats) -> Floats:
+    peak: Floats = logits.max(axis=-1)
+    result: Floats = peak + np.log(np.exp(logits - peak[..., np.newaxis]).sum(axis=-1))
+    return result
+
+
+def runtime() -> str:
+    """Return the library that computes, as far as its version may change answers."""
+    major, minor, *_ = version("onnxruntime").split(".")
+    return f"onnxruntime {major}.{minor}"
+
+
 def _check_widths(
-    session: "InferenceSession", labels: list[str], entities: list[str]
+    session: "InferenceSession",
+    spec: EncoderSpec,
+    labels: list[str],
+    entities: list[str],
 ) -> None:
     """Compare the graph's outputs with the names they stand for."""
     widths = {output.name: output.shape[-1] for output in session.get_outputs()}
     wanted = {}
     if labels:
-        wanted["label_logits"] = len(labels)
+        wanted["label_logits"] = len(labels) + spec.outside
     if entities:
-        wanted["tag_logits"] = 1 + 2 * len(entities)
+        wanted["tag_logits"] = spec.levels * (1 + 2 * len(entities))
     for name, width in wanted.items():
         if widths.get(name) != width:
             raise BundleError(
                 f"the manifest needs {width} {name}, the model gives {widths.get(name)}"
             )
+
+
+def _open_transitions(
+    folder: Path, spec: EncoderSpec, entities: list[str]
+) -> list[Following] | None:
+    if spec.transitions is None:
+        return None
+    found: Floats = np.load(folder / spec.transitions, allow_pickle=False)
+    tags = 2 + 2 * len(entities)
+    if found.shape != (spec.levels, tags, tags) or not np.isfinite(found).all():
+        raise BundleError(
+            f"{spec.transitions}: the manifest needs {spec.levels} x {tags} x {tags} "
+            f"finite numbers, the file has {found.shape}"
+        )
+    return [following(level) for level in found.astype(np.float32)]
 
 
 def _open_tokenizer(path: Path, spec: EncoderSpec) -> "Tokenizer":

@@ -1,4 +1,4 @@
-"""What unit tests share: one tiny real bundle, opened once."""
+"""What unit tests share: tiny real bundles, opened once."""
 
 import pytest
 from hypothesis import settings
@@ -14,3 +14,10 @@ settings.load_profile("unit")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return the tiny bundle, opened."""
     return open_bundle(write_bundle(tmp_path_factory.mktemp("models") / "tiny"), 1)
+
+
+@pytest.fixture(scope="session")
+def cascade(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return the tiny bundle with a linear tier before its encoder, opened."""
+    folder = tmp_path_factory.mktemp("models") / "cascade"
+    return open_bundle(write_bundle(folder, cascade=True), 1)

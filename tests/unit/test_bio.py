@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from agent.families.bio import Scores, best_tags, runs
+from agent.families.bio import Scores, best_tags, following, runs
 
 # Quarters of small integers: sums of them are exact in float32, so ties are true ties.
 SCORES = st.integers(1, 2).flatmap(
@@ -49,6 +49,28 @@ def test_best_tags_is_the_best_legal_sequence(log_probs: Scores) -> None:
     )
     assert legal(found)
     assert total(log_probs, found) == best
+
+
+@settings(max_examples=300)
+@given(SCORES, st.data())
+def test_transitions_weigh_in(log_probs: Scores, data: st.DataObject) -> None:
+    """With transitions, edges included, no legal sequence beats what is found."""
+    words, tags = log_probs.shape
+    quarters = st.integers(-8, 8).map(lambda n: n / 4)
+    shape = (tags + 1, tags + 1)
+    transitions = data.draw(arrays(np.float32, shape, elements=quarters))
+
+    def weighed(sequence: tuple[int, ...]) -> float:
+        steps = zip((tags, *sequence), (*sequence, tags), strict=True)
+        following = sum(float(transitions[step]) for step in steps)
+        return total(log_probs, sequence) + following
+
+    found = tuple(best_tags(log_probs, following(transitions)))
+    best = max(
+        weighed(other) for other in product(range(tags), repeat=words) if legal(other)
+    )
+    assert legal(found)
+    assert weighed(found) == best
 
 
 @given(arrays(np.float32, (30, 7), elements=st.floats(-20, 0, width=32)))

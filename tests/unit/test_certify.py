@@ -3,8 +3,11 @@
 import math
 import random
 from collections.abc import Callable
+from functools import cache
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.certify import Certificate, Claim, certify, p_value
 
@@ -50,12 +53,12 @@ def test_p_value_equals_the_sum(n: int, max_error: float) -> None:
 
 
 def test_too_few_answers_certify_nothing() -> None:
-    """71 right answers of 71 say too little for 5 %, 72 say enough.
+    """62 right answers of 62 say too little for 5 %, 63 say enough.
 
-    72 = ln(0.05 / 2) / ln(0.95), as two sequences share the 5 %.
+    63 = ln(0.05 * 0.8) / ln(0.95): a sequence has four fifths of the 5 %.
     """
-    assert certify([Claim(0.9, right=True)] * 71, 0.05) is None
-    assert certify([Claim(0.9, right=True)] * 72, 0.05) == Certificate(
+    assert certify([[Claim(0.9, right=True)]] * 62, 0.05) is None
+    assert certify([[Claim(0.9, right=True)]] * 63, 0.05) == Certificate(
         max_error=0.05, threshold=0.9, coverage=1.0, error=0.0
     )
 
@@ -63,7 +66,7 @@ def test_too_few_answers_certify_nothing() -> None:
 def test_a_wrong_label_at_the_top_is_bearable() -> None:
     """One error among the very surest answers does not forbid all the others."""
     claims = [Claim(1 - n / 1000, right=n != 3) for n in range(400)]
-    found = certify(claims, 0.05)
+    found = certify([[claim] for claim in claims], 0.05)
     assert found is not None
     assert found.coverage == 1.0
 
@@ -71,7 +74,7 @@ def test_a_wrong_label_at_the_top_is_bearable() -> None:
 def test_only_the_top_is_good() -> None:
     """A model that is right only where it is surest is certified there."""
     claims = [Claim(1 - n / 1000, right=n < 150 or n % 3 > 0) for n in range(600)]
-    found = certify(claims, 0.05)
+    found = certify([[claim] for claim in claims], 0.05)
     assert found is not None
     assert 0.2 < found.coverage < 0.3
 
@@ -79,9 +82,77 @@ def test_only_the_top_is_good() -> None:
 def test_equal_scores_stay_together() -> None:
     """A threshold lets all equal scores pass, so all of them are counted."""
     claims = [Claim(0.9, right=True)] * 100 + [Claim(0.5, right=False)] * 100
-    found = certify(claims, 0.05)
+    found = certify([[claim] for claim in claims], 0.05)
     assert found is not None
     assert (found.threshold, found.coverage) == (0.9, 0.5)
+
+
+# -- cascades
+
+
+def sure(score: float, *, right: bool = True) -> Claim:
+    """Return a claim."""
+    return Claim(score, right=right)
+
+
+def test_the_first_tier_that_is_sure_enough_answers() -> None:
+    """A later tier may be surer, but is not asked any more."""
+    both_right = [[sure(0.5), sure(0.9)]] * 200
+    assert certify(both_right, 0.05) == Certificate(0.05, 0.9, 1.0, 0.0)
+    lower = [*both_right, *[[sure(0.2), sure(0.4)]] * 100]
+    assert certify(lower, 0.05) == Certificate(0.05, 0.4, 1.0, 0.0)
+
+
+def test_wrong_answers_of_an_early_tier_count() -> None:
+    """That a later tier would have been right is no excuse.
+
+    At 0.9 the later tier answers 200 texts rightly. A lower threshold would let another
+    100 be answered, but the early tier, wrong on the 200, would come before.
+    """
+    cases = [[sure(0.6, right=False), sure(0.9)]] * 200 + [[sure(0.5), sure(0.5)]] * 100
+    assert certify(cases, 0.05) == Certificate(0.05, 0.9, 200 / 300, 0.0)
+    harmless = [[sure(0.4, right=False), sure(0.9)]] * 200 + cases[200:]
+    assert certify(harmless, 0.05) == Certificate(0.05, 0.5, 1.0, 0.0)
+
+
+def test_wrong_answers_of_a_later_tier_may_not_count() -> None:
+    """What the early tier answers rightly, a later one cannot spoil."""
+    cases = [[sure(0.9), sure(0.95, right=False)]] * 100
+    assert certify(cases, 0.05) is None  # at 0.95 the later tier would be asked
+    lower = [*cases, *[[sure(0.8)]] * 300]
+    assert certify(lower, 0.05) == Certificate(0.05, 0.8, 1.0, 0.0)
+
+
+def test_texts_that_no_tier_answers_never_pass() -> None:
+    """They lie below every threshold, and lower the coverage."""
+    cases: list[list[Claim]] = [[sure(0.0)]] * 100 + [[]] * 300
+    assert certify(cases, 0.05) == Certificate(0.05, 0.0, 0.25, 0.0)
+    assert certify([[]] * 300, 0.05) is None
+    assert certify([], 0.05) is None
+
+
+CLAIMS = st.builds(Claim, st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.0]), st.booleans())
+
+
+@given(st.lists(st.lists(CLAIMS, max_size=3), min_size=10, max_size=300))
+def test_certificate_tells_what_happens(cases: list[list[Claim]]) -> None:
+    """Coverage and error are those of the cascade at the threshold, replayed."""
+    found = certify(cases, 0.3)
+    if found is None:
+        return
+    answers = []
+    for case in cases:
+        for claim in case:
+            if claim.score >= found.threshold:
+                answers.append(claim)
+                break
+    wrong = sum(not claim.right for claim in answers)
+    assert found.coverage == len(answers) / len(cases)
+    assert found.error == wrong / len(answers)
+    assert p_value(wrong, len(answers), 0.3) <= 0.025
+
+
+# -- the promise
 
 
 def _sure(chance: random.Random) -> Claim:
@@ -95,10 +166,16 @@ def _flat(chance: random.Random) -> Claim:
     return Claim(chance.random(), right=chance.random() >= 0.06)
 
 
-def _risk(draw: Draw, threshold: float) -> float:
-    """Return the true error above a threshold, from many fresh draws."""
+@cache
+def _world(draw: Draw) -> list[Claim]:
+    """Return many fresh draws: the truth."""
     chance = random.Random("truth")  # noqa: S311
-    passed = [c for c in (draw(chance) for _ in range(60_000)) if c.score >= threshold]
+    return [draw(chance) for _ in range(60_000)]
+
+
+def _risk(draw: Draw, threshold: float) -> float:
+    """Return the true error above a threshold."""
+    passed = [claim for claim in _world(draw) if claim.score >= threshold]
     return sum(not claim.right for claim in passed) / len(passed)
 
 
@@ -121,7 +198,7 @@ def _violations(
 
 
 def _certified(claims: list[Claim]) -> float | None:
-    found = certify(claims, 0.05)
+    found = certify([[claim] for claim in claims], 0.05)
     return None if found is None else found.threshold
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tiny import seal, write_bundle, write_calibration
 
 from agent.__main__ import cli
 from agent.bundle import Bundle
-from agent.check import Case, CaseEntity, differences
+from agent.check import Case, CaseEntity, Finding, check, differences
+from agent.config import load
 from agent.decide import Policy
 from agent.errors import ConfigError
 from agent.evaluate import answer, evaluate, prediction_line
@@ -16,7 +18,16 @@ from agent.examples import Example, Span, read_examples
 from agent.jsonl import read_records
 from agent.pipeline import Pipeline
 from agent.text import Reader
-from agent.types import Entity, Prediction, Reason, Resolved, Task, Tier, Unresolved
+from agent.types import (
+    Entity,
+    Guarantee,
+    Prediction,
+    Reason,
+    Resolved,
+    Task,
+    Tier,
+    Unresolved,
+)
 
 GUESS = Prediction(
     Tier.ENCODER, "lamp_on", 0.95, (Entity("place", "kitchen", 0, 7, 0.99),)
@@ -32,7 +43,7 @@ def pipeline(bundle: Bundle) -> Pipeline:
         filters=("home/+/utterance",),
         reader=Reader(max_chars=100),
         bundle=bundle,
-        policy=Policy(Task.CLASSIFY, 0.9),
+        policy=Policy(Guarantee.LABEL, 0.9),
         result_topic="result",
         dead_letter_topic="dead",
     )
@@ -184,3 +195,73 @@ def test_help_keeps_its_examples_apart() -> None:
     assert [line.split()[:2] for line in lines if line.startswith("slm-agent ")] == [
         ["slm-agent", command] for command in ("demo", "try", "check", "run")
     ]
+
+
+def checked(
+    tmp_path: Path, max_error: float = 0.05, mode: str = "warn"
+) -> list[Finding]:
+    """Return what `check` finds of a pipeline over the bundle in `models`."""
+    folder = tmp_path / "pipelines"
+    folder.mkdir()
+    (folder / "home.toml").write_text(
+        'input = {topics = ["home/+/utterance"]}\nmodel = {bundle = "tiny"}\n'
+        f"decide = {{max_error = {max_error}}}\n"
+    )
+    (folder / "home.cases.jsonl").write_text('{"text": "turn on", "label": "lamp_on"}')
+    path = tmp_path / "agent.toml"
+    path.write_text(
+        f'models = {{dir = "models", on_mismatch = "{mode}"}}\n'
+        'pipelines = {dir = "pipelines"}\n'
+    )
+    return list(check(load(path)))
+
+
+def test_check(tmp_path: Path) -> None:
+    """Of a sound bundle there is only good to say, and what is promised is said."""
+    write_bundle(tmp_path / "models" / "tiny", cascade=True)
+    findings = checked(tmp_path)
+    assert {finding.level for finding in findings} == {"ok"}
+    said = "\n".join(finding.detail for finding in findings)
+    assert "at most 0.05 of the resolved messages have a wrong label" in said
+    assert "1 probes answer as expected" in said
+    assert "1 example cases pass" in said
+
+
+def test_check_tells_what_cannot_be_promised(tmp_path: Path) -> None:
+    """An error that the data could not carry is named, and the least it could."""
+    write_bundle(tmp_path / "models" / "tiny")
+    [warning] = [f for f in checked(tmp_path, 0.01) if f.level != "ok"]
+    assert (warning.level, warning.subject) == ("warning", "home")
+    for words in ("max_error 0.01", "nothing is resolved locally", "0.02"):
+        assert words in warning.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "subjects"),
+    [
+        ({"fingerprint": "0" * 64}, ["tiny@1.0.0", "home"]),
+        ({"certified": False}, ["home"]),
+    ],
+)
+def test_check_warns_of_a_bound_that_does_not_hold(
+    tmp_path: Path, changes: dict[str, object], subjects: list[str]
+) -> None:
+    """A calibration of something else or on made-up texts certifies nothing here."""
+    write_bundle(tmp_path / "models" / "tiny")
+    write_calibration(tmp_path / "models" / "tiny", **changes)
+    findings = [f for f in checked(tmp_path) if f.level != "ok"]
+    assert [(f.level, f.subject) for f in findings] == [
+        ("warning", subject) for subject in subjects
+    ]
+    assert "not certified" in findings[-1].detail
+
+
+def test_check_finds_flipped_probes(tmp_path: Path) -> None:
+    """A probe that comes out otherwise on this machine is an error, named."""
+    folder = write_bundle(tmp_path / "models" / "tiny")
+    path = folder / "probes.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"label": "chat"}))
+    seal(folder)
+    [error] = [f for f in checked(tmp_path) if f.level == "error"]
+    assert error.subject == "tiny@1.0.0"
+    assert "lamp_on, expected chat" in error.detail

@@ -9,7 +9,7 @@ import pytest
 
 from agent.config import AgentFile, Config, PipelineFile, load, schemas, shipped
 from agent.errors import ConfigError
-from agent.types import Task
+from agent.types import Guarantee, Task
 
 PIPELINE = """
 input = {topics = ["home/+/utterance"]}
@@ -43,6 +43,7 @@ def test_defaults() -> None:
     assert agent.mqtt.version == 5
     assert agent.pipelines.enable == ["home"]
     assert agent.state.dir == Path("/var/lib/slm-agent")
+    assert agent.models.on_mismatch == "refuse"
     assert re.fullmatch("[A-Za-z0-9_-]{1,64}", agent.device.id)
     assert agent.pipelines.dir == shipped("pipelines")
     assert (agent.pipelines.dir / "home.toml").is_file()
@@ -55,6 +56,7 @@ def test_minimal_pipeline(tmp_path: Path) -> None:
     assert pipeline.input.text == ""
     assert pipeline.decide.max_error == 0.05
     assert pipeline.output.topic == ""
+    assert pipeline.guarantee is Guarantee.LABEL
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,7 @@ def test_minimal_pipeline(tmp_path: Path) -> None:
         ),
         ("mqtt = { username = 'u', password_file = 'none' }", "mqtt.password_file: "),
         ("log.level = 'loud'", "agent.toml: log.level: "),
+        ("models.on_mismatch = 'ignore'", "agent.toml: models.on_mismatch: "),
         ("engine.threads = 0", "agent.toml: engine.threads: "),
         ("upstream.url = 'x'", "agent.toml: upstream: unknown key"),
     ],
@@ -106,6 +109,15 @@ def test_wrong_agent_file(tmp_path: Path, agent: str, said: str) -> None:
         ),
         (PIPELINE + "decide = {max_error = 0}", "decide.max_error: "),
         (PIPELINE + "decide = {max_error = 1}", "decide.max_error: "),
+        (PIPELINE + "decide = {guarantee = 'lable'}", "decide.guarantee: "),
+        (
+            PIPELINE + "kind = 'classify'\ndecide = {guarantee = 'both'}",
+            "decide.guarantee: 'both' does not go with kind 'classify'",
+        ),
+        (
+            PIPELINE + "kind = 'extract'\ndecide = {guarantee = 'label'}",
+            "decide.guarantee: 'label' does not go with kind 'extract'",
+        ),
         (PIPELINE + "kind = 'clasify'", "kind: Input should be 'understand', 'class"),
         (PIPELINE + "output = {topic = 'a/#'}", "output.topic: "),
         (PIPELINE.replace("home/+/utterance", ""), "input.topics.0: "),
@@ -125,6 +137,35 @@ def test_wrong_agent_file(tmp_path: Path, agent: str, said: str) -> None:
 def test_wrong_pipeline_file(tmp_path: Path, toml: str, said: str) -> None:
     """The same holds for pipelines."""
     assert said in refusal(tmp_path, home=toml)
+
+
+@pytest.mark.parametrize(
+    ("more", "guarantee"),
+    [
+        ("", Guarantee.LABEL),
+        ("kind = 'classify'", Guarantee.LABEL),
+        ("kind = 'extract'", Guarantee.ENTITIES),
+        ("decide = {guarantee = 'label'}", Guarantee.LABEL),
+        ("decide = {guarantee = 'entities'}", Guarantee.ENTITIES),
+        ("decide = {guarantee = 'both'}", Guarantee.BOTH),
+        ("kind = 'classify'\ndecide = {guarantee = 'label'}", Guarantee.LABEL),
+        ("kind = 'extract'\ndecide = {guarantee = 'entities'}", Guarantee.ENTITIES),
+    ],
+)
+def test_guarantee(tmp_path: Path, more: str, guarantee: Guarantee) -> None:
+    """The bound is on the label where there is one, unless the operator says more."""
+    path = written(tmp_path, home=f"{more}\n{PIPELINE}")
+    assert load(path).pipelines["home"].guarantee is guarantee
+
+
+def test_own_calibration(tmp_path: Path) -> None:
+    """A pipeline's own calibration lies beside its file, if there is one."""
+    config = load(written(tmp_path))
+    place = tmp_path / "pipelines" / "home.calibration.json"
+    assert config.calibration_file("home") == place
+    assert config.calibration("home") is None
+    place.write_text("{}")
+    assert config.calibration("home") == place
 
 
 def test_every_error_has_its_line(tmp_path: Path) -> None:

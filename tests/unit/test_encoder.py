@@ -1,5 +1,6 @@
 """The encoder: any text of any length, in any company, read once from end to end."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import ENTITIES, LABELS, VOCABULARY, tokenizer, write_bundle
+from tiny import ENTITIES, LABELS, VOCABULARY, seal, tokenizer, write_bundle
 
 from agent.bundle import Bundle, open_bundle
+from agent.decide import Policy, decide
+from agent.errors import BundleError
 from agent.families.encoder import (
     TOKENS_A_RUN,
     Encoder,
@@ -18,7 +21,7 @@ from agent.families.encoder import (
     Floats,
     _by_length,
 )
-from agent.types import Prediction, Tier
+from agent.types import Guarantee, Guess, Prediction, Reason, Tier, Unresolved
 
 CAFE = "cafe\u0301"  # an accent of its own
 # A piece of text and the entity that the tiny model must see in it.
@@ -50,12 +53,10 @@ def spec(max_tokens: int = 16, stride: int = 4) -> EncoderSpec:
         tokenizer="tokenizer.json",
         max_tokens=max_tokens,
         stride=stride,
-        label_temperature=1.0,
-        entity_temperature=1.0,
     )
 
 
-def places(prediction: Prediction) -> list[tuple[str, int, int, str]]:
+def places(prediction: Guess | Prediction) -> list[tuple[str, int, int, str]]:
     """Return label, offsets and text of each entity."""
     return [(e.label, e.start, e.end, e.text) for e in prediction.entities]
 
@@ -266,6 +267,98 @@ def test_bundles_of_one_task(
     assert found.label == ("lamp_on" if labels else None)
     assert (found.score is None) == (not labels)
     assert len(found.entities) == (1 if entities else 0)
+
+
+@pytest.fixture(scope="module")
+def wary(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return the tiny bundle with a logit for what is outside of its labels."""
+    folder = tmp_path_factory.mktemp("models") / "wary"
+    return open_bundle(write_bundle(folder, outside=True), 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "outside", "label", "score"),
+    [
+        # the softmax of 0, 0, 6, 6 and so on, by hand
+        ("turn on", 0.00246, "lamp_on", 0.99262),
+        ("zebra", 0.99262, "lamp_off", 0.00246),
+        ("zebra on", 0.49876, "lamp_on", 0.49876),
+        ("the", 0.25, "lamp_off", 0.25),
+    ],
+)
+def test_outside(
+    wary: Bundle, text: str, outside: float, label: str, score: float
+) -> None:
+    """The share of the logit after the labels is told, and is no label itself."""
+    [found] = wary.predict([text])
+    assert found.label == label
+    assert found.outside == pytest.approx(outside, abs=1e-5)
+    assert found.score == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("zebra", Reason.OUT_OF_SCOPE), ("the", Reason.LOW_CONFIDENCE)],
+)
+def test_out_of_scope(wary: Bundle, text: str, reason: Reason) -> None:
+    """What the model itself takes for strange is left unresolved as out of scope."""
+    [found] = wary.predict([text])
+    assert decide(found, Policy(Guarantee.LABEL, 0.9)) == Unresolved(reason, found)
+
+
+def test_not_taught_what_is_outside(bundle: Bundle) -> None:
+    """A model without that logit says nothing about it."""
+    [found] = bundle.predict(["zebra"])
+    assert found.outside is None
+
+
+def test_label_evidence(wary: Bundle) -> None:
+    """Log-odds, margin over the next label, energy, margin over what is outside."""
+    [found] = wary.guesses("turn on")
+    share = np.exp([0.0, 6.0, 0.0, 0.0]) / np.exp([0.0, 6.0, 0.0, 0.0]).sum()
+    odds = np.log(share / (1 - share))
+    energy = np.log(np.exp([0.0, 6.0, 0.0]).sum())  # of the labels alone
+    expected = (odds[1], odds[1] - odds[0], energy, odds[1] - odds[3])
+    assert found.label_evidence == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "entities"), [("the kitchen", 1), ("kitchen noon", 2), ("the", 0)]
+)
+def test_entities_evidence(bundle: Bundle, text: str, entities: int) -> None:
+    """Log-odds of the least sure word and of all words together, and how many found."""
+    [found] = bundle.guesses(text)
+    word = np.exp(12.0) / (np.exp(12.0) + np.exp(3.0) + 3)  # of an entity
+    plain = np.exp(3.0) / (np.exp(3.0) + 4)
+    sure = [plain if w == "the" else word for w in text.split()]
+    least, whole, count = found.entities_evidence
+    assert least == pytest.approx(np.log(min(sure) / (1 - min(sure))), rel=1e-3)
+    assert whole == pytest.approx(np.log(np.prod(sure) / (1 - np.prod(sure))), rel=1e-3)
+    assert count == entities
+
+
+def test_entities_inside_entities(tmp_path: Path) -> None:
+    """Each level adds what lies in the one before; what both find is there once."""
+    nested = open_bundle(write_bundle(tmp_path / "nested", levels=2), 1)
+    [found] = nested.predict(["the bed room noon"])
+    assert places(found) == [
+        ("place", 4, 12, "bed room"),
+        ("time", 8, 12, "room"),
+        ("time", 13, 17, "noon"),
+    ]
+
+
+def test_levels_must_fit_the_graph(tmp_path: Path) -> None:
+    """A graph without the second level is refused where the manifest wants one."""
+    folder = write_bundle(tmp_path / "flat")
+    [tier] = json.loads((folder / "manifest.json").read_text())["tiers"]
+    for wrong, said in (
+        ({"levels": 2}, "needs 10 tag_logits, the model gives 5"),
+        ({"outside": True}, "needs 4 label_logits, the model gives 3"),
+    ):
+        seal(folder, tiers=[{**tier, **wrong}])
+        with pytest.raises(BundleError, match=said):
+            open_bundle(folder, 1)
 
 
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf])

@@ -9,13 +9,14 @@ import pytest
 from structlog.testing import capture_logs
 from tiny import arrived
 
-from agent.bundle import Bundle
+from agent.bundle import Bundle, Stage
+from agent.calibration import Logistic, TierCalibration
 from agent.counts import Counts
 from agent.decide import Policy
-from agent.engine import Engine, Job, Order, Parcel, predict
+from agent.engine import Engine, Job, Order, Parcel, answer
 from agent.pipeline import Pipeline
 from agent.text import Reader
-from agent.types import Message, Prediction, Task, Text, Tier
+from agent.types import Guarantee, Guess, Message, Task, Text, Tier
 
 PACKET = 5475  # bytes; leaves 10 for the original in a dead letter
 
@@ -29,12 +30,12 @@ class Brittle:
     fails_on: str = "bad"
     asked: list[list[str]] = field(default_factory=list)
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+    def predict(self, texts: Sequence[str]) -> list[Guess]:
         """Return the same for every text; raise if a bad one is among them."""
         self.asked.append(list(texts))
         if any(self.fails_on in text for text in texts):
             raise MemoryError
-        return [Prediction(Tier.ENCODER, text, 0.9) for text in texts]
+        return [Guess(text, label_evidence=(2.0,)) for text in texts]
 
 
 @dataclass
@@ -68,11 +69,17 @@ def road(bundle: Bundle, name: str = "home", **changes: object) -> Pipeline:
         filters=("home/+/utterance",),
         reader=Reader(),
         bundle=bundle,
-        policy=Policy(Task.CLASSIFY, 0.5),
+        policy=Policy(Guarantee.LABEL, 0.5),
         result_topic=f"result/{name}",
         dead_letter_topic=f"dead/{name}",
     )
     return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def asking(bundle: Bundle, model: Brittle) -> Bundle:
+    """Return the bundle with another model, whose guesses all score 0.88."""
+    scored = TierCalibration(label=Logistic(weights=(1.0,), bias=0.0))
+    return replace(bundle, stages=(Stage(Tier.ENCODER, model, scored),))
 
 
 def message(payload: bytes, number: int = 1) -> Message:
@@ -100,7 +107,7 @@ async def test_a_message_becomes_a_result(bench: Bench, bundle: Bundle) -> None:
 async def test_takes_all_that_waits_up_to_a_batch(bench: Bench, bundle: Bundle) -> None:
     """Batches form by themselves, and order stays."""
     model = Brittle()
-    pipeline = road(replace(bundle, model=model))
+    pipeline = road(asking(bundle, model))
     for number in range(7):
         bench.engine.put(Order(message(b"%d" % number, number), (pipeline,)))
     for _ in range(3):
@@ -152,7 +159,7 @@ async def test_one_bad_text_takes_no_neighbour_with_it(
     bench: Bench, bundle: Bundle
 ) -> None:
     """When a batch fails, each text is asked alone; only the culprit is unresolved."""
-    pipeline = road(replace(bundle, model=Brittle()))
+    pipeline = road(asking(bundle, Brittle()))
     for number, payload in enumerate((b"a", b"bad", b"c")):
         bench.engine.put(Order(message(payload, number), (pipeline,)))
     with capture_logs() as logs:
@@ -168,7 +175,7 @@ async def test_one_bad_text_takes_no_neighbour_with_it(
 
 async def test_low_confidence(bench: Bench, bundle: Bundle) -> None:
     """What the policy does not let stand comes out unresolved, with the best guess."""
-    pipeline = road(bundle, policy=Policy(Task.CLASSIFY, 0.999))
+    pipeline = road(bundle, policy=Policy(Guarantee.LABEL, 0.999))
     bench.engine.put(Order(message(b"turn on"), (pipeline,)))
     await bench.engine.work_once()
     [result] = bench.results()
@@ -179,7 +186,7 @@ async def test_low_confidence(bench: Bench, bundle: Bundle) -> None:
 async def test_log(bench: Bench, bundle: Bundle) -> None:
     """One line a message, with its id and outcome, and never the text."""
     secrets = (b"my secret pin", b"secret\0", b"bad secret")
-    pipeline = road(replace(bundle, model=Brittle()))
+    pipeline = road(asking(bundle, Brittle()))
     for number, payload in enumerate(secrets):
         bench.engine.put(Order(message(payload, number), (pipeline,)))
     with capture_logs() as logs:
@@ -199,15 +206,15 @@ def test_each_bundle_is_asked_once(bundle: Bundle) -> None:
     roads = [
         road(
             replace(
-                bundle,
+                asking(bundle, model),
                 manifest=bundle.manifest.model_copy(update={"name": f"m{n}"}),
-                model=model,
-            )
+            ),
+            f"road{n}",
         )
         for n, model in enumerate(models)
     ]
     jobs = [Job(roads[n % 2], Text(str(n), str(n))) for n in range(5)]
-    found = predict(jobs)
+    found = [decision.prediction for decision in answer(jobs)]
     assert [p and p.label for p in found] == list("01234")
     assert [model.asked for model in models] == [[["0", "2", "4"]], [["1", "3"]]]
 

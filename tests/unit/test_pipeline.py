@@ -1,24 +1,34 @@
 """Pipelines: what was asked for, by the threshold that the bundle knows."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import arrived, seal, write_bundle
+from structlog.testing import capture_logs
+from tiny import arrived, seal, write_bundle, write_calibration
 
-from agent.bundle import Calibration, Threshold
+from agent.calibration import Calibration, Threshold
 from agent.config import Config, load
 from agent.decide import Policy
 from agent.errors import ConfigError
 from agent.pipeline import bundles_of, open_pipelines, policy
-from agent.types import Entity, Prediction, Resolved, Task, Tier
+from agent.types import (
+    Entity,
+    Guarantee,
+    Prediction,
+    Reason,
+    Resolved,
+    Tier,
+    Unresolved,
+)
 
 GUESS = Prediction(
-    Tier.ENCODER, "lamp_on", 0.95, (Entity("place", "kitchen", 0, 7, 0.99),)
+    Tier.ENCODER, "lamp_on", 0.95, (Entity("place", "kitchen", 0, 7, 0.99),), 0.96
 )
 
 
-def configured(tmp_path: Path, **pipelines: str) -> Config:
+def configured(tmp_path: Path, on_mismatch: str = "refuse", **pipelines: str) -> Config:
     """Return a configuration with these pipelines; `tiny` is the one bundle."""
     if not (tmp_path / "models" / "tiny").exists():
         write_bundle(tmp_path / "models" / "tiny")
@@ -27,7 +37,8 @@ def configured(tmp_path: Path, **pipelines: str) -> Config:
         (tmp_path / "pipelines" / f"{name}.toml").write_text(toml)
     path = tmp_path / "agent.toml"
     path.write_text(
-        'device = {id = "pi-3"}\nmodels = {dir = "models"}\n'
+        'device = {id = "pi-3"}\n'
+        f'models = {{dir = "models", on_mismatch = "{on_mismatch}"}}\n'
         f'pipelines = {{dir = "pipelines", enable = {list(pipelines)}}}\n'
     )
     return load(path)
@@ -48,7 +59,7 @@ def test_open(tmp_path: Path) -> None:
     assert pipeline.bundle.id == "tiny@1.0.0"
     assert pipeline.result_topic == "slm/pi-3/result/home"
     assert pipeline.dead_letter_topic == "slm/pi-3/deadletter/home"
-    assert pipeline.policy == Policy(Task.CLASSIFY, 0.5)
+    assert pipeline.policy == Policy(Guarantee.LABEL, 0.5, 0.05)
 
 
 def test_own_result_topic(tmp_path: Path) -> None:
@@ -64,7 +75,7 @@ def test_one_bundle_is_loaded_once(tmp_path: Path) -> None:
     config = configured(tmp_path, one=toml(), two=toml("classify"))
     one, two = open_pipelines(config)
     assert one.bundle is two.bundle
-    assert bundles_of([one, two]) == {"tiny@1.0.0": one.bundle}
+    assert bundles_of([one, two]) == [one.bundle]
 
 
 def test_two_bundles_of_one_name(tmp_path: Path) -> None:
@@ -90,11 +101,11 @@ def test_two_bundles_of_one_name(tmp_path: Path) -> None:
     ],
 )
 def test_bundle_must_be_able(
-    tmp_path: Path, kind: str, has: dict[str, object], said: str | None
+    tmp_path: Path, kind: str, has: dict[str, list[str]], said: str | None
 ) -> None:
     """A pipeline cannot want what its bundle cannot do."""
+    write_bundle(tmp_path / "models" / "tiny", **has)
     config = configured(tmp_path, home=toml(kind))
-    seal(tmp_path / "models" / "tiny", **has)
     if said is None:
         assert len(open_pipelines(config)) == 1
     else:
@@ -114,52 +125,208 @@ def test_judge(tmp_path: Path, kind: str, label: str | None, entities: int) -> N
     assert decision.prediction.label == label
     assert (decision.prediction.score is None) == (label is None)
     assert len(decision.prediction.entities) == entities
+    assert (decision.prediction.entities_score is None) == (entities == 0)
 
 
-def table(*rows: tuple[float, float], certified: bool = False) -> Calibration:
-    """Return a calibration of (max_error, threshold)."""
+def calibration(*rows: tuple[float, float], of: Guarantee) -> Calibration:
+    """Return a calibration of (max_error, threshold) for one guarantee."""
     return Calibration(
-        method="threshold",
-        certified=certified,
-        on="label",
+        fingerprint="0" * 64,
+        runtime="none",
         data="none",
-        n=1,
-        table=[
-            Threshold(max_error=e, threshold=t, coverage=0.5, error=e) for e, t in rows
-        ],
+        fitted_on=1,
+        certified_on=1,
+        confidence=0.95,
+        tiers=[],
+        tables={
+            of: [
+                Threshold(max_error=e, threshold=t, coverage=0.5, error=e)
+                for e, t in rows
+            ]
+        },
     )
 
 
+LABEL, ENTITIES, BOTH = Guarantee
+
+
 @pytest.mark.parametrize(
-    ("kind", "max_error", "calibration", "expected"),
+    ("kind", "decide", "rows", "expected"),
     [
-        ("understand", 0.05, table((0.02, 0.9), (0.05, 0.5)), (Task.CLASSIFY, 0.5)),
-        ("understand", 0.04, table((0.02, 0.9), (0.05, 0.5)), (Task.CLASSIFY, 0.9)),
-        ("understand", 0.99, table((0.05, 0.5), (0.02, 0.9)), (Task.CLASSIFY, 0.5)),
-        ("understand", 0.01, table((0.02, 0.9)), (Task.CLASSIFY, None)),
-        ("classify", 0.05, table(), (Task.CLASSIFY, None)),
-        ("extract", 0.05, table(), (Task.EXTRACT, 0.95)),
+        ("understand", "max_error=0.05", [(0.02, 0.9), (0.05, 0.5)], (LABEL, 0.5)),
+        ("understand", "max_error=0.04", [(0.02, 0.9), (0.05, 0.5)], (LABEL, 0.9)),
+        ("understand", "max_error=0.99", [(0.05, 0.5), (0.02, 0.9)], (LABEL, 0.5)),
+        ("understand", "max_error=0.01", [(0.02, 0.9)], (LABEL, None)),
+        ("classify", "max_error=0.05", [], (LABEL, None)),
+        ("extract", "max_error=0.05", [(0.05, 0.7)], (ENTITIES, 0.7)),
+        ("understand", 'guarantee="both"', [(0.05, 0.7)], (BOTH, 0.7)),
+        ("understand", 'guarantee="entities"', [(0.05, 0.7)], (ENTITIES, 0.7)),
     ],
 )
 def test_policy(
     tmp_path: Path,
     kind: str,
-    max_error: float,
-    calibration: Calibration,
-    expected: tuple[Task, float | None],
+    decide: str,
+    rows: list[tuple[float, float]],
+    expected: tuple[Guarantee, float | None],
 ) -> None:
-    """The threshold is that of the largest error which is still allowed."""
-    config = configured(
-        tmp_path, home=toml(kind, f"decide = {{max_error={max_error}}}")
-    )
-    assert policy(config.pipelines["home"], calibration) == Policy(*expected)
+    """The threshold is that of the largest error which is still allowed.
+
+    It is from the table of what is guaranteed, and its bound is stated: that of the
+    row, not what was asked.
+    """
+    config = configured(tmp_path, home=toml(kind, f"decide = {{{decide}}}"))
+    guarantee, threshold = expected
+    made = calibration(*rows, of=guarantee)
+    bounds = {t: e for e, t in rows}
+    found = policy(config.pipelines["home"], made)
+    assert found == Policy(guarantee, threshold, threshold and bounds[threshold])
+    for other in {*Guarantee} - {guarantee}:
+        made = calibration((0.01, 0.1), of=other)
+        assert policy(config.pipelines["home"], made) == Policy(guarantee, None)
 
 
-def test_certified_policy(tmp_path: Path) -> None:
-    """A certified table's bound is claimed: that of the row, not what was asked."""
+@pytest.mark.parametrize(
+    ("fits", "certified", "bound"),
+    [(True, True, 0.03), (False, True, None), (True, False, None)],
+)
+def test_bound_is_stated_where_it_holds(
+    tmp_path: Path, *, fits: bool, certified: bool, bound: float | None
+) -> None:
+    """A calibration of something else or on made-up texts keeps its threshold only."""
     config = configured(tmp_path, home=toml())
-    found = policy(config.pipelines["home"], table((0.03, 0.7), certified=True))
-    assert found == Policy(Task.CLASSIFY, 0.7, 0.03)
+    made = calibration((0.03, 0.7), of=LABEL)
+    made = made.model_copy(update={"certified": certified})
+    found = policy(config.pipelines["home"], made, fits=fits)
+    assert found == Policy(LABEL, 0.7, bound)
+
+
+# -- a calibration that was made with something else
+
+
+def mismatched(tmp_path: Path, on_mismatch: str) -> Config:
+    """Return a configuration whose bundle's calibration is for another model."""
+    folder = write_bundle(tmp_path / "models" / "tiny", cascade=True)
+    write_calibration(folder, fingerprint="0" * 64)
+    return configured(tmp_path, on_mismatch, home=toml())
+
+
+def test_mismatch_is_refused(tmp_path: Path) -> None:
+    """Unless told otherwise, the daemon does not start with scores it cannot trust."""
+    write_bundle(tmp_path / "models" / "tiny")
+    write_calibration(tmp_path / "models" / "tiny", fingerprint="0" * 64)
+    config = configured(tmp_path, home=toml())
+    with pytest.raises(ConfigError, match=r"tiny: the calibration .*slm-agent calibra"):
+        open_pipelines(config)
+
+
+def test_mismatch_escalates_all(tmp_path: Path) -> None:
+    """`escalate_all` resolves nothing, says why, and asks no tier in vain."""
+    [pipeline] = open_pipelines(mismatched(tmp_path, "escalate_all"))
+    for decision in pipeline.answer(["turn on", "turn on in the kitchen"]):
+        assert isinstance(decision, Unresolved)
+        assert decision.reason is Reason.UNCALIBRATED
+        assert decision.prediction is not None
+        assert decision.prediction.by is Tier.ENCODER  # the best guess there is
+        assert decision.prediction.label == "lamp_on"
+
+
+def test_mismatch_warns(tmp_path: Path) -> None:
+    """`warn` resolves as before, without stating a bound, and says so once a bundle."""
+    with capture_logs() as logs:
+        [pipeline] = open_pipelines(mismatched(tmp_path, "warn"))
+    [warning] = logs
+    assert (warning["event"], warning["log_level"]) == (
+        "calibration_mismatch",
+        "warning",
+    )
+    assert warning["bundle"] == "tiny@1.0.0"
+    [decision] = pipeline.answer(["turn on"])
+    assert isinstance(decision, Resolved)
+    assert decision.error_bound is None
+
+
+def test_own_calibration(tmp_path: Path) -> None:
+    """An operator's calibration beside the pipeline's file is used, for it alone."""
+    config = configured(tmp_path, one=toml(), two=toml())
+    rows = [{"max_error": 0.03, "threshold": 0.75, "coverage": 0.9, "error": 0.01}]
+    write_calibration(
+        tmp_path / "models" / "tiny",
+        tmp_path / "pipelines" / "one.calibration.json",
+        tables={"label": rows},
+    )
+    one, two = open_pipelines(config)
+    assert one.policy == Policy(LABEL, 0.75, 0.03)
+    assert two.policy == Policy(LABEL, 0.5, 0.05)
+
+
+def test_own_calibration_of_another_model(tmp_path: Path) -> None:
+    """An operator's calibration is left behind by a new model: that is found."""
+    config = configured(tmp_path, home=toml())
+    write_calibration(
+        tmp_path / "models" / "tiny",
+        tmp_path / "pipelines" / "home.calibration.json",
+        fingerprint="0" * 64,
+    )
+    with pytest.raises(ConfigError, match="made with another model"):
+        open_pipelines(config)
+
+
+def test_damaged_own_calibration(tmp_path: Path) -> None:
+    """A file that is no calibration is named, and the bundle's own is no substitute."""
+    config = configured(tmp_path, home=toml())
+    (tmp_path / "pipelines" / "home.calibration.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"home\.calibration\.json"):
+        open_pipelines(config)
+
+
+@pytest.mark.parametrize("on_mismatch", ["refuse", "escalate_all", "warn"])
+def test_flipped_probe_is_refused(tmp_path: Path, on_mismatch: str) -> None:
+    """A model that answers otherwise here than where it was made is never started."""
+    folder = write_bundle(tmp_path / "models" / "tiny")
+    path = folder / "probes.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"label": "chat"}))
+    seal(folder)
+    config = configured(tmp_path, on_mismatch, home=toml())
+    with pytest.raises(
+        ConfigError,
+        match=r"differently on this machine .*\(1 of 1 probes\), first "
+        r"'turn on the lamp in the kitchen': lamp_on, expected chat",
+    ):
+        open_pipelines(config)
+    assert len(open_pipelines(config, probe=False)) == 1
+
+
+# -- at work
+
+
+def test_answer(tmp_path: Path) -> None:
+    """The first tier that the policy lets stand answers; its bound is stated."""
+    write_bundle(tmp_path / "models" / "tiny", cascade=True)
+    [pipeline] = open_pipelines(configured(tmp_path, home=toml()))
+    texts = ["turn on", "turn on in the kitchen", "the"]
+    found = pipeline.answer(texts)
+    assert [d.prediction and d.prediction.by for d in found] == [
+        *(Tier.LINEAR, Tier.ENCODER, Tier.ENCODER)
+    ]
+    assert [isinstance(d, Resolved) for d in found] == [True, True, False]
+    assert isinstance(found[0], Resolved)
+    assert found[0].error_bound == 0.05
+
+
+def test_a_stricter_pipeline_asks_further(tmp_path: Path) -> None:
+    """What is sure enough for one pipeline may not be for another of its bundle."""
+    write_bundle(tmp_path / "models" / "tiny", cascade=True)
+    both = toml(more='decide = {guarantee = "both", max_error = 0.02}')
+    lax, strict = open_pipelines(configured(tmp_path, lax=toml(), strict=both))
+    # sure of the label, but not that nothing else is to be found: 0.9987 x 0.92
+    text = "turn on the lamp"
+    policy = replace(strict.policy, threshold=0.99)
+    [one], [other] = lax.answer([text]), replace(strict, policy=policy).answer([text])
+    assert one.prediction is not None
+    assert other.prediction is not None
+    assert one.prediction.by is Tier.LINEAR
+    assert other.prediction.by is Tier.ENCODER
 
 
 @pytest.mark.parametrize(

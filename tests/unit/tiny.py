@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from agent.types import Message
+from agent.bundle import read_manifest
+from agent.types import Guarantee, Message
 
 Table = NDArray[np.float32]
 
@@ -36,11 +38,16 @@ LABELS = ["lamp_off", "lamp_on", "chat"]
 ENTITIES = ["place", "time"]
 TAGS = ["O", "B-place", "I-place", "B-time", "I-time"]
 
+OUTSIDE = "outside"
+NOTHING = "nothing"
+BITS = 12  # of the linear tier's table
+
 LABEL_LOGITS = {
     ("off", "lamp_off"): 6.0,
     ("on", "lamp_on"): 6.0,
     ("hello", "chat"): 6.0,
     ("[PAD]", "chat"): 1000.0,
+    ("[UNK]", OUTSIDE): 6.0,
 }
 TAG_LOGITS = {
     ("kitchen", "B-place"): 12.0,
@@ -52,6 +59,20 @@ TAG_LOGITS = {
     ("noon", "B-time"): 12.0,
     ("##s", "B-time"): 1000.0,
     ("##ette", "B-time"): 1000.0,
+}
+# Of the second level: what lies inside the entities of the first.
+INNER_LOGITS = {
+    ("room", "B-time"): 12.0,
+    ("noon", "B-time"): 12.0,  # the first level has it, too
+}
+LINEAR_WEIGHTS = {
+    ("off", "lamp_off"): 127,
+    ("on", "lamp_on"): 127,
+    ("hello", "chat"): 127,
+    ("zebra", OUTSIDE): 127,
+    ("kitchen", NOTHING): -127,
+    ("bed", NOTHING): -127,
+    ("noon", NOTHING): -127,
 }
 
 
@@ -87,20 +108,35 @@ def write_bundle(
     entities: list[str] = ENTITIES,
     max_tokens: int = 16,
     stride: int = 4,
+    cascade: bool = False,
+    outside: bool = False,
+    levels: int = 1,
+    patterns: tuple[str, ...] = (),
 ) -> Path:
-    """Write a complete bundle and return its folder."""
+    """Write a complete bundle and return its folder.
+
+    A `cascade` has a linear tier before the encoder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "encoder.onnx").write_bytes(graph())
+    (folder / "encoder.onnx").write_bytes(graph(outside=outside, levels=levels))
     tokenizer().save(str(folder / "tokenizer.json"))
-    probe = {
-        "text": "turn on the lamp in the kitchen",
-        "label": "lamp_on",
-        "score": 0.9951,
-        "spans": [{"start": 24, "end": 31, "label": "place", "score": 0.9997}],
-    }
-    (folder / "probes.jsonl").write_text(json.dumps(probe) + "\n")
+    tiers: list[dict[str, object]] = [
+        {
+            "family": "encoder",
+            "model": "encoder.onnx",
+            "tokenizer": "tokenizer.json",
+            "max_tokens": max_tokens,
+            "stride": stride,
+            "outside": outside,
+            "levels": levels,
+        }
+    ]
+    if cascade:
+        write_linear(folder, labels, entities, outside=outside)
+        first = {"family": "linear", "weights": "linear.npz", "bits": BITS}
+        tiers.insert(0, {**first, "outside": outside})
     manifest = {
-        "format": 1,
+        "format": 2,
         "name": folder.name,
         "version": "1.0.0",
         "description": "A bundle for tests.",
@@ -110,33 +146,24 @@ def write_bundle(
         "created": "2026-11-24",
         "labels": labels,
         "entities": entities,
-        "tiers": [
-            {
-                "family": "encoder",
-                "model": "encoder.onnx",
-                "tokenizer": "tokenizer.json",
-                "max_tokens": max_tokens,
-                "stride": stride,
-                "label_temperature": 1.0,
-                "entity_temperature": 1.0,
-            }
-        ],
-        "calibration": {
-            "method": "threshold",
-            "certified": False,
-            "on": "label",
-            "data": "none",
-            "n": 1,
-            "table": [
-                {"max_error": 0.02, "threshold": 0.9, "coverage": 0.5, "error": 0.02},
-                {"max_error": 0.05, "threshold": 0.5, "coverage": 0.9, "error": 0.05},
-            ],
-        },
+        "patterns": patterns,
+        "tiers": tiers,
         "scores": {},
         "files": {},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    probe = {
+        "text": "turn on the lamp in the kitchen",
+        "tier": len(tiers) - 1,
+        "label": "lamp_on" if labels else None,
+        "score": 0.9951 if labels else None,
+        "spans": [{"start": 24, "end": 31, "label": "place", "score": 0.9997}],
+    }
+    if not entities:
+        probe["spans"] = []
+    (folder / "probes.jsonl").write_text(json.dumps(probe) + "\n")
     seal(folder)
+    write_calibration(folder)
     return folder
 
 
@@ -156,6 +183,71 @@ def seal(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(manifest))
 
 
+def write_calibration(
+    folder: Path, path: Path | None = None, **changes: object
+) -> Path:
+    """Write the calibration of a bundle, into it or to `path`; return the file."""
+    made = calibration(folder) | changes
+    file = path or folder / "calibration.json"
+    file.write_text(json.dumps(made))
+    if path is None:
+        seal(folder)
+    return file
+
+
+def calibration(folder: Path) -> dict[str, object]:
+    """Return a calibration whose scores are the shares that the model itself gives.
+
+    So a label's score is its softmax share, and that of all entities is the share of
+    the least sure word. In a cascade the linear tier must be surer than even.
+    """
+    manifest = read_manifest(folder)
+    tiers: list[dict[str, object]] = []
+    for number, tier in enumerate(manifest.tiers):
+        last = tier.family == "encoder"
+        # log-odds, margin, energy or margin alone; outside; opinion of an earlier tier
+        more = 2 + tier.outside + (number > 0) if last else 1
+        found: dict[str, object] = {}
+        if manifest.labels:
+            found["label"] = {"weights": [1.0, *[0.0] * more], "bias": 0.0}
+        if manifest.entities:
+            weights = [1.0, 0.0, 0.0] if last else [1.0]
+            found["entities"] = {"weights": weights, "bias": 0.0}
+            found["entity"] = {"weights": [1.0], "bias": 0.0} if last else None
+        if not last:
+            found |= {"label_floor": 0.5, "entities_floor": 0.5}
+        tiers.append(found)
+    rows = [
+        {"max_error": 0.02, "threshold": 0.9, "coverage": 0.5, "error": 0.01},
+        {"max_error": 0.05, "threshold": 0.5, "coverage": 0.9, "error": 0.03},
+    ]
+    return {
+        "format": 1,
+        "fingerprint": manifest.fingerprint(),
+        "runtime": "onnxruntime",
+        "data": "made up",
+        "fitted_on": 100,
+        "certified_on": 100,
+        "confidence": 0.95,
+        "tiers": tiers,
+        "tables": {guarantee.value: rows for guarantee in Guarantee},
+    }
+
+
+def write_linear(
+    folder: Path, labels: list[str], entities: list[str], *, outside: bool
+) -> None:
+    """Write weights that know the words of LINEAR_WEIGHTS."""
+    columns = [*labels, *[OUTSIDE] * outside, *[NOTHING] * bool(entities)]
+    weights = np.zeros((1 << BITS, len(columns)), np.int8)
+    for (word, column), weight in LINEAR_WEIGHTS.items():
+        if column in columns:
+            weights[crc32(word.encode()) % (1 << BITS), columns.index(column)] = weight
+    bias = np.array([4.0 * (column == NOTHING) for column in columns], np.float32)
+    scale = np.full(len(columns), 0.5, np.float32)
+    np.savez(folder / "linear.npz", weights=weights, scale=scale, bias=bias)
+
+
 def tokenizer() -> Tokenizer:
     """Return a WordPiece tokenizer that treats text as BERT's does."""
     made = Tokenizer(WordPiece(VOCABULARY, unk_token="[UNK]"))  # noqa: S106
@@ -172,11 +264,12 @@ def tokenizer() -> Tokenizer:
 # protocol buffer is a row of (field number, wire type) and value.
 
 
-def graph() -> bytes:
+def graph(*, outside: bool = False, levels: int = 1) -> bytes:
     """Return the ONNX file: opset 13, float tables, dynamic batch and length."""
-    labels = _table(LABELS, LABEL_LOGITS)
-    tags = _table(TAGS, TAG_LOGITS)
-    tags[:, 0] = 3.0
+    labels = _table([*LABELS, OUTSIDE], LABEL_LOGITS)[:, : len(LABELS) + outside]
+    tags = np.hstack([_table(TAGS, TAG_LOGITS), _table(TAGS, INNER_LOGITS)])
+    tags = tags[:, : levels * len(TAGS)]
+    tags[:, :: len(TAGS)] = 3.0
     nodes = [
         _node("Gather", ["labels", "input_ids"], "by_token"),
         _node("Cast", ["attention_mask"], "mask", to=1),
@@ -195,8 +288,8 @@ def graph() -> bytes:
         _value(name, 7, ["batch", "tokens"]) for name in ("input_ids", "attention_mask")
     ]
     outputs = [
-        _value("label_logits", 1, ["batch", len(LABELS)]),
-        _value("tag_logits", 1, ["batch", "tokens", len(TAGS)]),
+        _value("label_logits", 1, ["batch", labels.shape[1]]),
+        _value("tag_logits", 1, ["batch", "tokens", tags.shape[1]]),
     ]
     body = b"".join(
         [

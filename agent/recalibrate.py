@@ -1,0 +1,83 @@
+"""`slm-agent calibrate`: scores and thresholds from the operator's own labelled data.
+
+Runs on the device, with the model and the runtime that answer there: numpy and pure
+Python, no workshop.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent.bundle import open_bundle, read_manifest
+from agent.calibration import Calibration
+from agent.config import Config
+from agent.errors import ConfigError, Unreadable
+from agent.examples import Example
+from agent.families.encoder import runtime
+from agent.fitting import Heard, calibrate
+from agent.text import checked
+
+
+def recalibrate(
+    config: Config,
+    name: str,
+    examples: Sequence[Example],
+    data: str,
+    progress: Callable[[], None],
+) -> Calibration:
+    """Ask every tier about every example and return the calibration that follows.
+
+    `data` names the examples for people. Raises ConfigError where a text cannot be
+    read, or where there are too few.
+    """
+    bundle = open_bundle(config.bundle_dir(name), config.agent.engine.threads)
+    limit = config.pipelines[name].input.max_chars
+    heard = []
+    for number, example in enumerate(examples, start=1):
+        try:
+            text = checked(example.text, limit)
+        except Unreadable as why:
+            raise ConfigError(f"{data}: example {number}: {why}") from why
+        heard.append(Heard(example, bundle.guesses(text)))
+        progress()
+    tiers = [stage.by for stage in bundle.stages]
+    made = calibrate(
+        heard,
+        tiers,
+        bundle.manifest.fingerprint(),
+        runtime(),
+        data,
+        labels=bundle.manifest.labels,
+    )
+    # What the data says nothing about stays as it was, without a table.
+    kept = [
+        own.model_copy(update={k: v for k, v in new if v is not None})
+        for own, new in zip(bundle.calibration.tiers, made.tiers, strict=True)
+    ]
+    return made.model_copy(update={"tiers": kept})
+
+
+def unknown_labels(
+    config: Config, name: str, examples: Sequence[Example]
+) -> dict[str, int]:
+    """Count the examples of each label that the bundle cannot give: out of scope."""
+    known = set(read_manifest(config.bundle_dir(name)).labels)
+    labels = (example.label for example in examples if example.label is not None)
+    return dict(Counter(label for label in labels if label not in known))
+
+
+def write(made: Calibration, path: Path) -> None:
+    """Write the calibration, complete or not at all; raises ConfigError."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(f"{made.model_dump_json(indent=1)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror or error}; name another place with --out, or let "
+            "pipelines.dir be a folder of your own"
+        ) from error
