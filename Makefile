@@ -1,5 +1,6 @@
 # The whole interface: make run | test | check | bench. Each sets up what it needs.
-# For whoever trains models, there is workshop: the extra (torch: large) and its tests.
+# For whoever trains models, there are workshop (the extra, torch: large, and its tests)
+# and models: every shipped bundle anew, from DATA=the folder of the data sets.
 # slm-agent and its tools live in .venv; nothing else is touched, but for Debian's
 # packages python3-venv and mosquitto (tests), installed if they are missing.
 
@@ -8,7 +9,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
 
-.PHONY: all run test workshop check bench clean
+.PHONY: all run test workshop models check bench clean
 all: check test
 
 run: .venv/.run
@@ -19,9 +20,18 @@ test: .venv/.dev
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mosquitto openssl; }
 	$(BIN)/python -m pytest $(TESTS)
 
-workshop: .venv/.dev
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[workshop]'
+workshop: .venv/.workshop
 	$(BIN)/python -m pytest tests/workshop
+
+# Two at a time, one core each, is faster here than one on two cores: OMP_NUM_THREADS=1
+# make -j2 models DATA=...
+BUNDLES := $(patsubst agent/workshop/recipes/%.toml,%,$(wildcard agent/workshop/recipes/*.toml))
+.PHONY: $(BUNDLES:%=models/%)
+models: $(BUNDLES:%=models/%)
+
+$(BUNDLES:%=models/%): models/%: .venv/.workshop
+	@[ -d "$(DATA)" ] || { echo "make models DATA=folder of the data sets"; exit 2; }
+	$(BIN)/slm-agent train $* --data "$(DATA)"
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -29,8 +39,9 @@ check: .venv/.dev
 	$(BIN)/mypy agent
 	$(BIN)/slm-agent check
 
-bench: .venv/.run
+bench: .venv/.workshop
 	$(BIN)/slm-agent bench --out bench/results/$(shell uname -m).json
+	$(BIN)/python bench/peers.py --out bench/results/peers-$(shell uname -m).json
 
 .venv/pyvenv.cfg:
 	$(PYTHON) -m venv .venv \
@@ -43,6 +54,10 @@ bench: .venv/.run
 .venv/.dev: .venv/pyvenv.cfg pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ .venv/.run
+
+.venv/.workshop: .venv/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[workshop]'
+	@touch $@
 
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.types import Prediction
+from agent.bundle import CALIBRATION, MANIFEST, PROBES
+from agent.calibration import Calibration, fingerprint
+from agent.fitting import Heard
+from agent.types import Prediction, Tier
 
-MANIFEST = "manifest.json"
-PROBES = "probes.jsonl"
 MODEL = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
 CARD = "README.md"
@@ -34,28 +35,56 @@ def replaced(folder: Path) -> Iterator[Path]:
     part.replace(folder)
 
 
+def fingerprint_of(folder: Path, manifest: dict[str, Any], runtime: str) -> str:
+    """Return what `Manifest.fingerprint` will say of the finished bundle."""
+    names = ("model", "tokenizer", "weights", "transitions")
+    files = {
+        tier[name] for tier in manifest["tiers"] for name in names if tier.get(name)
+    }
+    files |= {f"{MODEL}.data"} if (folder / f"{MODEL}.data").exists() else set()
+    return fingerprint(
+        {name: sha256(folder / name) for name in files},
+        manifest["labels"],
+        [*manifest["entities"], "", *manifest["patterns"]],
+        runtime,
+    )
+
+
+def write_calibration(folder: Path, made: Calibration) -> None:
+    """Write the calibration that the bundle ships with."""
+    text = made.model_dump_json(indent=1)
+    (folder / CALIBRATION).write_text(f"{text}\n", encoding="utf-8")
+
+
 def write_probes(
     folder: Path,
-    texts: Sequence[str],
-    exact: Sequence[Prediction],
-    quantised: Sequence[Prediction],
+    made: Calibration,
+    tiers: Sequence[Tier],
+    exact: Sequence[Heard],
+    quantised: Sequence[Heard],
 ) -> None:
     """Store the answers that another CPU must repeat.
 
     Only texts on which the fp32 and the int8 model agree can tell a wrong model from
     the rounding of another processor.
     """
-    lines = [
-        json.dumps(_probe(text, after), ensure_ascii=False)
-        for text, before, after in zip(texts, exact, quantised, strict=True)
-        if _agree(before, after)
-    ]
+    lines = []
+    for before, after in zip(exact, quantised, strict=True):
+        for number, (tier, calibration) in enumerate(
+            zip(tiers, made.tiers, strict=True)
+        ):
+            one = calibration.judged(tier, before.guesses[number])
+            other = calibration.judged(tier, after.guesses[number])
+            if _agree(one, other):
+                probe = _probe(after.example.text, number, other)
+                lines.append(json.dumps(probe, ensure_ascii=False))
     (folder / PROBES).write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
-def _probe(text: str, found: Prediction) -> dict[str, Any]:
+def _probe(text: str, tier: int, found: Prediction) -> dict[str, Any]:
     return {
         "text": text,
+        "tier": tier,
         "label": found.label,
         "score": None if found.score is None else round(found.score, 6),
         "spans": [
@@ -79,11 +108,16 @@ def _agree(one: Prediction, other: Prediction) -> bool:
     )
 
 
+def sha256(path: Path) -> str:
+    """Return a file's hash as the manifest lists it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write the manifest, with size and sha256 of every other file."""
     files = {
         path.name: {
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": sha256(path),
             "bytes": path.stat().st_size,
         }
         for path in sorted(folder.iterdir())

@@ -1,12 +1,14 @@
 """The model card: what a bundle is, from what, how good, and where it ends."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from agent.certify import Certificate
-from agent.scoring import Scoreboard
-from agent.workshop.recipe import Recipe
+from agent.calibration import Calibration, Threshold
+from agent.types import Guarantee
+from agent.workshop.recipe import SHIPPED, Recipe
+from agent.workshop.scoring import Figures
 
 CARD = Template("""\
 # $name $version
@@ -17,7 +19,7 @@ $description
 |---|---|
 | language | $language |
 | answers | $answers |
-| model | $pretrained, $vocabulary word pieces, window of $window tokens, int8 |
+| model | $model |
 | licence | $licence |
 | size | $size |
 
@@ -25,10 +27,9 @@ $description
 
 $sources
 
-Trained on $train examples ($folder/train.jsonl), all of them, with a fixed schedule;
-scored on $valid others ($folder/valid.jsonl) that were never trained on. Of these, one
-half fitted the temperatures of the scores, the other ($certified_on) certified the
-thresholds.
+Trained on $train examples ($trained_on), all of them, with a fixed schedule; scored on
+$valid others ($scored_on) that were never trained on. Of these, $fitted_on fitted the
+scores, the other $certified_on certified the thresholds.$more
 
 ## Scores
 
@@ -38,18 +39,17 @@ On the $valid validation texts, one at a time, with the code that ships:
 |---|---|---|
 $scores
 
-Calibration error: 0.01 means that scores are off by one point on average.
-As temperatures were fitted on half of these texts, expect a little more elsewhere.
+The cascade's figures are those at `max_error` $max_error on the $guarantee.
+Calibration error: 0.01 means that scores are off by one point on average. As some of
+these texts fitted the scores, expect a little more elsewhere.
 
 ## Thresholds
 
-The lowest label score from which on at most the allowed share is wrong, certified with
-95 % confidence on $certified_on texts that nothing was fitted to (exact binomial,
-fixed sequence), for texts like those. Errors that the data cannot carry are not listed.
+The lowest score from which on at most the allowed share is wrong, with 95 % confidence,
+for the whole cascade (exact binomial, fixed sequence), on texts like those.
+Errors that the data cannot carry are not listed.
 
-| allowed error | threshold | answered | wrong among them |
-|---|---|---|---|
-$thresholds
+$thresholds$promise
 
 ## Limits
 
@@ -61,23 +61,36 @@ $limits
 slm-agent train $recipe --data DIR
 ```
 
-`DIR` has `$folder/train.jsonl` and `$folder/valid.jsonl`$others.
+$data
 The same data, seed and versions of torch and onnxruntime give the same bundle, up to
 the rounding of another processor.
 """)
+
+PROMISE = """
+
+**These texts were made up, so the table certifies nothing about yours**: results carry
+no `error_bound`. `slm-agent calibrate` with your own labelled texts changes that."""
+
+WRONG = {
+    Guarantee.LABEL: "the label is wrong",
+    Guarantee.ENTITIES: "any entity is missing, extra or different",
+    Guarantee.BOTH: "the label or any entity is wrong",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What the card says beyond the recipe."""
 
-    exact: Scoreboard
-    quantised: Scoreboard
-    table: list[Certificate]
-    certified_on: int
+    exact: Figures
+    quantised: Figures
+    calibration: Calibration
+    guarantee: Guarantee
+    max_error: float
     labels: int
     entities: int
     pieces: int
+    layers: int
     train: int
     valid: int
 
@@ -85,54 +98,108 @@ class Measured:
 def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
     """Write the card; `path` lies in the finished bundle, whose sizes it tells."""
     about = recipe.about
-    others = ", ".join(f"`{name}`" for name in recipe.vocabulary.texts)
+    made = measured.calibration
+    generated = recipe.data.generated
+    folder = recipe.data.folder
+    shipped = (SHIPPED / f"{about.name}.toml").is_file()
     text = CARD.substitute(
         name=about.name,
         version=about.version,
         description=about.description,
         language=about.language,
         answers=f"{measured.labels} labels, {measured.entities} entity types",
-        pretrained=recipe.pretrained.package,
-        vocabulary=f"{measured.pieces:,}",
-        window=recipe.pretrained.max_tokens,
+        model=_model(recipe, measured),
         licence=about.licence,
         size=_sizes(path.parent),
         sources=_listed(about.sources),
         train=f"{measured.train:,}",
         valid=f"{measured.valid:,}",
-        certified_on=f"{measured.certified_on:,}",
-        folder=recipe.data.folder,
+        trained_on="generated" if generated else f"{folder}/train.jsonl",
+        scored_on="generated" if generated else f"{folder}/valid.jsonl",
+        fitted_on=f"{made.fitted_on:,}",
+        certified_on=f"{made.certified_on:,}",
+        more=_more(recipe),
         scores=_scores(measured.exact, measured.quantised),
-        thresholds="\n".join(_threshold(row) for row in measured.table),
+        max_error=f"{measured.max_error:g}",
+        guarantee=measured.guarantee.value,
+        thresholds="\n\n".join(
+            _table(guarantee, rows) for guarantee, rows in made.tables.items()
+        ),
+        promise="" if made.certified else PROMISE,
         limits=_listed(about.limits or ["Not examined."]),
-        recipe=about.name,
-        others=f"; the vocabulary is also chosen by {others}" if others else "",
+        recipe=about.name if shipped else "RECIPE.toml",
+        data=_data(recipe),
     )
     path.write_text(text, encoding="utf-8")
 
 
+def _model(recipe: Recipe, measured: Measured) -> str:
+    linear = f"hashed n-grams (2^{recipe.linear.bits}), then " if recipe.linear else ""
+    return (
+        f"{linear}{measured.layers} layers of {recipe.pretrained.package}, "
+        f"{measured.pieces:,} word pieces, window of {recipe.pretrained.max_tokens} "
+        "tokens, int8"
+    )
+
+
+def _more(recipe: Recipe) -> str:
+    said = []
+    if recipe.training.teachers:
+        said.append(
+            f"\nThe encoder learned the mean opinion of {recipe.training.teachers} "
+            "networks of all layers beside the labels."
+        )
+    if recipe.outside:
+        others = ", ".join(other.file for other in recipe.outside.others)
+        said.append(
+            "\nTexts of other domains, in other languages and nonsense taught it what "
+            "is out of scope" + (f": {others}, and generated ones." if others else ".")
+        )
+    return "".join(said)
+
+
+def _data(recipe: Recipe) -> str:
+    if recipe.data.generated:
+        return "The texts are generated; `DIR` may be empty."
+    folder = recipe.data.folder
+    others = [*recipe.vocabulary.texts]
+    if recipe.outside:
+        others += [other.file for other in recipe.outside.others]
+    named = ", ".join(f"`{name}`" for name in dict.fromkeys(others))
+    return f"`DIR` has `{folder}/train.jsonl` and `{folder}/valid.jsonl`" + (
+        f"; vocabulary and what is out of scope also come from {named}."
+        if named
+        else "."
+    )
+
+
 def _sizes(folder: Path) -> str:
-    sizes = sorted((p.stat().st_size, p.name) for p in folder.glob("encoder.onnx*"))
-    return ", ".join(f"{name} {size / 1e6:.1f} MB" for size, name in sizes[::-1])
+    names = ("encoder.onnx*", "linear.npz", "tokenizer.json")
+    files = [path for name in names for path in folder.glob(name)]
+    sizes = sorted(((p.stat().st_size, p.name) for p in files), reverse=True)
+    return ", ".join(f"{name} {size / 1e6:.1f} MB" for size, name in sizes)
 
 
 def _listed(items: list[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _scores(exact: Scoreboard, quantised: Scoreboard) -> str:
-    named = {
-        "label accuracy": (exact.accuracy, quantised.accuracy),
-        "span F1 (micro, exact boundaries and label)": (
-            exact.span_f1,
-            quantised.span_f1,
-        ),
-        "calibration error of label scores": (None, quantised.ece),
-        "calibration error of entity scores": (None, quantised.entity_ece),
+def _scores(exact: Figures, quantised: Figures) -> str:
+    named: dict[str, Callable[[Figures], float | None]] = {
+        "label accuracy of the encoder (texts in scope)": lambda f: f.alone.accuracy,
+        "span F1 of the encoder (micro, exact)": lambda f: f.alone.span_f1,
+        "resolved by the cascade": lambda f: f.cascade.coverage,
+        "label accuracy among the resolved": lambda f: f.cascade.resolved_accuracy,
+        "span F1 among the resolved": lambda f: f.cascade.resolved_span_f1,
+        "out-of-scope texts not resolved": lambda f: f.kept_outside,
+        "AURC of the cascade": lambda f: f.cascade.aurc,
+        "calibration error of label scores": lambda f: f.alone.ece,
+        "calibration error of entity scores": lambda f: f.alone.entity_ece,
     }
     return "\n".join(
-        f"| {name} | {_number(before)} | {_number(after)} |"
-        for name, (before, after) in named.items()
+        f"| {name} | {_number(of(exact))} | {_number(of(quantised))} |"
+        for name, of in named.items()
+        if of(quantised) is not None
     )
 
 
@@ -140,8 +207,18 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _threshold(row: Certificate) -> str:
+def _table(guarantee: Guarantee, rows: list[Threshold]) -> str:
+    head = (
+        f'Wrong means: {WRONG[guarantee]} (`guarantee = "{guarantee.value}"`).\n\n'
+        "| allowed error | threshold | answered | wrong among them |\n|---|---|---|---|"
+    )
+    if not rows:
+        return f"{head}\n| none can be certified | | | |"
+    return "\n".join([head, *(_threshold(row) for row in rows)])
+
+
+def _threshold(row: Threshold) -> str:
     return (
-        f"| {row.max_error:.2f} | {row.threshold:.4f} "
+        f"| {row.max_error:g} | {row.threshold:.4f} "
         f"| {row.coverage:.1%} | {row.error:.1%} |"
     )

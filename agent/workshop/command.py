@@ -1,6 +1,8 @@
 """What `slm-agent train` does: read a recipe, build its bundle, show how far it is."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -13,6 +15,14 @@ from rich.progress import (
 )
 
 from agent.workshop.recipe import Recipe, find_recipe, read_recipe
+
+if TYPE_CHECKING:
+    from agent.workshop.scoring import Figures
+
+Report = Callable[[str, int, int, str], None]  # stage, done, total, detail
+T = TypeVar("T")
+
+CONSOLE = Console(stderr=True)
 
 
 def build(
@@ -32,8 +42,24 @@ def build(
     # Seconds, and only the workshop has them: `slm-agent train --help` does not wait.
     from agent.workshop.building import train_bundle
 
-    console = Console(stderr=True)
-    with _progress(console) as bar:
+    scores = _shown(lambda report: train_bundle(chosen, data, folder, report))
+    _say(scores)
+    return folder
+
+
+def build_own(lines: Path, name: str, out: Path) -> Path:
+    """Make a whole pipeline of labelled lines (agent/workshop/own.py)."""
+    from agent.workshop.own import own_pipeline
+
+    own = _shown(lambda report: own_pipeline(lines, name, out, report, _tell))
+    for line in own.lines():
+        _tell(line)
+    return own.folder
+
+
+def _shown(work: Callable[[Report], T]) -> T:
+    """Do the work with a progress bar for each stage."""
+    with _progress(CONSOLE) as bar:
         stages: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int, detail: str) -> None:
@@ -41,11 +67,23 @@ def build(
                 stages[stage] = bar.add_task(stage, total=total, detail="")
             bar.update(stages[stage], completed=done, total=total, detail=detail)
 
-        scores = train_bundle(chosen, data, folder, report)
-    for name, value in (("accuracy", scores.accuracy), ("span F1", scores.span_f1)):
+        return work(report)
+
+
+def _tell(line: str) -> None:
+    CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _say(scores: "Figures") -> None:
+    for name, value in (
+        ("label accuracy", scores.alone.accuracy),
+        ("span F1", scores.alone.span_f1),
+        ("resolved by the cascade", scores.cascade.coverage),
+        ("label accuracy among these", scores.cascade.resolved_accuracy),
+        ("out-of-scope texts not resolved", scores.kept_outside),
+    ):
         if value is not None:
-            console.print(f"{name} on the validation texts: {value:.4f}")
-    return folder
+            CONSOLE.print(f"{name}, on the validation texts: {value:.4f}")
 
 
 def _changed(recipe: Recipe, seed: int | None, epochs: int | None) -> Recipe:

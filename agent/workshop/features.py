@@ -11,7 +11,7 @@ import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
-from agent.examples import Example
+from agent.examples import Example, Span
 from agent.workshop.catalogue import Catalogue
 
 IGNORED = -100  # torch's cross entropy passes over this target
@@ -22,13 +22,13 @@ class Row:
     """One window of one example."""
 
     ids: list[int]
-    tags: list[int]  # IGNORED on all but the first token of a word
+    tags: list[list[int]]  # of each level; IGNORED on all but a word's first token
     label: int  # IGNORED where the example has none
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows padded to the longest: examples x tokens."""
+    """Rows padded to the longest: examples x tokens (x levels, the tags)."""
 
     ids: Tensor
     mask: Tensor
@@ -47,17 +47,45 @@ class Batch:
 
 def rows(example: Example, tokenizer: Tokenizer, known: Catalogue) -> list[Row]:
     """Return a row for each window of the text (one, if it fits the model)."""
-    label = IGNORED if example.label is None else known.labels.index(example.label)
+    label = IGNORED if example.label is None else known.index(example.label)
     encoding = tokenizer.encode(example.text)
+    levels = nested(example.spans, known.levels)
+    outside = known.outside is not None and example.label == known.outside
     return [
-        Row(part.ids, _tags(part, example, known), label)
+        Row(part.ids, [_tags(part, spans, known, outside) for spans in levels], label)
         for part in (encoding, *encoding.overflowing)
     ]
 
 
-def _tags(encoding: Encoding, example: Example, known: Catalogue) -> list[int]:
+def nested(spans: Sequence[Span], levels: int) -> list[list[Span]]:
+    """Sort spans into levels: those that lie in no other, those that lie in these...
+
+    What does not fit into the levels is left out.
+    """
+    left = sorted(spans, key=lambda span: (span.start, -span.end))
+    found = []
+    for _ in range(levels):
+        outermost: list[Span] = []
+        inner = []
+        for span in left:
+            if not outermost or span.start >= outermost[-1].end:
+                outermost.append(span)
+            else:
+                inner.append(span)
+        found.append(outermost)
+        left = inner
+    return found
+
+
+def _tags(
+    encoding: Encoding,
+    spans: Sequence[Span],
+    known: Catalogue,
+    outside: bool,  # noqa: FBT001
+) -> list[int]:
     tags = [IGNORED] * len(encoding.ids)
-    spans = example.outermost()
+    if outside:  # nobody said what its entities are
+        return tags
     begun: set[int] = set()
     previous = None
     for token, word in enumerate(encoding.word_ids):
@@ -79,10 +107,10 @@ def collate(chosen: Sequence[Row]) -> Batch:
     width = max(len(row.ids) for row in chosen)
     ids = torch.zeros(len(chosen), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    tags = torch.full_like(ids, IGNORED)
+    tags = torch.full((len(chosen), width, len(chosen[0].tags)), IGNORED)
     for number, row in enumerate(chosen):
         length = len(row.ids)
         ids[number, :length] = torch.tensor(row.ids)
         mask[number, :length] = 1
-        tags[number, :length] = torch.tensor(row.tags)
+        tags[number, :length] = torch.tensor(row.tags).T
     return Batch(ids, mask, tags, torch.tensor([row.label for row in chosen]))

@@ -23,18 +23,31 @@ class Network(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is option
     """Encoder and heads; a head without classes is left out."""
 
     def __init__(
-        self, encoder: Any, width: int, labels: int, tags: int, dropout: float
+        self,
+        encoder: Any,
+        width: int,
+        labels: int,
+        tags: int,
+        dropout: float,
+        levels: int = 1,
     ) -> None:
-        """`width` is the encoder's hidden size; `labels` and `tags` may be 0."""
+        """`width` is the encoder's hidden size; `labels` and `tags` may be 0.
+
+        `labels` counts what is outside as one.
+        """
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.label = nn.Linear(width, labels) if labels else None
         self.mixed = nn.Linear(2 * width + labels, width) if tags else None
-        self.tag = nn.Linear(width, tags) if tags else None
+        self.tag = nn.Linear(width, tags * levels) if tags else None
+        self.levels = levels
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Return `label_logits` and `tag_logits`, those that the network has."""
+        """Return the logits that the network has.
+
+        `label_logits`: batch x classes; `tag_logits`: batch x tokens x levels x tags.
+        """
         hidden: Tensor = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state
@@ -49,7 +62,8 @@ class Network(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is option
             around = context.unsqueeze(1).expand(-1, hidden.shape[1], -1)
             mixed = self.mixed(torch.cat([self.dropout(hidden), around], dim=-1))
             gated = nn.functional.gelu(mixed)
-            found["tag_logits"] = self.tag(self.dropout(gated))
+            flat = self.tag(self.dropout(gated))
+            found["tag_logits"] = flat.unflatten(-1, (self.levels, -1))
         return found
 
 
@@ -64,8 +78,10 @@ def pretrained_folder(spec: Pretrained) -> Path:
     return Path(found.origin).parent / spec.folder
 
 
-def open_encoder(folder: Path, rows: Sequence[int], dropout: float) -> Any:
-    """Load the pretrained encoder with only these rows of its word embeddings."""
+def open_encoder(
+    folder: Path, rows: Sequence[int], dropout: float, layers: int | None = None
+) -> Any:
+    """Load the first layers of the pretrained encoder, and these rows of its words."""
     said: Any = logging  # what it says would get between our own progress bars
     said.set_verbosity_error()
     said.disable_progress_bar()
@@ -78,4 +94,23 @@ def open_encoder(folder: Path, rows: Sequence[int], dropout: float) -> Any:
     words = encoder.get_input_embeddings().weight.detach()[list(rows)]
     encoder.set_input_embeddings(nn.Embedding(len(rows), words.shape[1], _weight=words))
     encoder.config.vocab_size = len(rows)
+    if layers is not None and layers < encoder.config.num_hidden_layers:
+        encoder.encoder.layer = encoder.encoder.layer[:layers]
+        encoder.config.num_hidden_layers = layers
     return encoder
+
+
+def shorten(encoder: Any, tokens: int) -> None:
+    """Forget the places behind the window: they only take room."""
+    embeddings = encoder.embeddings
+    kept = embeddings.position_embeddings.weight.detach()[:tokens]
+    embeddings.position_embeddings = nn.Embedding(
+        len(kept), kept.shape[1], _weight=kept
+    )
+    embeddings.register_buffer(
+        "position_ids", embeddings.position_ids[:, :tokens], persistent=False
+    )
+    embeddings.register_buffer(
+        "token_type_ids", embeddings.token_type_ids[:, :tokens], persistent=False
+    )
+    encoder.config.max_position_embeddings = len(kept)

@@ -31,12 +31,55 @@ class About(Frozen):
     licence: str
     sources: list[str]
     limits: list[str] = []
+    max_error: float = Field(default=0.05, gt=0, lt=1)
+    """What the card's figures of the whole cascade are for.
+
+    Where the data cannot carry it, they are for the least that is certified.
+    """
 
 
 class Data(Frozen):
     """Where train.jsonl and valid.jsonl lie, below the folder given on the command."""
 
     folder: str = "."
+    generated: int = Field(default=0, ge=0)
+    """So many texts with personal data are made instead of read (personal.py)."""
+    generated_valid: int = Field(default=2000, ge=0)
+
+
+class Other(Frozen):
+    """A file of texts of other domains, below the data folder."""
+
+    file: str
+    without: list[str] = []
+    """Labels (globs) whose texts are ours as well."""
+
+
+class Outside(Frozen):
+    """What is none of the bundle's business: it must learn to say so."""
+
+    label: str = "oos"
+    """Texts of our own data with this label are out of scope."""
+    others: list[Other] = []
+    foreign: bool = True
+    """Texts in other languages, made here."""
+    nonsense: bool = True
+    """Letters, numbers and words without sense, made here."""
+    encoder: bool = True
+    """Whether the encoder learns it, too; it costs labels in scope about a point."""
+    share: float = Field(default=0.15, gt=0, le=1)
+    """So many in an epoch, as a share of all texts."""
+
+
+class LinearTier(Frozen):
+    """A first tier of hashed n-grams (agent/families/linear.py)."""
+
+    bits: int = Field(default=14, ge=4, le=20)
+    epochs: int = Field(default=20, ge=1)
+    rate: float = Field(default=0.02, gt=0)
+    batch: int = Field(default=64, ge=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Share of a text's features that are left out in training."""
 
 
 class Vocabulary(Frozen):
@@ -44,8 +87,10 @@ class Vocabulary(Frozen):
 
     frequent: int = Field(default=12_000, ge=0)
     """So many of the most frequent pieces, whether our texts have them or not."""
-    texts: list[str] = ["train.jsonl"]
-    """Files (globs below the data folder) whose every piece is kept."""
+    texts: list[str] = []
+    """More files (globs below the data folder) that say which pieces matter."""
+    least: int = Field(default=1, ge=1)
+    """Pieces that the texts have less often are spelt with others."""
 
 
 class Pretrained(Frozen):
@@ -55,6 +100,8 @@ class Pretrained(Frozen):
     folder: str = "model"
     max_tokens: int = Field(default=64, ge=8, le=512)
     stride: int = Field(default=16, ge=0)
+    layers: int | None = Field(default=None, ge=1)
+    """Keep the first layers only; default: all."""
 
 
 class Training(Frozen):
@@ -79,6 +126,10 @@ class Training(Frozen):
     """Mean share of the tokens that are hidden from the model."""
     swapped: float = Field(default=0.25, ge=0, le=1)
     """Share of the texts whose entities are exchanged for others of their label."""
+    teachers: int = Field(default=0, ge=0, le=10)
+    """Networks of all layers that are trained first; ours learns their mean opinion."""
+    opinion: float = Field(default=0.7, ge=0, le=1)
+    """How much of the loss is the teachers' opinion, not the label."""
 
 
 class Recipe(Frozen):
@@ -89,6 +140,14 @@ class Recipe(Frozen):
     vocabulary: Vocabulary = Vocabulary()
     pretrained: Pretrained = Pretrained()
     training: Training = Training()
+    outside: Outside | None = None
+    linear: LinearTier | None = None
+    levels: int = Field(default=1, ge=1, le=3)
+    """How deep entities may lie in one another."""
+    caution: float = Field(default=0.0, ge=0)
+    """Taken from the score of words that are no entity: so more entities are found."""
+    patterns: list[str] = []
+    """Entities that checked patterns find beside the model (families/patterns.py)."""
     probes: list[str] = Field(default=[], max_length=100)
     """Texts of our own, stored with the answers of the finished bundle."""
 

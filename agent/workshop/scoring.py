@@ -1,49 +1,91 @@
-"""What training and calibration ask of predictions: scores, and claims about truth."""
+"""How good a finished bundle is: its last tier alone, and the cascade by its policy."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
+from agent.calibration import Calibration
+from agent.decide import Policy, confidence, decide, stands
+from agent.fitting import Heard
+from agent.scoring import Answer, Scoreboard, scoreboard
+from agent.types import Decision, Guarantee, Prediction, Resolved, Tier
 
-from agent.certify import Claim
-from agent.examples import Example
-from agent.scoring import Answer, Scoreboard, place, scoreboard
-from agent.types import Prediction, Resolved
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a card says of one precision.
+
+    `alone` scores the last tier as if it answered everything, on texts in scope;
+    `cascade` all tiers by the policy, on all texts. `kept_outside` is the share of the
+    texts out of scope that were not resolved.
+    """
+
+    alone: Scoreboard
+    cascade: Scoreboard
+    kept_outside: float | None
 
 
-def score(examples: Sequence[Example], found: Sequence[Prediction]) -> Scoreboard:
-    """Score predictions as if all of them stood, pairwise."""
-    answers = [
-        Answer(example, Resolved(prediction, None), prediction.score or 0.0)
-        for example, prediction in zip(examples, found, strict=True)
+def figures(
+    heard: Sequence[Heard],
+    calibration: Calibration,
+    tiers: Sequence[Tier],
+    labels: frozenset[str],
+    guarantee: Guarantee,
+    max_error: float,
+) -> Figures:
+    """Score what the tiers said to labelled texts."""
+    row = calibration.threshold(guarantee, max_error)
+    policy = Policy(guarantee, row.threshold if row else None, max_error)
+    decisions = [decided(one, calibration, tiers, policy) for one in heard]
+    outside = [
+        isinstance(decision, Resolved)
+        for one, decision in zip(heard, decisions, strict=True)
+        if one.example.label is not None and one.example.label not in labels
     ]
-    known = {example.label for example in examples if example.label is not None}
-    return scoreboard(answers, frozenset(known))
+    return Figures(
+        alone=scoreboard(
+            [
+                _answer(one, Resolved(_last(one, calibration, tiers), None), guarantee)
+                for one in heard
+                if one.example.label is None or one.example.label in labels
+            ],
+            labels,
+        ),
+        cascade=scoreboard(
+            [
+                _answer(one, decision, guarantee)
+                for one, decision in zip(heard, decisions, strict=True)
+            ],
+            labels,
+        ),
+        kept_outside=1 - sum(outside) / len(outside) if outside else None,
+    )
 
 
-def label_outcomes(
-    examples: Sequence[Example], found: Sequence[Prediction]
-) -> list[Claim]:
-    """Return the claim about the label of each text that has one."""
-    return [
-        Claim(prediction.score, prediction.label == example.label)
-        for example, prediction in zip(examples, found, strict=True)
-        if example.label is not None and prediction.score is not None
-    ]
+def certifiable(
+    calibration: Calibration, guarantee: Guarantee, wanted: float
+) -> float | None:
+    """Return the error wanted, else the least that is certified; None: none is."""
+    if calibration.threshold(guarantee, wanted):
+        return wanted
+    return calibration.least_error(guarantee)
 
 
-def entity_outcomes(
-    examples: Sequence[Example], found: Sequence[Prediction]
-) -> list[Claim]:
-    """Return the claims about entities; right means same label and boundaries."""
-    return [
-        Claim(entity.score, place(entity) in {place(s) for s in example.spans})
-        for example, prediction in zip(examples, found, strict=True)
-        for entity in prediction.entities
-    ]
+def decided(
+    heard: Heard, calibration: Calibration, tiers: Sequence[Tier], policy: Policy
+) -> Decision:
+    """Return what a bundle would decide that says what was heard."""
+    for number, made in enumerate(calibration.tiers[:-1]):
+        prediction = made.judged(tiers[number], heard.guesses[number])
+        if made.may_answer(prediction) and stands(prediction, policy):
+            return decide(prediction, policy)
+    return decide(_last(heard, calibration, tiers), policy)
 
 
-def log_loss(outcomes: Sequence[Claim]) -> float:
-    """Return the mean surprise at what was right; the smaller, the truer the scores."""
-    scores = np.clip([outcome.score for outcome in outcomes], 1e-6, 1 - 1e-6)
-    right = np.array([outcome.right for outcome in outcomes])
-    return float(-np.log(np.where(right, scores, 1 - scores)).mean())
+def _last(heard: Heard, calibration: Calibration, tiers: Sequence[Tier]) -> Prediction:
+    return calibration.tiers[-1].judged(tiers[-1], heard.guesses[-1])
+
+
+def _answer(heard: Heard, decision: Decision, guarantee: Guarantee) -> Answer:
+    prediction = decision.prediction
+    sure = confidence(prediction, guarantee) if prediction else 0.0
+    return Answer(heard.example, decision, sure)

@@ -20,6 +20,7 @@ from agent.examples import Example
 from agent.workshop.augmentation import pool, swap
 from agent.workshop.catalogue import Catalogue
 from agent.workshop.features import IGNORED, Batch, Row, collate, rows
+from agent.workshop.negatives import Negatives
 from agent.workshop.network import Network
 from agent.workshop.recipe import Training
 
@@ -36,6 +37,8 @@ class Lesson:
     examples: Sequence[Example]
     tokenizer: Tokenizer
     known: Catalogue
+    negatives: Negatives | None = None
+    teachers: Sequence[Network] = ()
 
 
 def train(
@@ -76,7 +79,9 @@ class _Run:
             len(rows(example, lesson.tokenizer, lesson.known))
             for example in lesson.examples
         )
-        self.batches = math.ceil(rows_per_epoch / plan.batch)
+        extra = lesson.negatives.an_epoch if lesson.negatives else 0
+        self.batches = math.ceil((rows_per_epoch + extra) / plan.batch)
+        self._autocast = _fast_halves()
         self._names = [name for name, _ in network.named_parameters()]
         self._weights = [weight for _, weight in network.named_parameters()]
         self._average = [weight.detach().clone() for weight in self._weights]
@@ -95,6 +100,9 @@ class _Run:
             if example.spans and chance.random() < self._plan.swapped:
                 example = swap(example, self._swaps, chance)  # noqa: PLW2901
             chosen += rows(example, self._lesson.tokenizer, self._lesson.known)
+        if self._lesson.negatives:
+            for example in self._lesson.negatives.epoch(chance):
+                chosen += rows(example, self._lesson.tokenizer, self._lesson.known)[:1]
         chance.shuffle(chosen)
         batches = [collate(group) for group in _grouped(chosen, self._plan.batch)]
         chance.shuffle(batches)
@@ -113,8 +121,12 @@ class _Run:
 
     def step(self, batch: Batch) -> float:
         """Learn from one batch; return its loss."""
-        found = self._network(batch.ids, batch.mask)
+        with self._halves(batch):
+            found = self._network(batch.ids, batch.mask)
         loss = _loss(found, batch, self._plan.smoothing)
+        if self._lesson.teachers:
+            taught = _taught(found, self._opinion(batch), batch)
+            loss = torch.lerp(loss, taught, self._plan.opinion)
         self._optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._weights, LARGEST_GRADIENT)
@@ -125,6 +137,20 @@ class _Run:
         current = [weight.detach() for weight in self._weights]
         torch._foreach_lerp_(self._average, current, 1 - decay)
         return float(loss.item())
+
+    def _halves(self, batch: Batch) -> torch.autocast:
+        return torch.autocast(
+            batch.ids.device.type, torch.bfloat16, enabled=self._autocast
+        )
+
+    def _opinion(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the teachers' mean probabilities."""
+        shares: dict[str, list[Tensor]] = {}
+        with torch.no_grad(), self._halves(batch):
+            for teacher in self._lesson.teachers:
+                for name, logits in teacher(batch.ids, batch.mask).items():
+                    shares.setdefault(name, []).append(logits.float().softmax(-1))
+        return {name: torch.stack(each).mean(0) for name, each in shares.items()}
 
     def take_average(self) -> None:
         """Put the running mean into the network."""
@@ -181,12 +207,44 @@ def _loss(found: Mapping[str, Tensor], batch: Batch, smoothing: float) -> Tensor
     loss = torch.zeros((), device=batch.ids.device)
     if "label_logits" in found and bool((batch.labels != IGNORED).any()):
         loss = loss + cross_entropy(
-            found["label_logits"], batch.labels, label_smoothing=smoothing
+            found["label_logits"].float(), batch.labels, label_smoothing=smoothing
         )
     if "tag_logits" in found and bool((batch.tags != IGNORED).any()):
-        tags = found["tag_logits"].flatten(0, 1)
+        tags = found["tag_logits"].float().flatten(0, 2)
         loss = loss + cross_entropy(tags, batch.tags.flatten())
     return loss
+
+
+def _taught(
+    found: Mapping[str, Tensor], opinion: Mapping[str, Tensor], batch: Batch
+) -> Tensor:
+    """Return the sum of both heads' cross entropies against the teachers' opinion."""
+    loss = torch.zeros((), device=batch.ids.device)
+    if "label_logits" in found:
+        loss = loss + cross_entropy(
+            found["label_logits"].float(), opinion["label_logits"]
+        )
+    if "tag_logits" in found:
+        judged = batch.tags != IGNORED
+        if bool(judged.any()):
+            loss = loss + cross_entropy(
+                found["tag_logits"].float()[judged], opinion["tag_logits"][judged]
+            )
+    return loss
+
+
+def _fast_halves() -> bool:
+    """Tell whether this machine multiplies bfloat16 faster than float32."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text("ascii", "ignore")
+    except OSError:
+        return ""
 
 
 def _groups(network: Network, plan: Training) -> list[dict[str, object]]:

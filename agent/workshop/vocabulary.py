@@ -1,11 +1,12 @@
 """A smaller vocabulary: half of a small encoder is embeddings of words nobody says.
 
 Kept are the special tokens, single Latin characters (so that any Latin word can still
-be spelt), every piece that the given texts have, and the most frequent pieces, which
-BERT vocabularies list in that order.
+be spelt), every piece that the given texts have often enough, and the most frequent
+pieces, which BERT vocabularies list in that order.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,14 @@ class Trimmed:
     rows: list[int]
 
 
-def trim(tokenizer: Tokenizer, texts: Iterable[str], frequent: int) -> Trimmed:
-    """Return the tokenizer with the pieces that matter; the rest is spelt with them."""
+def trim(
+    tokenizer: Tokenizer, texts: Iterable[str], frequent: int, least: int = 1
+) -> Trimmed:
+    """Return the tokenizer with the pieces that matter; the rest is spelt with them.
+
+    A piece matters if the texts have it `least` times. What is rarer is spelt, so that
+    training meets spelt words as often as new texts will bring them.
+    """
     whole = Tokenizer.from_str(tokenizer.to_str())
     whole.no_truncation()
     whole.no_padding()
@@ -33,16 +40,22 @@ def trim(tokenizer: Tokenizer, texts: Iterable[str], frequent: int) -> Trimmed:
     if spec["model"]["type"] != "WordPiece":
         kept = list(range(whole.get_vocab_size()))
         return Trimmed(whole, kept)
-    rows = sorted(_kept(whole, spec, texts, frequent))
+    rows = sorted(_kept(whole, spec, texts, frequent, least))
     return Trimmed(Tokenizer.from_str(json.dumps(_renumbered(spec, rows))), rows)
 
 
 def _kept(
-    tokenizer: Tokenizer, spec: dict[str, Any], texts: Iterable[str], frequent: int
+    tokenizer: Tokenizer,
+    spec: dict[str, Any],
+    texts: Iterable[str],
+    frequent: int,
+    least: int,
 ) -> set[int]:
     keep = {token["id"] for token in spec["added_tokens"]}
+    counts: Counter[int] = Counter()
     for encoding in tokenizer.encode_batch(list(texts)):
-        keep.update(encoding.ids)
+        counts.update(encoding.ids)
+    keep.update(number for number, count in counts.items() if count >= least)
     common = []
     for piece, number in sorted(spec["model"]["vocab"].items(), key=lambda kv: kv[1]):
         letters = piece.removeprefix(CONTINUES)

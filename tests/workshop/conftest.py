@@ -2,9 +2,13 @@
 
 import json
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from agent.workshop.recipe import Recipe
 
 TEMPLATES = (
     ("lamp_on", "turn on the {lamp} lamp", "lamp"),
@@ -13,10 +17,22 @@ TEMPLATES = (
     ("alarm_query", "is there an alarm at {time} ?", "time"),
 )
 WORDS = {
-    "lamp": ("kitchen", "bed room", "green", "old desk"),
-    "time": ("seven", "half past six", "noon", "ten o'clock"),
+    "lamp": (
+        *("kitchen", "bed room", "green", "old desk", "hall", "red", "big garden"),
+        *("left", "attic", "new floor", "blue", "cellar"),
+    ),
+    "time": (
+        *("seven", "half past six", "noon", "ten o'clock", "two", "five thirty"),
+        *("midnight", "a quarter to nine", "eleven", "dawn", "eight sharp", "one"),
+    ),
+}
+# Another domain, whose words are spelt: what teaches and what validates are others.
+STRANGE = {
+    "train": ("my card was refused", "where is my refund", "the bank owes me money"),
+    "valid": ("the card is blocked", "a refund has not come", "my bank wants money"),
 }
 LETTERS = "abcdefghijklmnopqrstuvwxyz'?"
+LONG = "turn on the kitchen lamp and " * 20 + "wake me at seven"
 
 
 def _example(chance: random.Random) -> dict[str, object]:
@@ -30,12 +46,18 @@ def _example(chance: random.Random) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with train.jsonl and valid.jsonl of four intents."""
+    """Return a folder with train.jsonl and valid.jsonl of four intents.
+
+    Below it, `other/` has texts of another domain.
+    """
     folder = tmp_path_factory.mktemp("data")
+    (folder / "other").mkdir()
     chance = random.Random(0)  # noqa: S311
-    for name, size in (("train", 240), ("valid", 60)):
+    for name, size in (("train", 240), ("valid", 200)):
         lines = [json.dumps(_example(chance)) for _ in range(size)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
+        other = [json.dumps({"text": t, "label": "bank"}) for t in STRANGE[name]]
+        (folder / "other" / f"{name}.jsonl").write_text("\n".join(other))
     return folder
 
 
@@ -44,6 +66,7 @@ def encoder_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the package `tiny_encoder`, to be put on the path."""
     transformers = pytest.importorskip("transformers", reason="extra `workshop`")
     tokenizers = pytest.importorskip("tokenizers")
+    torch = pytest.importorskip("torch", reason="extra `workshop`")
     root = tmp_path_factory.mktemp("packages")
     folder = root / "tiny_encoder" / "model"
     folder.mkdir(parents=True)
@@ -62,5 +85,84 @@ def encoder_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=96,
         max_position_embeddings=64,
     )
+    torch.manual_seed(0)
     transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep tiny matrices on one core: sharing them out costs more than they do."""
+    torch = pytest.importorskip("torch", reason="extra `workshop`")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny(encoder_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the tiny encoder importable."""
+    monkeypatch.syspath_prepend(encoder_package)
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Callable[..., Recipe]:
+    """Return what makes a recipe of the tiny encoder, with the given sections."""
+
+    def make(training: dict[str, Any] | None = None, **sections: Any) -> Recipe:
+        about = {
+            "name": "tiny",
+            "version": "0.1.0",
+            "description": "A test.",
+            "licence": "none",
+            "sources": ["made by the test"],
+        }
+        schedule = {
+            "epochs": 8,
+            "batch": 16,
+            "encoder_rate": 3e-3,
+            "head_rate": 3e-3,
+            "averaging": 0.9,
+            "masked": 0.02,
+        }
+        pretrained = {"package": "tiny_encoder", "max_tokens": 32, "stride": 8}
+        content = {
+            "about": about,
+            "pretrained": pretrained,
+            "vocabulary": {"frequent": 5},
+            "training": {**schedule, **(training or {})},
+            "probes": ["turn on the kitchen lamp", "wake me at noon", LONG, "\u2603!"],
+            **sections,
+        }
+        return Recipe.model_validate(content)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cascade(recipe: Callable[..., Recipe]) -> Recipe:
+    """Return the recipe of a bundle that has all there can be."""
+    return recipe(
+        outside={"others": [{"file": "other/{split}.jsonl"}], "share": 0.3},
+        linear={"bits": 10, "epochs": 5},
+        patterns=["EMAIL_ADDRESS"],
+    )
+
+
+@pytest.fixture(scope="session")
+def built(
+    encoder_package: Path,
+    data: Path,
+    cascade: Recipe,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Return the bundle of `cascade`, trained once."""
+    pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
+    from agent.workshop.building import train_bundle  # noqa: PLC0415  needs torch
+
+    out = tmp_path_factory.mktemp("models") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(encoder_package)
+        train_bundle(cascade, data, out, lambda *_: None)
+    return out

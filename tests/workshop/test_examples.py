@@ -53,6 +53,16 @@ def test_outermost_span_wins() -> None:
     assert example.outermost() == [outer]
 
 
+def test_outside_is_no_label() -> None:
+    """The label of what is out of scope is the class behind all others."""
+    known = catalogue([LAMP, Example(text="x", label="none")], outside="none")
+    assert known.labels == ("on",)
+    assert known.classes == 2
+    assert known.index("none") == 1
+    with pytest.raises(ConfigError, match="neither labels nor spans"):
+        catalogue([Example(text="x", label="none")], outside="none")
+
+
 def test_swap_keeps_spans_exact() -> None:
     """An exchanged entity has the offsets of its own text."""
     den = Example(
@@ -81,20 +91,6 @@ def test_unknown_recipe_names_the_known() -> None:
         find_recipe("hoem")
 
 
-def test_rows_follow_words(encoder_package: Path) -> None:
-    """Tags sit on first sub-tokens, and long texts become overlapping windows."""
-    tokenizers = pytest.importorskip("tokenizers")
-    features = pytest.importorskip("agent.workshop.features")
-    path = encoder_package / "tiny_encoder" / "model" / "tokenizer.json"
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    known = catalogue([LAMP])
-    [row] = features.rows(LAMP, tokenizer, known)
-    said = [tag for tag in row.tags if tag != features.IGNORED]
-    assert said == [0, 0, 0, 1, 0]
-    tokenizer.enable_truncation(6, stride=2)
-    assert len(features.rows(LAMP, tokenizer, known)) > 1
-
-
 def test_trimmed_tokenizer_spells_the_same(encoder_package: Path) -> None:
     """Texts it was made for keep their pieces; others are still spelt."""
     tokenizers = pytest.importorskip("tokenizers")
@@ -110,3 +106,19 @@ def test_trimmed_tokenizer_spells_the_same(encoder_package: Path) -> None:
     old = json.loads(whole.to_str())["model"]["vocab"]
     new = trimmed.tokenizer.get_vocab()
     assert all(trimmed.rows[new[piece]] == old[piece] for piece in new)
+
+
+def test_rare_pieces_are_spelt(encoder_package: Path) -> None:
+    """A piece that the texts have less than `least` times is left out and spelt."""
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = pytest.importorskip("agent.workshop.vocabulary")
+    path = encoder_package / "tiny_encoder" / "model" / "tokenizer.json"
+    whole = tokenizers.Tokenizer.from_file(str(path))
+    texts = ["turn on the lamp", "turn off the lamp", "the lamp"]
+    trimmed = vocabulary.trim(whole, texts, frequent=0, least=2).tokenizer
+    kept = trimmed.get_vocab()
+    assert {"turn", "the", "lamp"} <= kept.keys()
+    assert not {"on", "off"} & kept.keys()
+    assert trimmed.encode("turn off the lamp").tokens[1:-1] == [
+        *("turn", "o", "##f", "##f", "the", "lamp"),
+    ]

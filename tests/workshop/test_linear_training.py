@@ -1,0 +1,55 @@
+"""The linear tier: learns in seconds what wording gives away, and ships as int8."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra `workshop` is not installed")
+pytest.importorskip("faker", reason="the extra `workshop` is not installed")
+
+from agent.families.linear import LinearSpec
+from agent.workshop.building import Material, read_material
+from agent.workshop.linear_training import train_linear, write_linear
+from agent.workshop.recipe import LinearTier, Recipe
+
+PLAN = LinearTier(bits=10, epochs=6)
+
+
+@pytest.fixture(scope="module")
+def material(data: Path, recipe: Callable[..., Recipe]) -> Material:
+    """Return the tiny data set, with texts out of scope."""
+    return read_material(recipe(outside={"share": 0.3}), data)
+
+
+def _train(material: Material) -> tuple[LinearSpec, dict[str, np.ndarray]]:
+    return train_linear(
+        PLAN, material.train, material.known, material.negatives, seed=1
+    )
+
+
+def test_learns_and_ships_as_int8(material: Material, tmp_path: Path) -> None:
+    """What LinearSpec loads of the file knows labels, entities and the outside."""
+    spec, arrays = _train(material)
+    assert arrays["weights"].dtype == np.int8
+    write_linear(tmp_path, arrays)
+    known = material.known
+    model = spec.load(tmp_path, list(known.labels), list(known.entities), threads=1)
+    guesses = model.predict([example.text for example in material.valid])
+    rights = [
+        guess.label == example.label
+        for guess, example in zip(guesses, material.valid, strict=True)
+    ]
+    assert sum(rights) / len(rights) > 0.95
+    assert np.mean([guess.outside for guess in guesses]) < 0.2
+    strangers = model.predict([example.text for example in material.outside])
+    assert np.mean([guess.outside for guess in strangers]) > 0.6
+    # All texts have an entity, and it knows that it cannot name them.
+    assert all(guess.entities_evidence[0] < 0 for guess in guesses)
+
+
+def test_same_seed_same_weights(material: Material) -> None:
+    """Two trainings make the same file."""
+    (_, one), (_, other) = _train(material), _train(material)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
