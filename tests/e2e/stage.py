@@ -130,12 +130,14 @@ class Agent:
         mqtt: str = "",
         hurry: dict[str, float] | None = None,
         pipelines: dict[str, tuple[list[str], str]] | None = None,
+        enable: list[str] | None = None,
     ) -> None:
         """Write the configuration.
 
         `mqtt` holds more lines of that table; `pipelines` topics and more lines of
-        `[input]`, by name; None: the shipped ones. `hurry` gives constants of the
-        agent another value ("link.YIELD_S"), where a test cannot wait as long.
+        `[input]`, by name; None: the shipped ones, of which `enable` names some.
+        `hurry` gives constants of the agent another value ("link.YIELD_S"), where a
+        test cannot wait as long.
         """
         self._program = ["-m", "agent"]
         if hurry:
@@ -151,7 +153,7 @@ class Agent:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "agent.toml"
-        enabled = ""
+        enabled = f"[pipelines]\nenable = {enable}\n" if enable else ""
         if pipelines is not None:
             enabled = f'[pipelines]\ndir = "."\nenable = {list(pipelines)}\n'
         for name, (topics, more) in (pipelines or {}).items():

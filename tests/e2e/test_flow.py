@@ -34,7 +34,7 @@ def check_result(result: dict[str, Any], text: str) -> None:
         assert isinstance(result[key], kind), (key, result[key])
     assert (result["v"], result["rev"], result["final"]) == (1, 0, True)
     assert (result["device"], result["pipeline"]) == (DEVICE, "home")
-    assert result["by"] == "encoder"
+    assert result["by"] in {"linear", "encoder"}
     assert (result["status"] == "resolved") == (result["reason"] is None)
     assert 0 <= result["score"] <= 1
     assert TIME.fullmatch(result["received_at"])
