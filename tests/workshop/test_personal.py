@@ -8,6 +8,8 @@ from collections import Counter
 
 import pytest
 
+pytest.importorskip("faker", reason="the extra `workshop` is not installed")
+
 from agent.examples import Example
 from agent.families.patterns import card_brand, find, iban, luhn
 from agent.workshop import personal
