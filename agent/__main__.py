@@ -274,6 +274,9 @@ def calibrate(
 
     examples = read_examples(data)
     loaded = load(config, enable=(pipeline,))
+    place = out or loaded.calibration_file(pipeline)
+    if not place.parent.is_dir():  # better said before the work than after it
+        raise ConfigError(f"{place}: no such folder")
     for label, count in recalibrate.unknown_labels(loaded, pipeline, examples).items():
         click.echo(f"{count} texts are {label!r}: out of scope", err=True)
     bar = click.progressbar(length=len(examples), label=pipeline, file=sys.stderr)
@@ -281,7 +284,6 @@ def calibrate(
         made = recalibrate.recalibrate(
             loaded, pipeline, examples, data.name, lambda: bar.update(1)
         )
-    place = out or loaded.calibration_file(pipeline)
     recalibrate.write(made, place)
     if as_json:
         click.echo(made.model_dump_json())

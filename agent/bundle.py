@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agent.calibration import (
     Calibration,
+    Frozen,
     TierCalibration,
     fingerprint,
     with_agreement,
@@ -31,12 +32,6 @@ MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
 PROBES = "probes.jsonl"
 PROBE_SCORE_TOLERANCE = 0.05
-
-
-class Frozen(BaseModel):
-    """Written by the workshop, only read here; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class File(Frozen):
@@ -62,7 +57,7 @@ class Manifest(Frozen):
     created: str
     labels: list[str]
     entities: list[str]
-    patterns: list[str] = []
+    patterns: list[str] = Field(default_factory=list)
     """Entities that checked patterns find beside the model (families/patterns.py)."""
     tiers: list[Family] = Field(min_length=1)
     scores: dict[str, float]
@@ -147,16 +142,18 @@ class Bundle:
     def predict(self, texts: Sequence[str], enough: Enough = never) -> list[Prediction]:
         """Return for each text the first prediction that is enough, else the last."""
         found: dict[int, Prediction] = {}
-        guesses: dict[int, Guess] = {}
+        before: dict[int, Guess] = {}
         waiting = list(range(len(texts)))
         for number, stage in enumerate(self.stages):
             last = number == len(self.stages) - 1
             asked = [texts[index] for index in waiting]
+            checked = self.manifest.patterns if last else ()
+            said = _asked(stage.model, asked, checked)
             later = []
-            for index, raw in zip(waiting, self._ask(number, asked), strict=True):
-                guess = with_agreement(raw, guesses.get(index))
+            for index, raw in zip(waiting, said, strict=True):
+                guess = with_agreement(raw, before.get(index))
                 prediction = stage.calibration.judged(stage.by, guess)
-                guesses[index], found[index] = raw, prediction
+                before[index], found[index] = guess, prediction
                 sure = stage.calibration.may_answer(prediction)
                 if not (last or (sure and enough(prediction))):
                     later.append(index)
@@ -167,24 +164,32 @@ class Bundle:
 
     def guesses(self, text: str) -> list[Guess]:
         """Return what every tier says of one text, uncalibrated."""
-        found: list[Guess] = []
-        for number in range(len(self.stages)):
-            [raw] = self._ask(number, [text])
-            found.append(with_agreement(raw, found[-1] if found else None))
-        return found
+        models = [stage.model for stage in self.stages]
+        return guesses(models, self.manifest.patterns, text)
 
-    def _ask(self, number: int, texts: Sequence[str]) -> list[Guess]:
-        guesses = self.stages[number].model.predict(texts)
-        if number < len(self.stages) - 1 or not self.manifest.patterns:
-            return guesses
-        return [
-            replace(guess, entities=merged(guess.entities, find(text, self._checked)))
-            for text, guess in zip(texts, guesses, strict=True)
-        ]
 
-    @property
-    def _checked(self) -> frozenset[str]:
-        return frozenset(self.manifest.patterns)
+def guesses(models: Sequence[Model], patterns: Sequence[str], text: str) -> list[Guess]:
+    """Return what every tier says of one text, each knowing what the one before said.
+
+    This is what a calibration is fitted on, in the workshop as on a device.
+    """
+    found: list[Guess] = []
+    for model in models:
+        checked = patterns if model is models[-1] else ()
+        [raw] = _asked(model, [text], checked)
+        found.append(with_agreement(raw, found[-1] if found else None))
+    return found
+
+
+def _asked(model: Model, texts: Sequence[str], patterns: Sequence[str]) -> list[Guess]:
+    """Ask a model, and look for checked patterns beside it."""
+    said = model.predict(texts)
+    if not patterns:
+        return said
+    return [
+        replace(guess, entities=merged(guess.entities, find(text, patterns)))
+        for text, guess in zip(texts, said, strict=True)
+    ]
 
 
 def merged(guessed: Sequence[Entity], checked: Sequence[Entity]) -> tuple[Entity, ...]:
@@ -294,8 +299,12 @@ def read_calibration(path: Path) -> Calibration:
     """Read and validate a calibration; raises BundleError."""
     try:
         return Calibration.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BundleError(f"{path}: {error}") from error
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: no calibration: {where} {first['msg']}") from error
 
 
 def failed_probes(bundle: Bundle) -> list[str]:

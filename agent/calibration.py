@@ -22,7 +22,7 @@ NEARLY = 1e-6  # as close to 0 and 1 as a probability may come before its odds
 class Frozen(BaseModel):
     """Comes from a file; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Logistic(Frozen):

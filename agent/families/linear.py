@@ -72,6 +72,10 @@ class LinearSpec(BaseModel):
             )
         if scale.shape != (columns,) or bias.shape != (columns,):
             raise BundleError(f"{self.weights}: scale or bias does not fit the weights")
+        if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
+            raise BundleError(
+                f"{self.weights}: scale or bias has numbers that are none"
+            )
         return Linear(self, weights, scale, bias, tuple(labels), bool(entities))
 
 

@@ -14,14 +14,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from agent.bundle import merged
-from agent.calibration import with_agreement
+from agent.bundle import guesses
 from agent.examples import Example, read_examples
 from agent.families.encoder import EncoderSpec, runtime
 from agent.families.linear import LinearSpec
-from agent.families.patterns import find
 from agent.fitting import Heard, calibrate
-from agent.types import Guarantee, Guess
+from agent.types import Guarantee
 from agent.workshop import bundle_writer as bundle
 from agent.workshop.card import Measured, write_card
 from agent.workshop.catalogue import Catalogue, catalogue
@@ -228,7 +226,7 @@ def finish(part: Path, piece: Workpiece, network: Network, report: Report) -> Fi
     made = calibrate(
         after,
         names,
-        bundle.fingerprint_of(part, manifest, runtime()),
+        bundle.fingerprint_of(part, manifest),
         runtime(),
         f"{recipe.data.folder}/valid",
         outside,
@@ -316,7 +314,6 @@ def _heard(
 ) -> list[Heard]:
     """Ask every tier one text at a time: int8 scales are those of the whole batch."""
     known = piece.material.known
-    patterns = frozenset(piece.recipe.patterns)
     models = [
         spec.load(folder, list(known.labels), list(known.entities), threads=1)
         for spec in tiers.specs
@@ -324,15 +321,8 @@ def _heard(
     stage = "asking int8" if folder == tiers.quantised else "asking fp32"
     found = []
     for number, example in enumerate(examples):
-        guesses: list[Guess] = []
-        for model in models:
-            [raw] = model.predict([example.text])
-            guesses.append(with_agreement(raw, guesses[-1] if guesses else None))
-        if patterns:
-            checked = find(example.text, patterns)
-            last = guesses[-1]
-            guesses[-1] = replace(last, entities=merged(last.entities, checked))
-        found.append(Heard(example, guesses))
+        said = guesses(models, piece.recipe.patterns, example.text)
+        found.append(Heard(example, said))
         if number % 50 == 0 or number == len(examples) - 1:
             report(stage, number + 1, len(examples), "")
     return found

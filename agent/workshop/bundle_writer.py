@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.bundle import CALIBRATION, MANIFEST, PROBES
-from agent.calibration import Calibration, fingerprint
+from agent.bundle import CALIBRATION, MANIFEST, PROBES, Manifest
+from agent.calibration import Calibration
 from agent.fitting import Heard
 from agent.types import Prediction, Tier
 
@@ -35,19 +35,10 @@ def replaced(folder: Path) -> Iterator[Path]:
     part.replace(folder)
 
 
-def fingerprint_of(folder: Path, manifest: dict[str, Any], runtime: str) -> str:
-    """Return what `Manifest.fingerprint` will say of the finished bundle."""
-    names = ("model", "tokenizer", "weights", "transitions")
-    files = {
-        tier[name] for tier in manifest["tiers"] for name in names if tier.get(name)
-    }
-    files |= {f"{MODEL}.data"} if (folder / f"{MODEL}.data").exists() else set()
-    return fingerprint(
-        {name: sha256(folder / name) for name in files},
-        manifest["labels"],
-        [*manifest["entities"], "", *manifest["patterns"]],
-        runtime,
-    )
+def fingerprint_of(folder: Path, content: dict[str, Any]) -> str:
+    """Return the fingerprint that the finished bundle will have."""
+    whole = {**content, "scores": {}, "files": _listed(folder)}
+    return Manifest.model_validate(whole).fingerprint()
 
 
 def write_calibration(folder: Path, made: Calibration) -> None:
@@ -108,20 +99,20 @@ def _agree(one: Prediction, other: Prediction) -> bool:
     )
 
 
-def sha256(path: Path) -> str:
-    """Return a file's hash as the manifest lists it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write the manifest, with size and sha256 of every other file."""
-    files = {
+    whole = {**content, "files": _listed(folder)}
+    text = json.dumps(whole, indent=1, ensure_ascii=False)
+    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    """Return size and sha256 of every file but the manifest."""
+    return {
         path.name: {
-            "sha256": sha256(path),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "bytes": path.stat().st_size,
         }
         for path in sorted(folder.iterdir())
         if path.name != MANIFEST
     }
-    text = json.dumps({**content, "files": files}, indent=1, ensure_ascii=False)
-    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")

@@ -151,9 +151,11 @@ def _more(recipe: Recipe) -> str:
         )
     if recipe.outside:
         others = ", ".join(other.file for other in recipe.outside.others)
+        pupil = "it" if recipe.outside.encoder else "the linear tier"
         said.append(
-            "\nTexts of other domains, in other languages and nonsense taught it what "
-            "is out of scope" + (f": {others}, and generated ones." if others else ".")
+            f"\nTexts of other domains, in other languages and nonsense taught {pupil} "
+            "what is out of scope"
+            + (f": {others}, and generated ones." if others else ".")
         )
     return "".join(said)
 

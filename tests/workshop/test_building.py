@@ -16,7 +16,6 @@ import torch
 from agent.bundle import failed_probes, open_bundle
 from agent.decide import Policy, decide, stands
 from agent.errors import ConfigError
-from agent.families.encoder import runtime
 from agent.types import Guarantee, Reason, Tier, Unresolved
 from agent.workshop import bundle_writer, training
 from agent.workshop.building import read_material, train_bundle
@@ -56,7 +55,7 @@ def test_calibration_is_the_bundles_own(built: Path) -> None:
     bundle = open_bundle(built, threads=1)
     assert bundle.calibrated
     manifest = json.loads((built / "manifest.json").read_text())
-    told = bundle_writer.fingerprint_of(built, manifest, runtime())
+    told = bundle_writer.fingerprint_of(built, manifest)
     assert told == bundle.manifest.fingerprint() == bundle.calibration.fingerprint
 
 
