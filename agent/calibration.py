@@ -65,7 +65,7 @@ class TierCalibration(Frozen):
         )
 
     def _scored(self, entity: Entity) -> Entity:
-        if self.entity is None:
+        if self.entity is None or entity.score is None:
             return entity
         return replace(entity, score=self.entity([log_odds(entity.score)]))
 

@@ -167,6 +167,87 @@ class EngineSection(Section):
     """Most messages of one batch; smaller means smoother, larger rarely faster."""
 
 
+class Limits(Section):
+    """What may be spent upstream in a day (UTC); absent: no limit."""
+
+    calls_per_day: Annotated[int, Field(ge=0)] | None = None
+    """Most calls."""
+    tokens_per_day: Annotated[int, Field(ge=0)] | None = None
+    """Most tokens, in and out."""
+    money_per_day: Annotated[float, Field(ge=0, lt=1e6)] | None = None
+    """Most money, in the currency of the prices."""
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is limited."""
+        return any(value is not None for value in self.model_dump().values())
+
+
+class Budget(Limits):
+    """What the whole device may spend upstream in a day (UTC)."""
+
+    when_spent: Literal["queue", "answer_unresolved"] = "answer_unresolved"
+    """`queue` lets cases wait for the next day, if their deadline does."""
+
+
+class Cache(Section):
+    """Answers that are given again for exactly the same text."""
+
+    entries: int = Field(default=2000, ge=0, le=100_000)
+    """Most answers kept; 0: none."""
+    age_s: int = Field(default=7 * 86_400, ge=1)
+    """How old an answer may be."""
+
+
+class Upstream(Section):
+    """Who answers what the device cannot, and on which terms."""
+
+    transport: Literal["mqtt", "http"]
+    """`mqtt`: slm-agent broker, or whoever speaks its protocol; `http`: any
+    OpenAI-compatible endpoint."""
+    url: str = ""
+    """For mqtt empty (the broker of [mqtt]) or mqtt(s)://host:port; for http the base
+    URL, as https://host/v1."""
+    topic: Annotated[str, AfterValidator(checked_topic)] = "slm/upstream"
+    """mqtt: cases go to <topic>/<pipeline>."""
+    model: str = Field(default="", max_length=200)
+    """http: the model's name at the endpoint."""
+    key_file: Place | None = None
+    """http: file whose first line is the API key."""
+    username: str = ""
+    """mqtt with a url of its own: user name."""
+    password_file: Place | None = None
+    """mqtt with a url of its own: file whose first line is the password."""
+    ca_file: Place | None = None
+    """CA certificates (PEM) of the upstream. Default: the system's."""
+    timeout_s: float = Field(default=30.0, gt=0, le=600)
+    """How long one call may take."""
+    deadline_s: float = Field(default=3600.0, gt=0, le=30 * 86_400)
+    """How long a message may wait for its answer; a pipeline may set its own."""
+    concurrency: int = Field(default=4, ge=1, le=64)
+    """Most calls at once."""
+    rate: float = Field(default=5.0, gt=0, le=1000)
+    """Most calls a second, also after an outage."""
+    max_output_tokens: int = Field(default=400, ge=16, le=8192)
+    """Most tokens of an answer."""
+    price_in: float = Field(default=0.0, ge=0, lt=1e6)
+    """Money for a million tokens sent; for the budget, where the reply has no cost."""
+    price_out: float = Field(default=0.0, ge=0, lt=1e6)
+    """Money for a million tokens received."""
+    budget: Budget = Budget()
+    cache: Cache = Cache()
+
+
+class Outbox(Section):
+    """Where cases wait: a file below state.dir."""
+
+    max_bytes: int = Field(default=32 * 2**20, ge=2**20, le=2**40)
+    """Most bytes on disk."""
+    when_full: Literal["stop_acking", "drop_oldest", "drop_lowest"] = "stop_acking"
+    """`stop_acking` leaves new messages to the broker; `drop_oldest` ends the oldest
+    case unresolved to make room, `drop_lowest` the oldest of the lowest priority."""
+
+
 class Log(Section):
     """What is logged."""
 
@@ -184,6 +265,9 @@ class AgentFile(Section):
     models: Models = Field(default_factory=Models)
     engine: EngineSection = EngineSection()
     log: Log = Log()
+    outbox: Outbox = Outbox()
+    upstream: Upstream | None = None
+    """Absent: nothing ever leaves the device."""
 
 
 class Input(Section):
@@ -227,6 +311,46 @@ class Output(Section):
     """Result topic; empty: slm/<device>/result/<pipeline>."""
 
 
+Road = Literal["prefer_local", "always_local", "always_upstream", "never_upstream"]
+
+
+class Escalation(Section):
+    """What of this pipeline goes upstream, and how; needs [upstream] in agent.toml."""
+
+    policy: Road = "prefer_local"
+    """`prefer_local` asks upstream what is not sure enough here, `always_local` takes
+    the local guess however sure, `always_upstream` asks always, `never_upstream` leaves
+    unresolved what is not sure enough."""
+    labels: dict[str, Road] = {}
+    """Another policy where the local guess is this label."""
+    privacy: Literal["never", "redact", "allow"] = "redact"
+    """`never` lets no text leave, `redact` hides personal data first, `allow` sends the
+    text as it is."""
+    on_unresolved: Literal["hold", "provisional"] = "hold"
+    """While upstream is asked: publish nothing, or the best guess as not final."""
+    deadline_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    """How long a message may wait for its answer. Default: upstream.deadline_s."""
+    priority: int = Field(default=5, ge=0, le=9)
+    """Larger goes first, and is dropped last."""
+    budget: Limits = Limits()
+    """What this pipeline may spend, within the device's budget."""
+    descriptions: dict[str, str] = {}
+    """What a label or entity type means, for upstream. Default: its name in words."""
+
+
+class FieldRule(Section):
+    """What an entity must be for an answer to stand locally."""
+
+    required: bool = False
+    """The answer needs at least one such entity."""
+    labels: list[str] = []
+    """Required only for these labels; empty: for all."""
+    pattern: str = ""
+    """A regular expression that the whole entity must match."""
+    check: str = ""
+    """A checked pattern that the entity must pass, such as `email` or `iban`."""
+
+
 class PipelineFile(Section):
     """pipelines/<name>.toml: one road from topic to result."""
 
@@ -237,7 +361,10 @@ class PipelineFile(Section):
     input: Input
     model: ModelSection
     decide: Decide = Decide()
+    fields: dict[str, FieldRule] = {}
+    """Rules for entities, by type: an answer that breaks one goes upstream."""
     output: Output = Output()
+    upstream: Escalation = Escalation()
 
     @property
     def tasks(self) -> frozenset[Task]:

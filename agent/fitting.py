@@ -164,7 +164,7 @@ def _fit(
             [h.entities_right(tier) for h in extracting],
         ),
         entity=_judge(
-            [(log_odds(entity.score),) for _, entity in entities],
+            [(log_odds(entity.score or 0.0),) for _, entity in entities],
             [place(entity) in places(h.example.spans) for h, entity in entities],
         ),
     )

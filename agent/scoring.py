@@ -65,6 +65,7 @@ def scoreboard(answers: Sequence[Answer], known: frozenset[str]) -> Scoreboard:
         (entity.score, place(entity) in {place(s) for s in a.example.spans})
         for a in answers
         for entity in _entities(a)
+        if entity.score is not None
     ]
     return Scoreboard(
         n=len(answers),

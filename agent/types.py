@@ -24,7 +24,8 @@ class Tier(StrEnum):
 class Reason(StrEnum):
     """Why a message was not resolved locally: one word on the wire, in logs, in counts.
 
-    The first group ends in an `unresolved` result, the second in a dead letter; so does
+    The first group ends in an `unresolved` result or goes upstream, and so does a
+    `missing_field` of the answer; the second ends in a dead letter, and so does
     `too_long`, but for a result that the broker's packet size had no room for.
     """
 
@@ -32,6 +33,8 @@ class Reason(StrEnum):
     OUT_OF_SCOPE = "out_of_scope"
     UNCALIBRATED = "uncalibrated"
     MODEL_FAILED = "model_failed"
+    INVALID_FIELD = "invalid_field"
+    POLICY = "policy"
 
     NOT_UTF8 = "not_utf8"
     UNKNOWN_ENCODING = "unknown_encoding"
@@ -41,6 +44,17 @@ class Reason(StrEnum):
     EMPTY = "empty"
     TOO_LONG = "too_long"
     CONTROL_CHARACTERS = "control_characters"
+
+
+class Outcome(StrEnum):
+    """What came of asking upstream: the `upstream` of a result that was a case."""
+
+    ANSWERED = "answered"
+    ABSTAINED = "abstained"  # it said that nothing fits, or nothing usable
+    REFUSED = "refused"  # it will never take this request: a wrong key, say
+    TIMEOUT = "timeout"  # no answer before the deadline
+    FULL = "full"  # dropped from a full outbox
+    BUDGET = "budget"  # the day's budget was spent
 
 
 class Task(StrEnum):
@@ -90,13 +104,16 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A span of the text; character offsets, `end` exclusive."""
+    """A span of the text; character offsets, `end` exclusive.
+
+    `score` is None where nobody measured it: upstream's answers.
+    """
 
     label: str
     text: str
     start: int
     end: int
-    score: float
+    score: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +152,14 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The prediction is good enough to be the answer."""
+    """The prediction is good enough to be the answer.
+
+    `reason` says why the local models passed, where upstream answered instead.
+    """
 
     prediction: Prediction
     error_bound: float | None  # certified share of wrong answers; None: not certified
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +196,4 @@ class Result:
     timing: Timing
     rev: int = 0
     final: bool = True
+    upstream: Outcome | None = None  # None: not asked

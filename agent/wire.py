@@ -48,7 +48,10 @@ def result_payload(result: Result) -> bytes:
 
 
 def result_object(result: Result) -> dict[str, Any]:
-    """Return a result as the object of the contract, every key always present."""
+    """Return a result as the object of the contract, every key of it always present.
+
+    What was a case says besides what came of it: `upstream`.
+    """
     return {
         "v": VERSION,
         "id": result.id,
@@ -61,6 +64,7 @@ def result_object(result: Result) -> dict[str, Any]:
         "model": result.model,
         "received_at": iso(result.received_at),
         "ms": _milliseconds(result.timing),
+        **({"upstream": result.upstream.value} if result.upstream else {}),
     }
 
 
@@ -71,7 +75,7 @@ def decision_object(decision: Decision) -> dict[str, Any]:
     return {
         "status": "resolved" if resolved else "unresolved",
         **_guess(prediction),
-        "reason": None if isinstance(decision, Resolved) else decision.reason.value,
+        "reason": decision.reason and decision.reason.value,
         "error_bound": decision.error_bound if isinstance(decision, Resolved) else None,
     }
 
@@ -92,7 +96,7 @@ def _guess(prediction: Prediction | None) -> dict[str, Any]:
                 "text": entity.text,
                 "start": entity.start,
                 "end": entity.end,
-                "score": round(entity.score, 4),
+                "score": None if entity.score is None else round(entity.score, 4),
             }
             for entity in prediction.entities
         ],

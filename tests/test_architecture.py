@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 1: pure; no I/O
     (
         *("calibration", "decide", "text", "wire", "backlog", "certify", "filters"),
-        *("jsonl", "examples", "scoring", "fitting", "counts"),
+        *("jsonl", "examples", "scoring", "fitting", "counts", "cases", "prompt"),
     ),
     # 2: one outside world each
     (

@@ -83,7 +83,7 @@ def _probe(text: str, tier: int, found: Prediction) -> dict[str, Any]:
                 "start": entity.start,
                 "end": entity.end,
                 "label": entity.label,
-                "score": round(entity.score, 6),
+                "score": round(entity.score or 0.0, 6),
             }
             for entity in found.entities
         ],

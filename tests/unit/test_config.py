@@ -90,7 +90,7 @@ def test_minimal_pipeline(tmp_path: Path) -> None:
         ("log.level = 'loud'", "agent.toml: log.level: "),
         ("models.on_mismatch = 'ignore'", "agent.toml: models.on_mismatch: "),
         ("engine.threads = 0", "agent.toml: engine.threads: "),
-        ("upstream.url = 'x'", "agent.toml: upstream: unknown key"),
+        ("upsteam.url = 'x'", "agent.toml: upsteam: unknown key"),
     ],
 )
 def test_wrong_agent_file(tmp_path: Path, agent: str, said: str) -> None:
