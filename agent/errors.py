@@ -27,3 +27,7 @@ class Undelivered(Exception):
 
 class Refused(Undelivered):
     """The broker answered a publish with an MQTT 5 reason code of failure."""
+
+
+class NobodyListens(Undelivered):
+    """The broker took a publish that somebody had to hear, and nobody subscribed."""

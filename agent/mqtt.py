@@ -26,7 +26,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.errors import Refused, Undelivered
+from agent.errors import NobodyListens, Refused, Undelivered
 from agent.filters import number_of
 from agent.ids import IdTable, new_ulid, ulid_text
 from agent.text import checked_id
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 MQTT5 = 5
+NO_SUBSCRIBERS = 0x10
 FAILURE = 0x80
 SESSION_TAKEN_OVER = 0x8E
 DEFAULT_RECEIVE_MAXIMUM = 65_535
@@ -81,6 +82,17 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Envelope:
+    """What stands around a payload (MQTT 5, 3.3.2.3); with 3.1.1 it is left off."""
+
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    expiry_s: int | None = None
+    content_type: str | None = None
+    user: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Why a connection is over.
 
@@ -120,6 +132,7 @@ class Connection:
         self._arrivals = 0
         self._unacked: dict[int, bool] = {}  # mid -> may be acked
         self._puback: dict[int, asyncio.Future[None]] = {}
+        self._to_be_heard: set[int] = set()  # mids of publishes that need a subscriber
         self._suback: dict[int, asyncio.Future[list[ReasonCode]]] = {}
         self._window = asyncio.Semaphore(OUR_WINDOW)
         self._connack: asyncio.Future[None] = self._loop.create_future()
@@ -202,12 +215,19 @@ class Connection:
             raise Refused(f"{wish} refused: {codes[0]}")
 
     async def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        envelope: Envelope | None = None,
+        heard: bool = False,
     ) -> asyncio.Future[None]:
         """Send at QoS 1 once the window has room; return the future of its PUBACK.
 
         The future fails with Refused on a reason code of failure, with Undelivered when
-        the connection ends first.
+        the connection ends first; with NobodyListens if it shall be `heard` and the
+        broker says that nobody subscribed.
         """
         await self._window.acquire()
         if self._parting:
@@ -217,8 +237,13 @@ class Connection:
             self._window.release()
             answer.set_exception(Undelivered(self.ended.result().why))
             return answer
-        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        properties = _publish_properties(envelope) if envelope and self.is_v5 else None
+        info = self._client.publish(
+            topic, payload, qos=1, retain=retain, properties=properties
+        )
         self._puback[info.mid] = answer
+        if heard:
+            self._to_be_heard.add(info.mid)
         return answer
 
     def hang_up(self) -> None:
@@ -419,6 +444,8 @@ class Connection:
         _properties: Properties | None,
     ) -> None:
         answer = self._puback.pop(mid, None)
+        unheard = code.value == NO_SUBSCRIBERS and mid in self._to_be_heard
+        self._to_be_heard.discard(mid)
         if answer is None:
             return
         self._window.release()
@@ -426,6 +453,8 @@ class Connection:
             return
         if code.value >= FAILURE:
             answer.set_exception(Refused(f"publish refused: {code}"))
+        elif unheard:
+            answer.set_exception(NobodyListens("nobody subscribed to the topic"))
         else:
             answer.set_result(None)
 
@@ -464,6 +493,9 @@ class Connection:
             ack=partial(self._ack, raw.mid) if raw.qos else _nothing,
             content_type=getattr(properties, "ContentType", None),
             subscriptions=tuple(getattr(properties, "SubscriptionIdentifier", ())),
+            correlation=getattr(properties, "CorrelationData", None),
+            response_topic=getattr(properties, "ResponseTopic", None),
+            user=tuple(getattr(properties, "UserProperty", ())),
         )
         if raw.qos:
             self._unacked[raw.mid] = False
@@ -508,6 +540,21 @@ def _connect_properties(endpoint: Endpoint) -> Properties:
     properties.SessionExpiryInterval = endpoint.session_expiry_s
     properties.ReceiveMaximum = endpoint.max_inflight
     properties.MaximumPacketSize = endpoint.max_packet_bytes
+    return properties
+
+
+def _publish_properties(envelope: Envelope) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    if envelope.response_topic is not None:
+        properties.ResponseTopic = envelope.response_topic
+    if envelope.correlation is not None:
+        properties.CorrelationData = envelope.correlation
+    if envelope.expiry_s is not None:
+        properties.MessageExpiryInterval = envelope.expiry_s
+    if envelope.content_type is not None:
+        properties.ContentType = envelope.content_type
+    if envelope.user:
+        properties.UserProperty = list(envelope.user)
     return properties
 
 

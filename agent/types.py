@@ -78,7 +78,8 @@ class Message:
 
     `id` names the message for good: the producer's own id, or one that a
     redelivery gets again. `seq` counts arrivals; `epoch` is the connection it came by.
-    `subscriptions` are the MQTT 5 subscription identifiers it matched, if any.
+    `subscriptions` are the MQTT 5 subscription identifiers it matched, if any;
+    `correlation`, `response_topic` and `user` are properties of MQTT 5, too.
     """
 
     topic: str
@@ -92,6 +93,9 @@ class Message:
     ack: Callable[[], None]
     content_type: str | None = None
     subscriptions: tuple[int, ...] = ()
+    correlation: bytes | None = None
+    response_topic: str | None = None
+    user: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
