@@ -7,6 +7,8 @@ the broker side, so that answers differ by the model and by nothing else.
 import json
 from typing import Any
 
+from pydantic_core import from_json
+
 from agent.cases import Request
 
 SYSTEM = """\
@@ -57,13 +59,14 @@ def response_format(request: Request) -> dict[str, Any]:
 def parse(content: str) -> Any:
     """Return the JSON of a model's answer, out of a code fence if need be.
 
-    Raises ValueError where there is none.
+    Raises ValueError where there is none; what nests too deep is none, nor is what
+    spells half a character (a lone surrogate), which nobody could send on.
     """
     text = content.strip()
     if text.startswith("```"):
         text = text.removeprefix("```").removeprefix("json").strip()
         text = text.removesuffix("```").strip()
-    return json.loads(text)
+    return from_json(text, allow_inf_nan=False)
 
 
 def _system(request: Request) -> str:

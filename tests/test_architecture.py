@@ -30,8 +30,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("families.encoder", "bundle"),
         *("ids", "mqtt", "link", "subscriptions", "systemd", "log"),
     ),
-    # 3: pipeline kinds, upstream transports (later)
-    (),
+    # 3: upstream transports
+    ("transports.contract", "transports.mqtt", "transports.http", "transports"),
     # 4: what the operator says
     ("config",),
     # 5: the daemon
@@ -57,7 +57,8 @@ HOMES = {
     "numpy": {"families", "fitting"},
     "mmap": {"ids"},
     "tomllib": {"config"},
-    "ssl": {"mqtt", "app"},
+    "ssl": {"mqtt", "app", "transports"},
+    "httpx": {"transports.http"},
     "click": {"__main__"},
     "rich": {"demo"},
     "torch": {"__main__"},  # only to see whether it is there

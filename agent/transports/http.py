@@ -1,0 +1,349 @@
+"""Ask upstream by HTTP: any OpenAI-compatible endpoint. The only home of httpx.
+
+Endpoints differ in what they take. A parameter that one refuses is left off, or put in
+another way, from then on: its `Dialect`.
+"""
+
+import asyncio
+import json
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Annotated, Any, Literal
+
+import httpx
+import structlog
+from pydantic import Field, ValidationError
+from pydantic_core import from_json
+
+from agent import __version__
+from agent.cases import LONGEST_ANSWER, Reply, Request, Usage, Wire
+from agent.errors import ConfigError
+from agent.prompt import messages, parse, response_format
+from agent.transports.contract import (
+    Rejected,
+    Settings,
+    Unavailable,
+    first_line,
+    priced,
+)
+
+OK = 200
+REDIRECTS, FAULTS, FAILURES = range(300, 400), range(400, 500), range(500, 600)
+REFUSES_PARAMETERS = {400, 422}
+MAY_SUCCEED = {402, 408, 409, 425, 429}  # faults that are none of the request's
+BEFORE_WORK = {402, 425, 429, 503}
+LONGEST_PAUSE_S = 86_400.0
+LONGEST_QUOTE = 4000  # characters of an unusable answer, for the repair
+IDLE_S = 30.0  # how long an unused connection is kept
+CODE = re.compile(r"[a-z][a-z0-9_]{2,39}")
+SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
+SECRET = re.compile(r"[\x21-\x7e]+")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Which parameters an endpoint takes."""
+
+    format: Literal["json_schema", "json_object", "text"] = "json_schema"
+    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    temperature: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What the endpoint said; of a body beyond the limit only the beginning."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Said(Wire):
+    """A message of the model."""
+
+    content: str | None = None
+    refusal: str | None = None
+
+
+class Choice(Wire):
+    """One of the answers; we ask for one."""
+
+    message: Said
+    finish_reason: str | None = None
+
+
+class Completion(Wire):
+    """A chat completion, as far as we read it."""
+
+    choices: Annotated[list[Choice], Field(min_length=1)]
+    model: str | None = None
+    usage: Any = None
+
+
+class Tokens(Wire):
+    """The usage in a chat completion; some say what it cost."""
+
+    prompt_tokens: Annotated[int, Field(ge=0, le=10**9)] = 0
+    completion_tokens: Annotated[int, Field(ge=0, le=10**9)] = 0
+    cost: Annotated[float, Field(ge=0, le=1e9)] | None = None
+
+
+class HttpTransport:
+    """Owns the connections to one endpoint."""
+
+    name = "http"
+
+    def __init__(self, settings: Settings, client: httpx.AsyncClient) -> None:
+        """`client` knows the key and the certificates."""
+        self.to = settings.url.rstrip("/")
+        self.late = 0  # for ever: a connection that nobody waits on is closed
+        self._settings = settings
+        self._client = client
+        self._dialects: dict[str, Dialect] = {}  # by pipeline, as schemas are
+
+    def encode(self, request: Request) -> bytes:
+        """Return the body, in the dialect that the endpoint is known to speak."""
+        dialect = self._dialects.get(request.pipeline, Dialect())
+        document: dict[str, Any] = {
+            "model": self._settings.model,
+            "messages": messages(request),
+            dialect.limit: self._settings.max_output_tokens,
+        }
+        if dialect.temperature:
+            document["temperature"] = 0
+        if dialect.format == "json_schema":
+            document["response_format"] = response_format(request)
+        elif dialect.format == "json_object":
+            document["response_format"] = {"type": "json_object"}
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
+
+    async def ask(self, request: Request, body: bytes, timeout_s: float) -> Reply:
+        """Post the body and read the answer; as the contract says.
+
+        An endpoint that refuses a parameter is asked again at once in the dialect it
+        takes, by the body that `encode` returns from now on.
+        """
+        if self._client.is_closed:
+            raise Unavailable("closed", maybe_paid=False)
+        sent = False
+
+        async def trace(event: str, _info: object) -> None:
+            nonlocal sent
+            sent |= event.endswith("send_request_headers.started")
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._post(body, trace)
+                while self._learned(request.pipeline, body, response):
+                    body = self.encode(request)
+                    response = await self._post(body, trace)
+        except TimeoutError:
+            why = f"no answer in {timeout_s:g} s"
+            raise Unavailable(why, maybe_paid=sent) from None
+        except (httpx.HTTPError, OSError) as error:
+            # Once it was sent, the error may quote what came back.
+            why = type(error).__name__ if sent else f"{type(error).__name__}: {error}"
+            raise Unavailable(why, maybe_paid=sent) from None
+        if response.status != OK:
+            raise failure(response, request.text)
+        return self._reply(request, response)
+
+    async def run(self) -> None:
+        """Wait for ever: connections are made as they are needed."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self._client.aclose()
+
+    async def _post(self, body: bytes, trace: object) -> Response:
+        """Post once; read no more than we need, and decompress nothing."""
+        found = bytearray()
+        async with self._client.stream(
+            "POST",
+            f"{self.to}/chat/completions",
+            content=body,
+            extensions={"trace": trace},
+        ) as response:
+            async for chunk in response.aiter_raw():
+                found += chunk
+                if len(found) > LONGEST_ANSWER:
+                    break
+        return Response(response.status_code, response.headers, bytes(found))
+
+    def _learned(self, pipeline: str, body: bytes, response: Response) -> bool:
+        """Tell whether another body would be sent now, for what was refused."""
+        if response.status not in REFUSES_PARAMETERS:
+            return False
+        spoken = dialect_of(body)
+        if self._dialects.get(pipeline, Dialect()) == spoken:
+            self._dialects[pipeline] = plainer(spoken, response.body)
+        learned = self._dialects[pipeline]
+        if learned == spoken:
+            return False
+        log.info(
+            "upstream_refuses_parameter",
+            to=self.to,
+            pipeline=pipeline,
+            response_format=learned.format,
+            limit=learned.limit,
+            temperature=learned.temperature,
+        )
+        return True
+
+    def _reply(self, request: Request, response: Response) -> Reply:
+        if len(response.body) > LONGEST_ANSWER:
+            raise Unavailable(f"more than {LONGEST_ANSWER} bytes", maybe_paid=True)
+        try:
+            completion = Completion.model_validate_json(response.body)
+        except ValidationError:
+            # Whoever stands in the way, a captive portal say, answers 200, too.
+            raise Unavailable("no chat completion", maybe_paid=True) from None
+        choice = completion.choices[0]
+        usage = used(completion.usage, response.headers)
+        blank = Reply(
+            id=request.id,
+            status="abstain",
+            usage=priced(usage, self._settings),
+            model=(completion.model or self._settings.model)[:256],
+        )
+        content = choice.message.content
+        withheld = choice.message.refusal or choice.finish_reason == "content_filter"
+        if withheld or content is None:
+            return blank.model_copy(update={"error": "the model refused"})
+        try:
+            answer = parse(content)
+        except ValueError as error:
+            cut = " (cut at the limit)" if choice.finish_reason == "length" else ""
+            unusable = {
+                "status": "error",
+                "answer": content[:LONGEST_QUOTE],
+                "error": f"the answer is no JSON{cut}: {error}"[:2000],
+            }
+            return blank.model_copy(update=unusable)
+        return blank.model_copy(update={"status": "ok", "answer": answer})
+
+
+def open_http(settings: Settings) -> HttpTransport:
+    """Read key and certificates; raises ConfigError. Nothing is connected yet."""
+    headers = {
+        "Accept-Encoding": "identity",  # what is small stays small when unpacked
+        "Content-Type": "application/json",
+        "User-Agent": f"slm-agent/{__version__}",
+    }
+    if settings.key_file:
+        key = first_line(settings.key_file, "upstream.key_file")
+        if not SECRET.fullmatch(key):
+            raise ConfigError(f"upstream.key_file: {settings.key_file}: is no API key")
+        headers["Authorization"] = f"Bearer {key}"
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"upstream.ca_file: {settings.ca_file}: {error}") from error
+    try:
+        httpx.URL(settings.url)
+    except httpx.InvalidURL as error:
+        raise ConfigError("upstream.url: is no url") from error
+    client = httpx.AsyncClient(
+        verify=context,
+        headers=headers,
+        timeout=None,  # noqa: S113  each call has one, for all of it
+        limits=httpx.Limits(keepalive_expiry=IDLE_S),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # keeps none
+        trust_env=False,  # no proxy that the configuration does not name
+    )
+    return HttpTransport(settings, client)
+
+
+def dialect_of(body: bytes) -> Dialect:
+    """Return the dialect that a body of ours was written in."""
+    document = from_json(body)
+    return Dialect(
+        format=document.get("response_format", {"type": "text"})["type"],
+        limit="max_tokens" if "max_tokens" in document else "max_completion_tokens",
+        temperature="temperature" in document,
+    )
+
+
+def plainer(spoken: Dialect, complaint: bytes) -> Dialect:
+    """Return the dialect without what an endpoint complains of, as far as we can."""
+    words = complaint.decode("utf-8", "replace").lower()
+    if "max_completion_tokens" in words and spoken.limit == "max_tokens":
+        return replace(spoken, limit="max_completion_tokens")
+    if any(word in words for word in ("response_format", "json_schema", "json_object")):
+        if spoken.format == "json_schema":
+            return replace(spoken, format="json_object")
+        return replace(spoken, format="text")
+    if "temperature" in words:
+        return replace(spoken, temperature=False)
+    return spoken
+
+
+def used(usage: Any, headers: Mapping[str, str]) -> Usage:
+    """Return what the answer took, as far as the endpoint tells.
+
+    OpenRouter tells the cost in the usage, the LiteLLM proxy in a header.
+    """
+    try:
+        tokens = Tokens.model_validate(usage or {})
+    except ValidationError:
+        tokens = Tokens()
+    cost = tokens.cost
+    if cost is None:
+        try:
+            said = {"cost": headers.get("x-litellm-response-cost")}
+            cost = Tokens.model_validate(said).cost
+        except ValidationError:
+            cost = None
+    return Usage(
+        input_tokens=tokens.prompt_tokens,
+        output_tokens=tokens.completion_tokens,
+        cost=cost,
+    )
+
+
+def failure(response: Response, text: str) -> Unavailable | Rejected:
+    """Return what a status other than 200 means; `text` is not to be quoted."""
+    status = response.status
+    why = f"status {status}{_code(response.body, text)}"
+    if status in FAULTS and status not in MAY_SUCCEED:
+        return Rejected(why)
+    return Unavailable(
+        why,
+        maybe_paid=status not in BEFORE_WORK and status not in REDIRECTS,
+        retry_after_s=pause(response.headers.get("retry-after")),
+    )
+
+
+def pause(retry_after: str | None) -> float | None:
+    """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3)."""
+    if retry_after is None:
+        return None
+    if SECONDS.fullmatch(retry_after):
+        return min(float(retry_after), LONGEST_PAUSE_S)
+    try:
+        until = parsedate_to_datetime(retry_after).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    left = (until - datetime.now(UTC)).total_seconds()
+    return min(max(left, 0.0), LONGEST_PAUSE_S)
+
+
+def _code(body: bytes, text: str) -> str:
+    """Return the code or type of an error, as ` (code)`, if it is surely no text."""
+    try:
+        error = from_json(body)["error"]
+        codes = [error.get("code"), error.get("type")]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""
+    for code in codes:
+        if isinstance(code, str) and CODE.fullmatch(code) and code not in text:
+            return f" ({code})"
+    return ""

@@ -1,0 +1,246 @@
+"""Ask upstream by MQTT: a request to a topic, its reply on a topic of the device.
+
+With MQTT 5 the correlation data names the attempt, so that a late reply is never taken
+for the answer to a later attempt. MQTT 3.1.1 has only the id in the payload.
+
+The PUBACK of a request is no answer. Once it is there, we wait for the reply as long
+as we may, even over a broken connection: the broker keeps our session, and in it the
+reply.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import math
+import ssl
+import time
+from dataclasses import dataclass, replace
+
+from pydantic_core import from_json, to_json
+
+from agent.cases import (
+    LONGEST_ANSWER,
+    BadReply,
+    Reply,
+    Request,
+    decode_reply,
+    encode_request,
+)
+from agent.errors import ConfigError, NobodyListens, Refused, Undelivered
+from agent.ids import new_ulid
+from agent.link import Link
+from agent.mqtt import Connection, Endpoint, Envelope, Login, tls_context
+from agent.transports.contract import (
+    Rejected,
+    Settings,
+    Unavailable,
+    first_line,
+    priced,
+)
+from agent.types import Message
+
+SESSION_S = 600  # the longest that anybody waits for a reply
+AROUND_BYTES = 65_536  # what may stand around the payload of a reply
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """Somebody waits for the reply to this."""
+
+    id: str
+    correlation: bytes
+    answer: "asyncio.Future[Reply]"
+
+
+class MqttTransport:
+    """Owns a connection of its own, also where the broker is the device's."""
+
+    name = "mqtt"
+
+    def __init__(self, settings: Settings, device: str, endpoint: Endpoint) -> None:
+        """Take what it needs; `run` connects."""
+        self.to = f"{endpoint.url} {settings.topic}"
+        self.late = 0
+        self._settings = settings
+        self._device = device
+        self._reply_to = f"slm/{device}/answer"
+        self._waiting: dict[bytes, _Attempt] = {}
+        self._link = Link(
+            endpoint,
+            [self._reply_to],
+            None,
+            on_message=self._heard,
+            on_up=_say_nothing,
+            on_stolen=_do_nothing,
+        )
+
+    def encode(self, request: Request) -> bytes:
+        """Return the payload.
+
+        It says where to reply with MQTT 5, too: properties get lost where anything on
+        the way speaks 3.1.1, a bridge or the one who answers.
+        """
+        return encode_request(request.model_copy(update={"reply_to": self._reply_to}))
+
+    async def ask(self, request: Request, body: bytes, timeout_s: float) -> Reply:
+        """Publish the request and wait for its reply; as the contract says."""
+        if not self._link.connected:
+            raise Unavailable("not connected", maybe_paid=False)
+        connection = await self._link.connection()
+        topic = f"{self._settings.topic}/{request.pipeline}"
+        attempt = _Attempt(
+            request.id, new_ulid(), asyncio.get_running_loop().create_future()
+        )
+        envelope = self._envelope(request, attempt, timeout_s)
+        if _size(topic, body, envelope) > connection.max_packet_bytes:
+            raise Rejected(f"larger than {connection.max_packet_bytes} bytes")
+        self._waiting[attempt.correlation] = attempt
+        sent = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                puback = await connection.publish(
+                    topic, body, envelope=envelope, heard=True
+                )
+                sent = not puback.done()  # done: the connection was over before
+                await puback
+                return await attempt.answer
+        except TimeoutError:
+            if _is_there(attempt.answer):
+                return attempt.answer.result()
+            why = f"no answer in {timeout_s:g} s"
+            raise Unavailable(why, maybe_paid=sent) from None
+        except NobodyListens:
+            why = f"nobody listens on {topic}"
+            raise Unavailable(why, maybe_paid=False) from None
+        except Refused as error:
+            raise Unavailable(str(error), maybe_paid=False) from None
+        except Undelivered as error:
+            if _is_there(attempt.answer):
+                return attempt.answer.result()
+            why = f"connection lost: {error}"
+            raise Unavailable(why, maybe_paid=sent) from None
+        finally:
+            del self._waiting[attempt.correlation]
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        try:
+            await self._link.run()
+        finally:
+            await self._link.close()
+
+    def _envelope(
+        self, request: Request, attempt: _Attempt, timeout_s: float
+    ) -> Envelope:
+        left_s = request.deadline_ms / 1000 - time.time()
+        schema = hashlib.sha256(to_json(request.schema_)).hexdigest()
+        return Envelope(
+            response_topic=self._reply_to,
+            correlation=attempt.correlation,
+            expiry_s=max(1, math.ceil(min(timeout_s, left_s))),
+            content_type="application/json",
+            user=(
+                ("id", request.id),
+                ("device", self._device),
+                ("schema", schema),
+                ("redacted", str(request.redacted)),
+            ),
+        )
+
+    def _heard(self, message: Message) -> None:
+        attempt = self._asked(message)
+        if attempt is None or attempt.answer.done():
+            self.late += 1
+        else:
+            attempt.answer.set_result(self._reply(attempt, message.payload))
+        message.ack()
+
+    def _asked(self, message: Message) -> _Attempt | None:
+        """Return the attempt that the message replies to, if somebody waits for it."""
+        claimed = _claimed_id(message.payload)
+        if message.correlation is not None:
+            attempt = self._waiting.get(message.correlation)
+            return attempt if attempt and claimed in {None, attempt.id} else None
+        found = [a for a in self._waiting.values() if a.id == claimed]
+        return found[0] if len(found) == 1 else None  # of two we cannot tell which
+
+    def _reply(self, attempt: _Attempt, payload: bytes) -> Reply:
+        try:
+            reply = decode_reply(payload)
+        except BadReply as error:
+            return Reply(id=attempt.id, status="error", error=str(error)[:2000])
+        usage = priced(reply.usage, self._settings)
+        return reply.model_copy(update={"usage": usage})
+
+
+def endpoint_of(settings: Settings, own: Endpoint) -> Endpoint:
+    """Return the connection to upstream's broker; raises ConfigError.
+
+    Without a url that is the device's broker, by its own terms. Whatever the url, the
+    MQTT version and the keep-alive are the device's.
+    """
+    aside = replace(
+        own,
+        client_id=f"{own.client_id}-upstream",
+        session_expiry_s=SESSION_S,
+        max_packet_bytes=LONGEST_ANSWER + AROUND_BYTES,
+        will=None,
+    )
+    if not settings.url:
+        for name in ("username", "password_file", "ca_file"):
+            if getattr(settings, name):
+                raise ConfigError(f"upstream.{name}: needs upstream.url, too")
+        return aside
+    if settings.ca_file and not settings.url.startswith("mqtts:"):
+        raise ConfigError("upstream.ca_file: needs a url with mqtts://")
+    if settings.password_file and not settings.username:
+        raise ConfigError("upstream.password_file: needs username, too")
+    password = None
+    if settings.password_file:
+        password = first_line(settings.password_file, "upstream.password_file")
+    endpoint = replace(
+        aside,
+        url=settings.url,
+        login=Login(settings.username or None, password),
+        ca_file=settings.ca_file,
+        cert_file=None,
+        key_file=None,
+    )
+    if settings.url.startswith("mqtts:"):
+        try:
+            tls_context(endpoint)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"upstream.ca_file: {settings.ca_file}: {error}"
+            ) from error
+    return endpoint
+
+
+async def _say_nothing(_connection: Connection) -> None:
+    """Introduce ourselves to nobody: the device's own connection did."""
+
+
+async def _do_nothing() -> None:
+    """Leave the alert to the device's own connection."""
+
+
+def _is_there(answer: "asyncio.Future[Reply]") -> bool:
+    return answer.done() and not answer.cancelled()
+
+
+def _claimed_id(payload: bytes) -> str | None:
+    """Return the id that a reply names, though all else in it may be broken."""
+    if len(payload) > LONGEST_ANSWER:
+        return None
+    with contextlib.suppress(ValueError):
+        document = from_json(payload)
+        claimed = document.get("id") if isinstance(document, dict) else None
+        return claimed if isinstance(claimed, str) else None
+    return None
+
+
+def _size(topic: str, body: bytes, envelope: Envelope) -> int:
+    """Return at least the bytes of the packet."""
+    strings = [topic, envelope.response_topic or "", envelope.content_type or ""]
+    strings += [part for pair in envelope.user for part in pair]
+    return len(body) + sum(len(part.encode()) + 3 for part in strings) + 64
