@@ -1,0 +1,1 @@
+"""What the device must not forget: cases, spending, egress and answers, in one file."""

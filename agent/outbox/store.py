@@ -1,0 +1,353 @@
+"""A file that outlives loss of power: one writer thread, one commit for all who wait.
+
+SQLite in WAL mode with synchronous=FULL: what `write` returned for is on the disk.
+Whenever the thread is free it takes every change that waits, runs each in a savepoint
+of its own, and commits once: an idle device commits at once, a loaded one shares the
+price of a sync. There are no timers.
+
+Deleting needs room, too: in the log (-wal) and, at its checkpoint, in the file. So the
+file may not grow to the bound itself, the log is kept short, and a spare file holds
+room on the disk, to be given up when others have filled it.
+"""
+
+import asyncio
+import errno
+import os
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent.errors import ConfigError
+
+T = TypeVar("T")
+Database = sqlite3.Connection  # what a change works on; it neither begins nor commits
+
+GROUP = 128  # most changes of one transaction
+LOG_BYTES = 512 * 1024  # the log is cut to this after a checkpoint
+SLACK = 256  # free pages that the file keeps: they will be wanted again
+RETURNED = 64  # free pages given back to the disk with one transaction
+
+BIRTH = {  # can only be set before there are tables
+    "page_size": "4096",
+    "auto_vacuum": "INCREMENTAL",
+    "journal_mode": "WAL",
+}
+PRAGMAS = {
+    "synchronous": "FULL",  # a commit is on the disk when it returns
+    "wal_autocheckpoint": "50",  # pages: a short log leaves room to delete in
+    "temp_store": "MEMORY",  # savepoints need no second place that may be full
+    "secure_delete": "ON",  # texts that are gone are overwritten
+}
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+class Full(Exception):
+    """There is no room: the file's bound (max_page_count) or the disk."""
+
+
+class Closed(Exception):
+    """The store is closed; the change was not made."""
+
+
+class _Damaged(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Callable[[sqlite3.Connection], Any]
+    writes: bool
+    answer: Future[Any]
+
+
+class Store:
+    """Owns the file and its only connection, which lives in a thread of its own."""
+
+    set_aside: Path | None
+    """Where a damaged file went at opening, else None."""
+
+    def __init__(self, path: Path, schema: str, max_bytes: int) -> None:
+        """Open or create the file; blocks for the check of all its pages.
+
+        `schema` is SQL that may run again (IF NOT EXISTS) and sets `PRAGMA
+        user_version`. `max_bytes` bounds file, log and spare together, but for a log
+        that one large transaction makes longer for a while. A damaged file is renamed
+        and a fresh one begun. Raises ConfigError for a file that cannot be used, such
+        as one of a later version, and Full.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log_bytes = min(LOG_BYTES, max_bytes // 4)
+        self._path = path
+        self._log = Path(f"{path}-wal")
+        self._spare = _Spare(Path(f"{path}-spare"), log_bytes)
+        self.set_aside = None
+        try:
+            self._db = self._opened(schema)
+        except _Damaged:
+            self.set_aside = _put_aside(path)
+            self._db = self._opened(schema)
+        _pragma(self._db, f"journal_size_limit={log_bytes}")
+        self._pages = (max_bytes - 2 * log_bytes) // _pragma(self._db, "page_size")
+        self._jobs: deque[_Job] = deque()
+        self._closing = False
+        self._wake = threading.Condition()
+        # No reason to keep a process from ending: it may be killed at any time.
+        self._thread = threading.Thread(target=self._work, name="store", daemon=True)
+        self._thread.start()
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a change and return what it returned, once that is on the disk.
+
+        What it raises undoes all it did, and nothing else, and is raised here. It may
+        run twice, in the store's thread, and must touch nothing but the database; it
+        neither commits nor calls `executescript`, which does. Cancelling waits for
+        nothing: the change is made or not. Raises Full, Closed, and sqlite3.Error for
+        a disk that fails.
+        """
+        return await asyncio.wrap_future(self._put(change, writes=True))
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query, which sees all that is committed and can change nothing."""
+        return await asyncio.wrap_future(self._put(query, writes=False))
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the file and its log take."""
+        size = 0
+        for path in (self._path, self._log):
+            with suppress(FileNotFoundError):
+                size += path.stat().st_size
+        return size
+
+    def close(self) -> None:
+        """Finish what waits and close the file; later callers get Closed. Blocks."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _opened(self, schema: str) -> sqlite3.Connection:
+        try:
+            return _open(self._path, schema)
+        except Full:
+            if not self._spare.give_up():
+                raise
+            return _open(self._path, schema)
+
+    def _put(
+        self, work: Callable[[sqlite3.Connection], T], *, writes: bool
+    ) -> Future[T]:
+        answer: Future[T] = Future()
+        with self._wake:
+            if self._closing:
+                raise Closed(self._path.name)
+            self._jobs.append(_Job(work, writes, answer))
+            self._wake.notify()
+        return answer
+
+    def _work(self) -> None:
+        while jobs := self._take():
+            alive = [job for job in jobs if job.answer.set_running_or_notify_cancel()]
+            changes = [job for job in alive if job.writes]
+            if changes:
+                self._write(changes)
+            for job in alive:
+                if not job.writes:
+                    self._read(job)
+        self._db.close()
+
+    def _take(self) -> list[_Job]:
+        """Wait for jobs and take all there are, up to a group; none: time to close."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._jobs or self._closing)
+            return [self._jobs.popleft() for _ in range(min(GROUP, len(self._jobs)))]
+
+    def _write(self, jobs: Sequence[_Job]) -> None:
+        try:
+            answers = self._commit(jobs)
+        except BaseException as error:  # noqa: BLE001
+            # Whatever it is, those who wait must hear of it, and the thread must live.
+            full = _is_full(error)
+            if full and self._spare.give_up():
+                self._write(jobs)  # there is room to delete now
+            elif full and len(jobs) > 1:
+                for job in jobs:  # who has no need of room is not to suffer
+                    self._write([job])
+            else:
+                for job in jobs:
+                    job.answer.set_exception(Full(str(error)) if full else error)
+        else:
+            for answer in answers:
+                answer()
+
+    def _commit(self, jobs: Sequence[_Job]) -> list[Callable[[], None]]:
+        """Run changes in one transaction; return the answers that may be given now."""
+        # Less than the pages there are means: no more than there are.
+        pages = self._pages if self._spare.keep() else 1
+        _pragma(self._db, f"max_page_count={pages}")
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            answers = [self._attempt(job) for job in jobs]
+            self._shrink()
+            self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        return answers
+
+    def _attempt(self, job: _Job) -> Callable[[], None]:
+        """Run one change; return how to tell its caller."""
+        self._db.execute("SAVEPOINT change")
+        try:
+            value = job.work(self._db)
+        except BaseException as error:
+            # SQLite itself may have undone the whole transaction for want of room.
+            if _is_full(error) or not self._db.in_transaction:
+                raise
+            self._db.execute("ROLLBACK TO change")
+            self._db.execute("RELEASE change")
+            return partial(job.answer.set_exception, error)
+        self._db.execute("RELEASE change")
+        return partial(job.answer.set_result, value)
+
+    def _read(self, job: _Job) -> None:
+        try:
+            _pragma(self._db, "query_only=ON")
+            value = job.work(self._db)
+        except BaseException as error:  # noqa: BLE001
+            job.answer.set_exception(error)  # the caller's, whatever it is
+        else:
+            job.answer.set_result(value)
+        finally:
+            _pragma(self._db, "query_only=OFF")
+
+    def _shrink(self) -> None:
+        """Give free pages back, a few at a time, once an outage is over."""
+        free = _pragma(self._db, "freelist_count")
+        if free > SLACK and 2 * free > _pragma(self._db, "page_count"):
+            self._db.execute(f"PRAGMA incremental_vacuum({RETURNED})").fetchall()
+
+
+class _Spare:
+    """Owns a file that holds room on the disk for the time when there is none."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        self._size = size
+        self._held = path.exists() and path.stat().st_size >= size
+
+    def keep(self) -> bool:
+        """Hold the room, as soon as there is plenty; return whether it is held."""
+        if not self._held and self._free() > 2 * self._size:
+            self._held = self._allocate()
+        return self._held
+
+    def give_up(self) -> bool:
+        """Free the room if the disk is full; return whether there is more now."""
+        if not self._held or self._free() > self._size:
+            return False
+        self._path.unlink(missing_ok=True)
+        self._held = False
+        return True
+
+    def _free(self) -> int:
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize
+
+    def _allocate(self) -> bool:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, self._size)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self._path.unlink()
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+
+def room(db: sqlite3.Connection) -> float:
+    """Return which share of the pages that the file may have is free, 0 to 1.
+
+    What comes in must stop before what goes out does: whoever adds asks first.
+    """
+    most: int = _pragma(db, "max_page_count")
+    used: int = _pragma(db, "page_count") - _pragma(db, "freelist_count")
+    return (most - used) / most
+
+
+def _pragma(db: sqlite3.Connection, pragma: str) -> Any:
+    row = db.execute(f"PRAGMA {pragma}").fetchone()
+    return None if row is None else row[0]
+
+
+def _is_full(error: BaseException) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
+def _open(path: Path, schema: str) -> sqlite3.Connection:
+    """Open the file, check every page, and bring it to the schema."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # the log gets its mode
+        with ExitStack() as undo:
+            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            undo.callback(db.close)
+            _prepare(db, schema, path)
+            undo.pop_all()
+            return db
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise Full(f"{path}: {error.strerror}") from error
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in DAMAGE:
+            raise _Damaged from error
+        if _is_full(error):
+            raise Full(f"{path}: {error}") from error
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _prepare(db: sqlite3.Connection, schema: str, path: Path) -> None:
+    for name, value in (BIRTH | PRAGMAS).items():
+        _pragma(db, f"{name}={value}")
+    if _pragma(db, "quick_check(1)") != "ok":
+        raise _Damaged
+    _bring_to(db, schema, path)
+
+
+def _bring_to(db: sqlite3.Connection, schema: str, path: Path) -> None:
+    sample = sqlite3.connect(":memory:")
+    sample.executescript(schema)
+    ours = _pragma(sample, "user_version")
+    sample.close()
+    found = _pragma(db, "user_version")
+    if found > ours:
+        raise ConfigError(
+            f"{path}: written by a later version of slm-agent ({found}, here {ours})"
+        )
+    if found < ours or not found:
+        db.executescript(f"BEGIN IMMEDIATE;\n{schema};\nCOMMIT;")
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename the file and its log, so that what is in them is not lost."""
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    for ending in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            Path(f"{path}{ending}").rename(f"{aside}{ending}")
+    return aside
