@@ -6,13 +6,26 @@ from urllib.parse import SplitResult, urlsplit
 
 from agent.errors import ConfigError
 from agent.mqtt import Endpoint
-from agent.transports.contract import Rejected, Settings, Transport, Unavailable
+from agent.transports.contract import (
+    EncodeAgain,
+    Rejected,
+    Settings,
+    Transport,
+    Unavailable,
+)
 from agent.transports.mqtt import MqttTransport, endpoint_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Rejected", "Settings", "Transport", "Unavailable", "open_transport"]
+__all__ = [
+    "EncodeAgain",
+    "Rejected",
+    "Settings",
+    "Transport",
+    "Unavailable",
+    "open_transport",
+]
 
 # What one transport would silently ignore, by the transport that would.
 FOREIGN: "Mapping[str, tuple[str, ...]]" = {

@@ -32,6 +32,17 @@ class Unavailable(Exception):
         self.retry_after_s = retry_after_s
 
 
+class EncodeAgain(Unavailable):
+    """The upstream takes another form of the request: `encode` knows it by now.
+
+    Nobody was paid, nothing is broken, and there is nothing to wait for.
+    """
+
+    def __init__(self, why: str) -> None:
+        """`why` says which form."""
+        super().__init__(why, maybe_paid=False, retry_after_s=0.0)
+
+
 class Rejected(Exception):
     """The upstream will never take this request: a wrong key, say, or too large."""
 
@@ -64,7 +75,10 @@ class Transport(Protocol):
     """Replies that nobody waited for (any more): counted and dropped."""
 
     def encode(self, request: Request) -> bytes:
-        """Return exactly the bytes of the payload or body that will leave."""
+        """Return exactly the bytes of the payload or body that will leave.
+
+        To be asked before each attempt: an upstream may have refused the form before.
+        """
         ...
 
     async def ask(self, request: Request, body: bytes, timeout_s: float) -> Reply:

@@ -16,7 +16,6 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Annotated, Any, Literal
 
 import httpx
-import structlog
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
@@ -25,6 +24,7 @@ from agent.cases import LONGEST_ANSWER, Reply, Request, Usage, Wire
 from agent.errors import ConfigError
 from agent.prompt import messages, parse, response_format
 from agent.transports.contract import (
+    EncodeAgain,
     Rejected,
     Settings,
     Unavailable,
@@ -43,8 +43,6 @@ IDLE_S = 30.0  # how long an unused connection is kept
 CODE = re.compile(r"[a-z][a-z0-9_]{2,39}")
 SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 SECRET = re.compile(r"[\x21-\x7e]+")
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +126,7 @@ class HttpTransport:
     async def ask(self, request: Request, body: bytes, timeout_s: float) -> Reply:
         """Post the body and read the answer; as the contract says.
 
-        An endpoint that refuses a parameter is asked again at once in the dialect it
-        takes, by the body that `encode` returns from now on.
+        Where the endpoint refuses a parameter, `encode` leaves it off from now on.
         """
         if self._client.is_closed:
             raise Unavailable("closed", maybe_paid=False)
@@ -142,9 +139,6 @@ class HttpTransport:
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._post(body, trace)
-                while self._learned(request.pipeline, body, response):
-                    body = self.encode(request)
-                    response = await self._post(body, trace)
         except TimeoutError:
             why = f"no answer in {timeout_s:g} s"
             raise Unavailable(why, maybe_paid=sent) from None
@@ -152,6 +146,8 @@ class HttpTransport:
             # Once it was sent, the error may quote what came back.
             why = type(error).__name__ if sent else f"{type(error).__name__}: {error}"
             raise Unavailable(why, maybe_paid=sent) from None
+        if response.status in REFUSES_PARAMETERS:
+            self._learn(request.pipeline, body, response)
         if response.status != OK:
             raise failure(response, request.text)
         return self._reply(request, response)
@@ -178,25 +174,17 @@ class HttpTransport:
                     break
         return Response(response.status_code, response.headers, bytes(found))
 
-    def _learned(self, pipeline: str, body: bytes, response: Response) -> bool:
-        """Tell whether another body would be sent now, for what was refused."""
-        if response.status not in REFUSES_PARAMETERS:
-            return False
+    def _learn(self, pipeline: str, body: bytes, response: Response) -> None:
+        """Raise EncodeAgain if there is another form than the one that was refused.
+
+        It goes out as an attempt of its own: a ledger shall know every body that left.
+        """
         spoken = dialect_of(body)
         if self._dialects.get(pipeline, Dialect()) == spoken:
             self._dialects[pipeline] = plainer(spoken, response.body)
-        learned = self._dialects[pipeline]
-        if learned == spoken:
-            return False
-        log.info(
-            "upstream_refuses_parameter",
-            to=self.to,
-            pipeline=pipeline,
-            response_format=learned.format,
-            limit=learned.limit,
-            temperature=learned.temperature,
-        )
-        return True
+        known = self._dialects[pipeline]
+        if known != spoken:
+            raise EncodeAgain(f"refuses a parameter; from now on {known}")
 
     def _reply(self, request: Request, response: Response) -> Reply:
         if len(response.body) > LONGEST_ANSWER:

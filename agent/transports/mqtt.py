@@ -29,7 +29,7 @@ from agent.cases import (
 from agent.errors import ConfigError, NobodyListens, Refused, Undelivered
 from agent.ids import new_ulid
 from agent.link import Link
-from agent.mqtt import Connection, Endpoint, Envelope, Login, tls_context
+from agent.mqtt import MQTT5, Connection, Endpoint, Envelope, Login, tls_context
 from agent.transports.contract import (
     Rejected,
     Settings,
@@ -50,6 +50,7 @@ class _Attempt:
     id: str
     correlation: bytes
     answer: "asyncio.Future[Reply]"
+    sent: bool = False
 
 
 class MqttTransport:
@@ -64,6 +65,7 @@ class MqttTransport:
         self._settings = settings
         self._device = device
         self._reply_to = f"slm/{device}/answer"
+        self._is_v5 = endpoint.version == MQTT5
         self._waiting: dict[bytes, _Attempt] = {}
         self._link = Link(
             endpoint,
@@ -86,41 +88,27 @@ class MqttTransport:
         """Publish the request and wait for its reply; as the contract says."""
         if not self._link.connected:
             raise Unavailable("not connected", maybe_paid=False)
-        connection = await self._link.connection()
-        topic = f"{self._settings.topic}/{request.pipeline}"
-        attempt = _Attempt(
-            request.id, new_ulid(), asyncio.get_running_loop().create_future()
-        )
-        envelope = self._envelope(request, attempt, timeout_s)
-        if _size(topic, body, envelope) > connection.max_packet_bytes:
-            raise Rejected(f"larger than {connection.max_packet_bytes} bytes")
-        self._waiting[attempt.correlation] = attempt
-        sent = False
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        attempt = _Attempt(request.id, new_ulid(), answer)
+        why = ""
         try:
-            async with asyncio.timeout(timeout_s):
-                puback = await connection.publish(
-                    topic, body, envelope=envelope, heard=True
-                )
-                sent = not puback.done()  # done: the connection was over before
-                await puback
-                return await attempt.answer
+            async with asyncio.timeout(timeout_s) as limit:
+                await self._turn(request)
+                self._waiting[attempt.correlation] = attempt
+                await self._publish(request, body, attempt, limit.when())
+                await answer
         except TimeoutError:
-            if _is_there(attempt.answer):
-                return attempt.answer.result()
             why = f"no answer in {timeout_s:g} s"
-            raise Unavailable(why, maybe_paid=sent) from None
-        except NobodyListens:
-            why = f"nobody listens on {topic}"
-            raise Unavailable(why, maybe_paid=False) from None
-        except Refused as error:
-            raise Unavailable(str(error), maybe_paid=False) from None
+        except (NobodyListens, Refused) as error:
+            attempt.sent, why = False, str(error)
         except Undelivered as error:
-            if _is_there(attempt.answer):
-                return attempt.answer.result()
             why = f"connection lost: {error}"
-            raise Unavailable(why, maybe_paid=sent) from None
         finally:
-            del self._waiting[attempt.correlation]
+            self._waiting.pop(attempt.correlation, None)
+            answer.cancel()  # if it is not there
+        if answer.cancelled():
+            raise Unavailable(why, maybe_paid=attempt.sent)
+        return answer.result()
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -129,15 +117,29 @@ class MqttTransport:
         finally:
             await self._link.close()
 
-    def _envelope(
-        self, request: Request, attempt: _Attempt, timeout_s: float
-    ) -> Envelope:
-        left_s = request.deadline_ms / 1000 - time.time()
+    async def _turn(self, request: Request) -> None:
+        """Wait while another pipeline asks about the same message by MQTT 3.1.1.
+
+        The replies carry the same id, and nothing else would tell them apart.
+        """
+        if self._is_v5:
+            return
+        while found := self._by_id(request.id):
+            await asyncio.wait([attempt.answer for attempt in found])
+
+    async def _publish(
+        self, request: Request, body: bytes, attempt: _Attempt, until: float | None
+    ) -> None:
+        """Publish, and wait until the broker has it and somebody listens."""
+        connection = await self._link.connection()
+        left_s = (until or 0) - asyncio.get_running_loop().time()
+        left_s = min(left_s, request.deadline_ms / 1000 - time.time())
+        topic = f"{self._settings.topic}/{request.pipeline}"
         schema = hashlib.sha256(to_json(request.schema_)).hexdigest()
-        return Envelope(
+        envelope = Envelope(
             response_topic=self._reply_to,
             correlation=attempt.correlation,
-            expiry_s=max(1, math.ceil(min(timeout_s, left_s))),
+            expiry_s=max(1, math.ceil(left_s)),
             content_type="application/json",
             user=(
                 ("id", request.id),
@@ -146,6 +148,11 @@ class MqttTransport:
                 ("redacted", str(request.redacted)),
             ),
         )
+        if _size(topic, body, envelope) > connection.max_packet_bytes:
+            raise Rejected(f"larger than {connection.max_packet_bytes} bytes")
+        puback = await connection.publish(topic, body, envelope=envelope, heard=True)
+        attempt.sent = not puback.done()  # done: the connection was over before
+        await puback
 
     def _heard(self, message: Message) -> None:
         attempt = self._asked(message)
@@ -161,8 +168,12 @@ class MqttTransport:
         if message.correlation is not None:
             attempt = self._waiting.get(message.correlation)
             return attempt if attempt and claimed in {None, attempt.id} else None
-        found = [a for a in self._waiting.values() if a.id == claimed]
+        found = self._by_id(claimed)
         return found[0] if len(found) == 1 else None  # of two we cannot tell which
+
+    def _by_id(self, claimed: str | None) -> list[_Attempt]:
+        waiting = self._waiting.values()
+        return [a for a in waiting if a.id == claimed and not a.answer.done()]
 
     def _reply(self, attempt: _Attempt, payload: bytes) -> Reply:
         try:
@@ -222,10 +233,6 @@ async def _say_nothing(_connection: Connection) -> None:
 
 async def _do_nothing() -> None:
     """Leave the alert to the device's own connection."""
-
-
-def _is_there(answer: "asyncio.Future[Reply]") -> bool:
-    return answer.done() and not answer.cancelled()
 
 
 def _claimed_id(payload: bytes) -> str | None:
