@@ -53,6 +53,26 @@ def run(config: Path | None) -> None:
 
 
 @cli.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="broker.toml; default /etc/slm-agent/broker.toml.",
+)
+def broker(config: Path | None) -> None:
+    """Run the upstream side: cases in, a language model asked, answers out.
+
+    For a server: pip install 'slm-agent[broker]'.
+    """
+    from agent import log
+    from agent.broker import service, settings
+
+    loaded = settings.load(config)
+    log.configure(loaded.log.level)
+    asyncio.run(service.run(loaded))
+
+
+@cli.command()
 @CONFIG
 @JSON
 @click.option(
