@@ -1,1 +1,11 @@
-"""What the device must not forget: cases, spending, egress and answers, in one file."""
+"""What a device must not forget: cases, answers, egress and spending, in one file."""
+
+from agent.outbox import answers, cases, ledger, spending
+
+VERSION = 1  # of the tables; a file of a later one is refused
+SCHEMA = "".join(
+    (
+        *(cases.SCHEMA, answers.SCHEMA, ledger.SCHEMA, spending.SCHEMA),
+        f"PRAGMA user_version = {VERSION};",
+    )
+)

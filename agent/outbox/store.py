@@ -65,6 +65,14 @@ class _Damaged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that the file may have at most, and those of them in free pages."""
+
+    most: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Job:
     work: Callable[[sqlite3.Connection], Any]
     writes: bool
@@ -279,14 +287,15 @@ class _Spare:
         return True
 
 
-def room(db: sqlite3.Connection) -> float:
-    """Return which share of the pages that the file may have is free, 0 to 1.
+def room(db: sqlite3.Connection) -> Room:
+    """Return how far the file may grow.
 
     What comes in must stop before what goes out does: whoever adds asks first.
     """
+    page: int = _pragma(db, "page_size")
     most: int = _pragma(db, "max_page_count")
     used: int = _pragma(db, "page_count") - _pragma(db, "freelist_count")
-    return (most - used) / most
+    return Room(most * page, (most - used) * page)
 
 
 def _pragma(db: sqlite3.Connection, pragma: str) -> Any:

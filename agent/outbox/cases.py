@@ -1,0 +1,273 @@
+"""The table of cases: each waits, then has its one final result, then is remembered.
+
+Functions on an open connection; none commits, so that several can be one change. Bodies
+and payloads are opaque bytes. What is forgotten leaves a tombstone, so that a message
+which comes again is known to be done with.
+"""
+
+import json
+import sqlite3
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from agent.outbox.store import Full, room
+
+TOMBSTONES = 50_000  # most of them, and no more than an eighth of the file
+TOMBSTONE_BYTES = 90
+CASE_BYTES = 200  # that a case takes beside its body: keys, indices
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS cases (
+    number INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    pipeline TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    deadline REAL NOT NULL,
+    attempts INTEGER NOT NULL,
+    added REAL NOT NULL,
+    finish INTEGER,  -- its place among the finished; NULL: it waits
+    topic TEXT,
+    body BLOB,
+    payload BLOB
+);
+CREATE INDEX IF NOT EXISTS cases_waiting
+    ON cases (priority DESC, number, pipeline) WHERE finish IS NULL;
+CREATE INDEX IF NOT EXISTS cases_deadline ON cases (deadline) WHERE finish IS NULL;
+CREATE INDEX IF NOT EXISTS cases_finished ON cases (finish) WHERE finish IS NOT NULL;
+
+-- Counted as they come and go: a Pi should not count thousands every second.
+CREATE TABLE IF NOT EXISTS cases_totals (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    waiting INTEGER NOT NULL,
+    waiting_bytes INTEGER NOT NULL,
+    finished INTEGER NOT NULL,
+    finished_bytes INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO cases_totals VALUES (0, 0, 0, 0, 0);
+CREATE TRIGGER IF NOT EXISTS cases_added AFTER INSERT ON cases BEGIN
+    UPDATE cases_totals SET
+        waiting = waiting + 1, waiting_bytes = waiting_bytes + length(new.body);
+END;
+CREATE TRIGGER IF NOT EXISTS cases_ended AFTER UPDATE OF finish ON cases BEGIN
+    UPDATE cases_totals SET
+        waiting = waiting - 1, waiting_bytes = waiting_bytes - length(old.body),
+        finished = finished + 1, finished_bytes = finished_bytes + length(new.payload);
+END;
+CREATE TRIGGER IF NOT EXISTS cases_gone AFTER DELETE ON cases BEGIN
+    UPDATE cases_totals SET
+        finished = finished - 1, finished_bytes = finished_bytes - length(old.payload);
+END;
+
+CREATE TABLE IF NOT EXISTS tombstones (
+    number INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    at REAL NOT NULL
+);
+"""
+
+
+class Verdict(Enum):
+    """What a case is that arrives."""
+
+    NEW = auto()
+    KNOWN = auto()  # it waits already, or its result does
+    DONE = auto()  # it ended a while ago: only acknowledge
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A case that waits. Larger priorities go first; `deadline` is Unix time."""
+
+    key: str
+    body: bytes
+    pipeline: str
+    priority: int
+    deadline: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The final result of a case, to be published."""
+
+    key: str
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What is in hand: cases, bytes of bodies and payloads, when the oldest was added.
+
+    `oldest` is Unix time, of those that wait; None: none does.
+    """
+
+    waiting: int
+    finished: int
+    bytes: int
+    oldest: float | None
+
+
+def add(db: sqlite3.Connection, row: Row, now: float) -> Verdict:
+    """Add a case, unless it is known already; `now` is Unix time.
+
+    Raises Full while there still is some room, for without any nothing could go out.
+    """
+    if db.execute("SELECT 1 FROM tombstones WHERE key = ?", (row.key,)).fetchone():
+        return Verdict.DONE
+    if db.execute("SELECT 1 FROM cases WHERE key = ?", (row.key,)).fetchone():
+        return Verdict.KNOWN
+    space = room(db)
+    waiting, size = db.execute(
+        "SELECT waiting, waiting_bytes FROM cases_totals"
+    ).fetchone()
+    # By pages, because that is what there is, and by bytes, because a case that is
+    # dropped makes room at once, though its page is free only when its neighbours went.
+    taken = size + CASE_BYTES * (waiting + 1) + len(row.body)
+    if space.free < space.most // 16 or taken > space.most * 5 // 8:
+        raise Full(f"{waiting} cases wait")
+    db.execute(
+        "INSERT INTO cases (key, pipeline, priority, deadline, attempts, added, body)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(row.key, row.pipeline, row.priority, row.deadline, row.attempts),
+            *(now, row.body),
+        ),
+    )
+    return Verdict.NEW
+
+
+def waiting(
+    db: sqlite3.Connection,
+    limit: int,
+    besides: Collection[str] = (),
+    barred: Collection[str] = (),
+) -> list[Row]:
+    """Return cases without a final result: highest priority first, then oldest.
+
+    Left out are the keys `besides` and the pipelines `barred`.
+    """
+    return _rows(
+        db,
+        "pipeline NOT IN (SELECT value FROM json_each(?))"
+        " AND key NOT IN (SELECT value FROM json_each(?))"
+        " ORDER BY priority DESC, number LIMIT ?",
+        (_json(barred), _json(besides), limit),
+    )
+
+
+def expired(db: sqlite3.Connection, now: float, limit: int) -> list[Row]:
+    """Return waiting cases whose deadline has passed, those longest overdue first."""
+    return _rows(db, "deadline <= ? ORDER BY deadline LIMIT ?", (now, limit))
+
+
+def victim(
+    db: sqlite3.Connection, *, lowest: bool, besides: Collection[str] = ()
+) -> Row | None:
+    """Return what a full outbox drops: the oldest that waits, but for `besides`.
+
+    With `lowest`, it is the oldest of those whose priority is the lowest.
+    """
+    others = _json(besides)
+    if lowest:
+        which = (
+            "key NOT IN (SELECT value FROM json_each(?)) AND priority ="
+            " (SELECT priority FROM cases WHERE finish IS NULL AND key NOT IN"
+            "  (SELECT value FROM json_each(?)) ORDER BY priority LIMIT 1)"
+            " ORDER BY number LIMIT 1"
+        )
+        found = _rows(db, which, (others, others))
+    else:
+        which = "key NOT IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT 1"
+        found = _rows(db, which, (others,))
+    return found[0] if found else None
+
+
+def tried(db: sqlite3.Connection, key: str) -> None:
+    """Count an attempt to get an answer."""
+    db.execute("UPDATE cases SET attempts = attempts + 1 WHERE key = ?", (key,))
+
+
+def finish(db: sqlite3.Connection, key: str, topic: str, payload: bytes) -> bool:
+    """Give a case its final result, in place of its body.
+
+    False: there is no such case, or it has one already.
+    """
+    return bool(
+        db.execute(
+            "UPDATE cases SET body = NULL, topic = ?, payload = ?,"
+            " finish = (SELECT coalesce(max(finish), 0) + 1 FROM cases"
+            "           WHERE finish IS NOT NULL)"
+            " WHERE key = ? AND finish IS NULL RETURNING 1",
+            (topic, payload, key),
+        ).fetchall()
+    )
+
+
+def finished(
+    db: sqlite3.Connection, limit: int, besides: Collection[str] = ()
+) -> list[Final]:
+    """Return final results in the order they came, but for the keys `besides`."""
+    found = db.execute(
+        "SELECT key, topic, payload FROM cases WHERE finish IS NOT NULL"
+        " AND key NOT IN (SELECT value FROM json_each(?)) ORDER BY finish LIMIT ?",
+        (_json(besides), limit),
+    )
+    return [Final(*row) for row in found]
+
+
+def forget(db: sqlite3.Connection, key: str, now: float) -> None:
+    """Remove a case whose final result is published; a tombstone stays.
+
+    `now` is Unix time. A case that still waits is not removed.
+    """
+    gone = db.execute(
+        "DELETE FROM cases WHERE key = ? AND finish IS NOT NULL RETURNING 1", (key,)
+    ).fetchall()
+    space = room(db)
+    # Where there is no room at all, going on is worth more than remembering.
+    if gone and space.free >= space.most // 64:
+        db.execute("INSERT INTO tombstones (key, at) VALUES (?, ?)", (key, now))
+        most = min(TOMBSTONES, space.most // 8 // TOMBSTONE_BYTES)
+        db.execute(
+            "DELETE FROM tombstones"
+            " WHERE number <= (SELECT max(number) FROM tombstones) - ?",
+            (most,),
+        )
+
+
+def prune(db: sqlite3.Connection, before: float) -> int:
+    """Remove tombstones older than `before` (Unix time); return how many."""
+    return len(
+        db.execute(
+            "DELETE FROM tombstones WHERE at < ? RETURNING 1", (before,)
+        ).fetchall()
+    )
+
+
+def stats(db: sqlite3.Connection) -> Stats:
+    """Return what is in hand; cheap."""
+    waiting, finished, size = db.execute(
+        "SELECT waiting, finished, waiting_bytes + finished_bytes FROM cases_totals"
+    ).fetchone()
+    oldest = db.execute(
+        "SELECT added FROM cases WHERE finish IS NULL ORDER BY number LIMIT 1"
+    ).fetchone()
+    return Stats(waiting, finished, size, oldest and oldest[0])
+
+
+def _rows(
+    db: sqlite3.Connection, which: str, values: tuple[str | float, ...]
+) -> list[Row]:
+    columns = "key, body, pipeline, priority, deadline, attempts"
+    found = db.execute(
+        f"SELECT {columns} FROM cases WHERE finish IS NULL AND {which}",  # noqa: S608
+        values,
+    )
+    return [Row(*row) for row in found]
+
+
+def _json(words: Collection[str]) -> str:
+    # A copy first: the caller's set may change meanwhile, in the caller's thread.
+    return json.dumps(list(words))

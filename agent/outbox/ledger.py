@@ -1,0 +1,216 @@
+"""The egress ledger: a line for everything that left the device, none ever changed.
+
+Each line's hash covers the line before it, so whoever changes or removes one must write
+all that follow anew, and the hash of the last line, noted elsewhere, shows that. The
+oldest lines go in time; the last of them stays as the anchor of the chain.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from agent.outbox.store import Full, room
+
+ENTRY_BYTES = 200
+PRUNED = 100  # most entries that go with one that comes
+
+# The triggers are for accidents; against intent there are the hashes.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS ledger (
+    number INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    pipeline TEXT NOT NULL,
+    "case" TEXT NOT NULL,
+    transport TEXT NOT NULL,
+    "to" TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    sha256 BLOB NOT NULL,
+    redactions TEXT NOT NULL,
+    hash BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS ledger_ends (
+    name TEXT PRIMARY KEY CHECK (name IN ('anchor', 'head')),
+    number INTEGER NOT NULL,
+    hash BLOB NOT NULL
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO ledger_ends
+    VALUES ('anchor', 0, zeroblob(32)), ('head', 0, zeroblob(32));
+CREATE TRIGGER IF NOT EXISTS ledger_no_gap BEFORE INSERT ON ledger
+WHEN new.number <> (SELECT number + 1 FROM ledger_ends WHERE name = 'head') BEGIN
+    SELECT raise(ABORT, 'the ledger is written line by line');
+END;
+CREATE TRIGGER IF NOT EXISTS ledger_no_update BEFORE UPDATE ON ledger BEGIN
+    SELECT raise(ABORT, 'the ledger is never changed');
+END;
+CREATE TRIGGER IF NOT EXISTS ledger_no_delete BEFORE DELETE ON ledger
+WHEN old.number > (SELECT number FROM ledger_ends WHERE name = 'anchor') BEGIN
+    SELECT raise(ABORT, 'the ledger is never changed');
+END;
+CREATE TRIGGER IF NOT EXISTS ledger_ends_no_return BEFORE UPDATE ON ledger_ends
+WHEN new.number < old.number OR new.name <> old.name BEGIN
+    SELECT raise(ABORT, 'the ledger only grows');
+END;
+CREATE TRIGGER IF NOT EXISTS ledger_ends_no_delete BEFORE DELETE ON ledger_ends BEGIN
+    SELECT raise(ABORT, 'the ledger is never changed');
+END;
+"""
+
+_COLUMNS = 'number, at, pipeline, "case", transport, "to", bytes, sha256, redactions'
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """What left the device: when (Unix time), for which case, by which way, where to.
+
+    `bytes` and `sha256` (hexadecimal) are of the body as it was sent; `redactions`
+    count what was hidden in it, by type.
+    """
+
+    at: float
+    pipeline: str
+    case: str
+    transport: str
+    to: str
+    bytes: int
+    sha256: str
+    redactions: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the ledger; numbers start at 1, hashes are hexadecimal."""
+
+    number: int
+    egress: Egress
+    previous: str
+    hash: str
+
+
+def record(db: sqlite3.Connection, egress: Egress, keep: int = 100_000) -> Entry:
+    """Write a line, and let the oldest go beyond the newest `keep`.
+
+    All take no more than about a quarter of the file, whatever `keep` says. Raises Full
+    while there still is room for those who end cases, and ValueError for a sha256 that
+    is none.
+    """
+    space = room(db)
+    if space.free < space.most // 32:
+        raise Full("no room in the egress ledger")
+    last, previous = head(db)
+    number = last + 1
+    digest = chained(previous, number, egress)
+    db.execute(
+        f"INSERT INTO ledger ({_COLUMNS}, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        (
+            *(number, egress.at, egress.pipeline, egress.case, egress.transport),
+            *(egress.to, egress.bytes, bytes.fromhex(egress.sha256)),
+            *(_json(dict(egress.redactions)), bytes.fromhex(digest)),
+        ),
+    )
+    _move(db, "head", number, bytes.fromhex(digest))
+    _prune(db, number - max(1, min(keep, space.most // 4 // ENTRY_BYTES)))
+    return Entry(number, egress, previous, digest)
+
+
+def entries(db: sqlite3.Connection, after: int = 0, limit: int = 1000) -> list[Entry]:
+    """Return lines in order, those with numbers beyond `after`."""
+    anchor, previous = _end(db, "anchor")
+    if after > anchor:
+        row = db.execute("SELECT hash FROM ledger WHERE number = ?", (after,))
+        previous = next((found.hex() for (found,) in row), "")
+    return list(_read(db, max(after, anchor), limit, previous))
+
+
+def head(db: sqlite3.Connection) -> tuple[int, str]:
+    """Return number and hash of the last line: noted elsewhere, they witness all."""
+    return _end(db, "head")
+
+
+def verify(db: sqlite3.Connection) -> str | None:
+    """Check every line; return what is wrong first, or None if the chain holds."""
+    number, previous = _end(db, "anchor")
+    last, digest = head(db)
+    try:
+        for entry in _read(db, -1, -1, previous):
+            if entry.number != number + 1:
+                return f"entry {number + 1}: missing"
+            number += 1
+            if entry.hash != chained(previous, number, entry.egress):
+                return f"entry {number}: changed"
+            previous = entry.hash
+    except (ValueError, TypeError, AttributeError):
+        return f"entry {number + 1}: changed"
+    if number < last:
+        return f"entry {number + 1}: missing, and all to the last, {last}"
+    if (number, previous) != (last, digest):
+        return f"entry {last}: not the last as it was written"
+    return None
+
+
+def chained(previous: str, number: int, egress: Egress) -> str:
+    """Return the hash of a line: SHA-256 of the hash before and the line as JSON.
+
+    The JSON has sorted keys, no spaces and only ASCII.
+    """
+    line = {
+        "number": number,
+        "at": float(egress.at),
+        "pipeline": egress.pipeline,
+        "case": egress.case,
+        "transport": egress.transport,
+        "to": egress.to,
+        "bytes": egress.bytes,
+        "sha256": bytes.fromhex(egress.sha256).hex(),
+        "redactions": dict(egress.redactions),
+    }
+    return hashlib.sha256(f"{previous}{_json(line)}".encode()).hexdigest()
+
+
+def _json(value: Mapping[str, object]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _read(
+    db: sqlite3.Connection, after: int, limit: int, previous: str
+) -> Iterator[Entry]:
+    rows = db.execute(
+        f"SELECT {_COLUMNS}, hash FROM ledger WHERE number > ?"  # noqa: S608
+        " ORDER BY number LIMIT ?",
+        (after, limit),
+    )
+    for number, at, pipeline, case, transport, to, size, sha256, hidden, digest in rows:
+        egress = Egress(
+            *(at, pipeline, case, transport, to, size),
+            sha256=sha256.hex(),
+            redactions=json.loads(hidden),
+        )
+        yield Entry(number, egress, previous, digest.hex())
+        previous = digest.hex()
+
+
+def _prune(db: sqlite3.Connection, to: int) -> None:
+    """Let the entries up to a number go, a few at a time."""
+    anchor, _ = _end(db, "anchor")
+    to = min(to, anchor + PRUNED)
+    if to <= anchor:
+        return
+    row = db.execute("SELECT hash FROM ledger WHERE number = ?", (to,)).fetchone()
+    if row is None:
+        return  # somebody was here; `verify` tells
+    _move(db, "anchor", to, row[0])
+    db.execute("DELETE FROM ledger WHERE number <= ?", (to,))
+
+
+def _end(db: sqlite3.Connection, name: str) -> tuple[int, str]:
+    row = db.execute("SELECT number, hash FROM ledger_ends WHERE name = ?", (name,))
+    number, digest = row.fetchone()
+    return number, digest.hex()
+
+
+def _move(db: sqlite3.Connection, name: str, number: int, digest: bytes) -> None:
+    db.execute(
+        "UPDATE ledger_ends SET number = ?, hash = ? WHERE name = ?",
+        (number, digest, name),
+    )

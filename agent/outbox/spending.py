@@ -1,0 +1,127 @@
+"""What was spent on a day, by scope: reserved before a call, settled after it.
+
+A reservation counts as spent at once, and stays so until it is settled or released,
+over any crash: a limit is never exceeded. Scopes are "" for the whole device, else the
+name of a pipeline; days are ISO 8601 dates.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS spending (
+    day TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    calls INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    micros INTEGER NOT NULL,
+    PRIMARY KEY (day, scope)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reservations (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again
+    day TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    calls INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    micros INTEGER NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Calls, tokens in and out, and millionths of the currency."""
+
+    calls: int = 0
+    tokens: int = 0
+    micros: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a scope may spend in a day; None: as much as it likes."""
+
+    scope: str
+    calls: int | None
+    tokens: int | None
+    micros: int | None
+
+
+def reserve(
+    db: sqlite3.Connection, day: str, limits: Sequence[Limit], wanted: Spend
+) -> int | None:
+    """Count `wanted` as spent in every scope of `limits`; return the reservation.
+
+    None: a limit would be exceeded, and nothing is reserved.
+    """
+    for limit in limits:
+        if not _allows(limit, spent(db, day, limit.scope), wanted):
+            return None
+    scopes = sorted({limit.scope for limit in limits})
+    _count(db, day, scopes, wanted)
+    number: int = db.execute(
+        "INSERT INTO reservations (day, scopes, calls, tokens, micros)"
+        " VALUES (?, ?, ?, ?, ?) RETURNING number",
+        (day, json.dumps(scopes), wanted.calls, wanted.tokens, wanted.micros),
+    ).fetchall()[0][0]
+    return number
+
+
+def settle(db: sqlite3.Connection, reservation: int, actual: Spend) -> None:
+    """Count what a call took instead of what was reserved, on the same day.
+
+    Only the first of `settle` and `release` counts.
+    """
+    found = db.execute(
+        "DELETE FROM reservations WHERE number = ?"
+        " RETURNING day, scopes, calls, tokens, micros",
+        (reservation,),
+    ).fetchall()
+    for day, scopes, calls, tokens, micros in found:
+        more = Spend(
+            actual.calls - calls, actual.tokens - tokens, actual.micros - micros
+        )
+        _count(db, day, json.loads(scopes), more)
+
+
+def release(db: sqlite3.Connection, reservation: int) -> None:
+    """Count nothing: the call was surely never made."""
+    settle(db, reservation, Spend())
+
+
+def spent(db: sqlite3.Connection, day: str, scope: str) -> Spend:
+    """Return what was spent, open reservations included."""
+    row = db.execute(
+        "SELECT calls, tokens, micros FROM spending WHERE day = ? AND scope = ?",
+        (day, scope),
+    ).fetchone()
+    return Spend(*row) if row else Spend()
+
+
+def prune(db: sqlite3.Connection, before_day: str) -> None:
+    """Forget the days before one."""
+    db.execute("DELETE FROM spending WHERE day < ?", (before_day,))
+    db.execute("DELETE FROM reservations WHERE day < ?", (before_day,))
+
+
+def _allows(limit: Limit, spent: Spend, wanted: Spend) -> bool:
+    pairs = (
+        (limit.calls, spent.calls + wanted.calls),
+        (limit.tokens, spent.tokens + wanted.tokens),
+        (limit.micros, spent.micros + wanted.micros),
+    )
+    return all(most is None or total <= most for most, total in pairs)
+
+
+def _count(
+    db: sqlite3.Connection, day: str, scopes: Iterable[str], more: Spend
+) -> None:
+    for scope in scopes:
+        db.execute(
+            "INSERT INTO spending VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (day, scope) DO UPDATE SET calls = calls + excluded.calls,"
+            " tokens = tokens + excluded.tokens, micros = micros + excluded.micros",
+            (day, scope, more.calls, more.tokens, more.micros),
+        )
