@@ -265,9 +265,10 @@ def plainer(spoken: Dialect, complaint: bytes) -> Dialect:
     words = complaint.decode("utf-8", "replace").lower()
     if "max_completion_tokens" in words and spoken.limit == "max_tokens":
         return replace(spoken, limit="max_completion_tokens")
-    if any(word in words for word in ("response_format", "json_schema", "json_object")):
-        if spoken.format == "json_schema":
-            return replace(spoken, format="json_object")
+    form = any(w in words for w in ("response_format", "json_schema", "json_object"))
+    if form and spoken.format == "json_schema":
+        return replace(spoken, format="json_object")
+    if form and spoken.format == "json_object":
         return replace(spoken, format="text")
     if "temperature" in words:
         return replace(spoken, temperature=False)
