@@ -1,17 +1,16 @@
 """A bundle: a folder with models, tokenizer, labels, calibration, probes and a card.
 
-`manifest.json` lists every file with its sha256; a bundle that differs is refused.
-Nothing is ever unpickled.
+Its manifest lists every file with its sha256 (agent/manifest.py). Nothing is ever
+unpickled.
 
 Its tiers are a cascade, cheapest first: a text is answered by the first that is sure
 enough for whoever asks.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Protocol
 
 from pydantic import Field, ValidationError
 
@@ -19,60 +18,16 @@ from agent.calibration import (
     Calibration,
     Frozen,
     TierCalibration,
-    fingerprint,
     with_agreement,
 )
 from agent.errors import BundleError
-from agent.families.encoder import EncoderSpec, runtime
-from agent.families.linear import LinearSpec
 from agent.families.patterns import find
+from agent.manifest import Manifest, read_manifest, verify
 from agent.types import Entity, Guess, Prediction, Tier
 
-MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
 PROBES = "probes.jsonl"
 PROBE_SCORE_TOLERANCE = 0.05
-
-
-class File(Frozen):
-    """A file of the bundle."""
-
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
-
-
-Family = Annotated[LinearSpec | EncoderSpec, Field(discriminator="family")]
-
-
-class Manifest(Frozen):
-    """`manifest.json`."""
-
-    format: Literal[2]
-    name: str
-    version: str
-    description: str
-    language: str
-    licence: str
-    sources: list[str]
-    created: str
-    labels: list[str]
-    entities: list[str]
-    patterns: list[str] = Field(default_factory=list)
-    """Entities that checked patterns find beside the model (families/patterns.py)."""
-    tiers: list[Family] = Field(min_length=1)
-    scores: dict[str, float]
-    files: dict[str, File]
-
-    def fingerprint(self) -> str:
-        """Name what answers: model, tokenizer, labels, and the library that computes.
-
-        A calibration holds for one fingerprint.
-        """
-        names = {name for tier in self.tiers for name in tier.files}
-        files = {name: self.files[name].sha256 for name in names & self.files.keys()}
-        return fingerprint(
-            files, self.labels, [*self.entities, "", *self.patterns], runtime()
-        )
 
 
 class ProbeSpan(Frozen):
@@ -137,7 +92,7 @@ class Bundle:
     @property
     def id(self) -> str:
         """Name and version as results carry them: `home@1.0.0`."""
-        return f"{self.manifest.name}@{self.manifest.version}"
+        return self.manifest.id
 
     def predict(self, texts: Sequence[str], enough: Enough = never) -> list[Prediction]:
         """Return for each text the first prediction that is enough, else the last."""
@@ -204,46 +159,6 @@ def merged(guessed: Sequence[Entity], checked: Sequence[Entity]) -> tuple[Entity
     return tuple(sorted((*kept, *checked), key=lambda entity: entity.start))
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read and validate a bundle's manifest; raises BundleError."""
-    path = folder / MANIFEST
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise BundleError(f"{path}: no such bundle") from None
-    except (OSError, ValidationError) as error:
-        raise BundleError(f"{path}: {error}") from error
-
-
-def verify(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with the manifest; raises BundleError where one differs.
-
-    A file that is not listed is refused too: a graph may take its weights from it.
-    """
-    unlisted = sorted(_files(folder) - {MANIFEST, *manifest.files})
-    if unlisted:
-        raise BundleError(f"{folder / unlisted[0]}: not listed in the manifest")
-    for name, expected in manifest.files.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BundleError(f"{path}: a manifest may only list files of its bundle")
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise BundleError(f"{path}: {error.strerror or error}") from error
-        if found != expected.sha256:
-            raise BundleError(
-                f"{path}: sha256 is {found[:12]}..., the manifest says "
-                f"{expected.sha256[:12]}...; the file is damaged or was replaced"
-            )
-
-
-def _files(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if not path.is_dir())
-    return {path.relative_to(folder).as_posix() for path in found}
-
-
 def open_bundle(folder: Path, threads: int, calibration: Path | None = None) -> Bundle:
     """Verify and load a bundle; raises BundleError. `threads` is for one inference.
 
@@ -261,8 +176,8 @@ def open_bundle(folder: Path, threads: int, calibration: Path | None = None) -> 
     if len(own.tiers) != len(manifest.tiers) or _shape(made) != _shape(own):
         raise BundleError(
             f"{calibration or folder / CALIBRATION}: is for other tiers or other "
-            f"evidence than {manifest.name}@{manifest.version} has; remove it, or run "
-            "slm-agent calibrate again"
+            f"evidence than {manifest.id} has; remove it, or run slm-agent calibrate "
+            "again"
         )
     try:
         stages = tuple(

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.bundle import open_bundle, read_manifest
+from agent.bundle import open_bundle
 from agent.calibration import Calibration
 from agent.config import Config
 from agent.errors import ConfigError, Unreadable
 from agent.examples import Example
 from agent.families.encoder import runtime
 from agent.fitting import Heard, calibrate
+from agent.manifest import read_manifest
 from agent.text import checked
 
 

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 2: one outside world each
     (
         *("families", "families.bio", "families.patterns", "families.linear"),
-        *("families.encoder", "bundle"),
+        *("families.sessions", "families.encoder", "manifest", "bundle"),
         *("outbox.store", "outbox.cases", "outbox.answers", "outbox.ledger"),
         *("outbox.spending", "outbox"),
         *("ids", "mqtt", "link", "subscriptions", "systemd", "log"),

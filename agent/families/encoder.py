@@ -4,9 +4,11 @@ The bundle's ONNX graph takes `input_ids` and `attention_mask` (int64, batch x t
 and gives `label_logits` (batch x labels, and one more for what is outside of them)
 and/or `tag_logits` (batch x tokens x (levels x tags)). A word is judged by its first
 sub-token. Entities inside entities are tags of the next level.
+
+Several bundles may share an encoder, their trunk. Then the bundle's graph is only its
+heads, which take `hidden` (float, batch x tokens x width) instead of `input_ids`.
 """
 
-import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +24,17 @@ from agent.calibration import log_odds
 from agent.errors import BundleError
 from agent.families.bio import Following, best_tags, following, runs
 from agent.families.linear import top_two
+from agent.families.sessions import (
+    Heads,
+    Session,
+    open_session,
+    open_tokenizer,
+    open_trunk,
+)
 from agent.types import Entity, Guess, Tier
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
     from tokenizers import Tokenizer
-
-# onnxruntime's Linux wheels report usage unless this is set before the import.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 Floats = NDArray[np.float32]
 SPECIAL_TOKENS = 2  # one in front, one behind
@@ -44,6 +49,8 @@ class EncoderSpec(BaseModel):
     family: Literal["encoder"]
     model: str
     tokenizer: str
+    trunk: str | None = Field(default=None, pattern=r"^\.\./[^/]+/[^/]+$")
+    """The graph in a folder beside the bundle's on which `model`, heads, stands."""
     max_tokens: int = Field(ge=8, le=512)
     """The window of the model in tokens, both special tokens included."""
     stride: int = Field(ge=0)
@@ -69,13 +76,14 @@ class EncoderSpec(BaseModel):
     @property
     def needed(self) -> tuple[str, ...]:
         """The files without which the tier cannot be loaded."""
-        beside = (self.transitions,) if self.transitions else ()
-        return (self.model, self.tokenizer, *beside)
+        beside = (self.trunk, self.transitions)
+        return (self.model, self.tokenizer, *(name for name in beside if name))
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files of the bundle that make this tier; weights may lie beside it."""
-        return (*self.needed, f"{self.model}.data")
+        graphs = (self.model, self.trunk) if self.trunk else (self.model,)
+        return (*self.needed, *(f"{graph}.data" for graph in graphs))
 
     def load(
         self, folder: Path, labels: list[str], entities: list[str], threads: int
@@ -85,13 +93,20 @@ class EncoderSpec(BaseModel):
         Raises BundleError where the graph does not fit the labels, and whatever the
         libraries raise on files they cannot read.
         """
-        tokenizer = _open_tokenizer(folder / self.tokenizer, self)
-        session = _open_session(folder / self.model, threads)
+        tokenizer, session = self._open(folder, threads)
         _check_widths(session, self, labels, entities)
         transitions = _open_transitions(folder, self, entities)
         return Encoder(
             self, tokenizer, session, tuple(labels), tuple(entities), transitions
         )
+
+    def _open(self, folder: Path, threads: int) -> tuple["Tokenizer", Session]:
+        session = open_session(folder / self.model, threads)
+        words = folder / self.tokenizer
+        if self.trunk is None:
+            return open_tokenizer(words, self.max_tokens, self.stride), session
+        trunk = open_trunk(folder / self.trunk, words, threads)
+        return trunk.tokenizer(self.max_tokens, self.stride), Heads(trunk, session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +123,13 @@ class Window:
 
 
 class Encoder:
-    """Owns the session and the tokenizer. One thread at a time may use it."""
+    """Holds session and tokenizer. One thread at a time may use it."""
 
     def __init__(
         self,
         spec: EncoderSpec,
         tokenizer: "Tokenizer",
-        session: "InferenceSession",
+        session: Session,
         labels: tuple[str, ...],
         entities: tuple[str, ...],
         transitions: Sequence[Following] | None = None,
@@ -305,7 +320,7 @@ def runtime() -> str:
 
 
 def _check_widths(
-    session: "InferenceSession",
+    session: Session,
     spec: EncoderSpec,
     labels: list[str],
     entities: list[str],
@@ -337,33 +352,3 @@ def _open_transitions(
             f"finite numbers, the file has {found.shape}"
         )
     return [following(level) for level in found.astype(np.float32)]
-
-
-def _open_tokenizer(path: Path, spec: EncoderSpec) -> "Tokenizer":
-    from tokenizers import Tokenizer  # noqa: PLC0415  18 MB that `check --schema` saves
-
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(spec.max_tokens, stride=spec.stride)
-    return tokenizer
-
-
-def _open_session(path: Path, threads: int) -> "InferenceSession":
-    """Open an ONNX session for a daemon that is idle most of the time.
-
-    Options by measurement (`slm-agent bench`, docs/decisions/0004): spinning burns a
-    core while it waits, the arena and memory patterns keep the peak of the longest
-    text for ever.
-    """
-    import onnxruntime  # noqa: PLC0415  47 MB that config and demo never need
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )

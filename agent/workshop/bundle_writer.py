@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.bundle import CALIBRATION, MANIFEST, PROBES, Manifest
+from agent.bundle import CALIBRATION, PROBES
 from agent.calibration import Calibration
 from agent.fitting import Heard
+from agent.manifest import MANIFEST, Manifest
 from agent.types import Prediction, Tier
 
 MODEL = "encoder.onnx"

@@ -17,10 +17,10 @@ from agent.bundle import (
     merged,
     open_bundle,
     read_calibration,
-    read_manifest,
 )
 from agent.calibration import Logistic, TierCalibration
 from agent.errors import BundleError
+from agent.manifest import read_manifest
 from agent.types import Entity, Guess, Prediction, Tier
 
 NEEDED = (

@@ -22,7 +22,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from agent.bundle import read_manifest
+from agent.manifest import read_manifest
 from agent.types import Guarantee, Message
 
 Table = NDArray[np.float32]
@@ -112,19 +112,26 @@ def write_bundle(
     outside: bool = False,
     levels: int = 1,
     patterns: tuple[str, ...] = (),
+    trunk: str | None = None,
 ) -> Path:
     """Write a complete bundle and return its folder.
 
-    A `cascade` has a linear tier before the encoder.
+    A `cascade` has a linear tier before the encoder. With a `trunk`, which stands
+    beside it by `write_trunk`, the bundle itself has only the heads.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "encoder.onnx").write_bytes(graph(outside=outside, levels=levels))
-    tokenizer().save(str(folder / "tokenizer.json"))
+    place = f"../{trunk}/" if trunk else ""
+    if trunk:
+        (folder / "heads.onnx").write_bytes(heads())
+    else:
+        (folder / "encoder.onnx").write_bytes(graph(outside=outside, levels=levels))
+        tokenizer().save(str(folder / "tokenizer.json"))
     tiers: list[dict[str, object]] = [
         {
             "family": "encoder",
-            "model": "encoder.onnx",
-            "tokenizer": "tokenizer.json",
+            "model": "heads.onnx" if trunk else "encoder.onnx",
+            "tokenizer": f"{place}tokenizer.json",
+            "trunk": f"{place}encoder.onnx" if trunk else None,
             "max_tokens": max_tokens,
             "stride": stride,
             "outside": outside,
@@ -167,18 +174,49 @@ def write_bundle(
     return folder
 
 
+def write_trunk(folder: Path, **changes: object) -> Path:
+    """Write what bundles stand on, and return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "encoder.onnx").write_bytes(encoder())
+    tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "README.md").write_text("A trunk for tests.")
+    manifest = {
+        "trunk": 1,
+        "name": folder.name,
+        "version": "1.0.0",
+        "description": "A trunk for tests.",
+        "language": "en",
+        "licence": "Apache-2.0",
+        "sources": [],
+        "created": "2026-11-25",
+        "scores": {},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    seal(folder, **changes)
+    return folder
+
+
 def seal(folder: Path, **changes: object) -> None:
-    """Write changes into the manifest, and the true hash of every file."""
+    """Write changes into the manifest, and the true hash of every file.
+
+    Of the trunk, if there is one, all but the card.
+    """
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest |= changes
+    files = {file.name: file for file in folder.iterdir() if file != path}
+    for tier in manifest.get("tiers", []):
+        if tier.get("trunk"):
+            trunk = (folder / tier["trunk"]).parent
+            names = {file.name for file in trunk.iterdir()}
+            names -= {"manifest.json", "README.md"}
+            files |= {f"../{trunk.name}/{name}": trunk / name for name in names}
     manifest["files"] = {
-        file.name: {
+        name: {
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             "bytes": file.stat().st_size,
         }
-        for file in sorted(folder.iterdir())
-        if file != path
+        for name, file in sorted(files.items())
     }
     path.write_text(json.dumps(manifest))
 
@@ -264,36 +302,86 @@ def tokenizer() -> Tokenizer:
 # protocol buffer is a row of (field number, wire type) and value.
 
 
+INPUTS = ("input_ids", "attention_mask")
+# Sum over the tokens that the mask lets through, of the label logits of each.
+POOLED = [
+    ("Cast", ["attention_mask"], "mask", {"to": 1}),
+    ("Unsqueeze", ["mask", "last"], "mask_3d", {}),
+    ("Mul", ["by_token", "mask_3d"], "seen", {}),
+    ("ReduceSum", ["seen", "tokens_axis"], "label_logits", {"keepdims": 0}),
+]
+POOLED_BY = {"last": np.array([2], np.int64), "tokens_axis": np.array([1], np.int64)}
+
+
 def graph(*, outside: bool = False, levels: int = 1) -> bytes:
     """Return the ONNX file: opset 13, float tables, dynamic batch and length."""
+    labels, tags = _tables(outside=outside, levels=levels)
+    nodes = [
+        ("Gather", ["labels", "input_ids"], "by_token", {}),
+        *POOLED,
+        ("Gather", ["tags", "input_ids"], "tag_logits", {}),
+    ]
+    return _file(
+        nodes,
+        {"labels": labels, "tags": tags, **POOLED_BY},
+        [_value(name, 7, ["batch", "tokens"]) for name in INPUTS],
+        [
+            _value("label_logits", 1, ["batch", labels.shape[1]]),
+            _value("tag_logits", 1, ["batch", "tokens", tags.shape[1]]),
+        ],
+    )
+
+
+def encoder() -> bytes:
+    """Return a trunk: the hidden state of a token is all its logits, side by side."""
+    hidden = np.hstack(_tables(outside=False, levels=1))
+    return _file(
+        [("Gather", ["table", "input_ids"], "hidden", {})],
+        {"table": hidden},
+        [_value(name, 7, ["batch", "tokens"]) for name in INPUTS],
+        [_value("hidden", 1, ["batch", "tokens", hidden.shape[1]])],
+    )
+
+
+def heads(width: int = len(LABELS) + len(TAGS)) -> bytes:
+    """Return the heads that take them apart again; they expect `width` numbers."""
+    known, tags = len(LABELS), len(TAGS)
+    ends = {"zero": 0, "known": known, "all": known + tags, "last": 2}
+    return _file(
+        [
+            ("Slice", ["hidden", "zero", "known", "last"], "by_token", {}),
+            *POOLED,
+            ("Slice", ["hidden", "known", "all", "last"], "tag_logits", {}),
+        ],
+        {**POOLED_BY, **{name: np.array([n], np.int64) for name, n in ends.items()}},
+        [
+            _value("hidden", 1, ["batch", "tokens", width]),
+            _value("attention_mask", 7, ["batch", "tokens"]),
+        ],
+        [
+            _value("label_logits", 1, ["batch", known]),
+            _value("tag_logits", 1, ["batch", "tokens", tags]),
+        ],
+    )
+
+
+def _tables(*, outside: bool, levels: int) -> tuple[Table, Table]:
     labels = _table([*LABELS, OUTSIDE], LABEL_LOGITS)[:, : len(LABELS) + outside]
     tags = np.hstack([_table(TAGS, TAG_LOGITS), _table(TAGS, INNER_LOGITS)])
     tags = tags[:, : levels * len(TAGS)]
     tags[:, :: len(TAGS)] = 3.0
-    nodes = [
-        _node("Gather", ["labels", "input_ids"], "by_token"),
-        _node("Cast", ["attention_mask"], "mask", to=1),
-        _node("Unsqueeze", ["mask", "last"], "mask_3d"),
-        _node("Mul", ["by_token", "mask_3d"], "seen"),
-        _node("ReduceSum", ["seen", "tokens_axis"], "label_logits", keepdims=0),
-        _node("Gather", ["tags", "input_ids"], "tag_logits"),
-    ]
-    constants: dict[str, Table | NDArray[np.int64]] = {
-        "labels": labels,
-        "tags": tags,
-        "last": np.array([2], np.int64),
-        "tokens_axis": np.array([1], np.int64),
-    }
-    inputs = [
-        _value(name, 7, ["batch", "tokens"]) for name in ("input_ids", "attention_mask")
-    ]
-    outputs = [
-        _value("label_logits", 1, ["batch", labels.shape[1]]),
-        _value("tag_logits", 1, ["batch", "tokens", tags.shape[1]]),
-    ]
+    return labels, tags
+
+
+def _file(
+    nodes: Iterable[tuple[str, list[str], str, dict[str, int]]],
+    constants: dict[str, Table | NDArray[np.int64]],
+    inputs: list[bytes],
+    outputs: list[bytes],
+) -> bytes:
     body = b"".join(
         [
-            *(_bytes(1, node) for node in nodes),
+            *(_bytes(1, _node(*node[:3], **node[3])) for node in nodes),
             _bytes(2, b"tiny"),
             *(_bytes(5, _tensor(name, value)) for name, value in constants.items()),
             *(_bytes(11, value) for value in inputs),

@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("torch", reason="the extra `workshop` is not installed")
 pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 
-from agent.bundle import CALIBRATION, read_calibration, read_manifest
+from agent.bundle import CALIBRATION, read_calibration
 from agent.calibration import Calibration, Threshold
+from agent.manifest import read_manifest
 from agent.scoring import scoreboard
 from agent.types import Guarantee
 from agent.workshop.card import WRONG, Measured, write_card
