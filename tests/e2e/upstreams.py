@@ -7,6 +7,7 @@ ask a script what to say, each request in a thread of its own: a script may wait
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -158,9 +159,11 @@ class ScriptedLLM(Scripted):
                 llm._open.add(self.connection)
 
             def finish(self) -> None:
-                llm._open.discard(self.connection)
                 with contextlib.suppress(OSError):
                     super().finish()
+                with llm._changed:
+                    llm._open.discard(self.connection)
+                    llm._changed.notify_all()
 
             def do_POST(self) -> None:
                 with contextlib.suppress(OSError):  # who asked may be gone
@@ -206,6 +209,17 @@ class ScriptedLLM(Scripted):
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on."""
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+
+    def wait_gone(self, seconds: float = DEADLINE_S) -> None:
+        """Wait until every connection has ended."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: not self._open, seconds)
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         size = int(handler.headers.get("content-length", 0))
