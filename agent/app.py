@@ -1,10 +1,9 @@
-"""The daemon: everything wired together, six named tasks, and an orderly end."""
+"""The daemon: everything wired together, named tasks, and an orderly end."""
 
 import asyncio
 import errno
 import os
 import signal
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import structlog
 from pydantic_core import to_json
 
 from agent import __version__
+from agent.alerts import Alerts
 from agent.backlog import Backlog, Verdict
 from agent.config import Config
 from agent.counts import Counts
@@ -22,12 +22,13 @@ from agent.engine import Engine, Order
 from agent.errors import ConfigError, Undelivered
 from agent.ids import IdTable
 from agent.link import Link, publish_aside
-from agent.mqtt import Connection, Endpoint, Will, tls_context
+from agent.mqtt import Connection
 from agent.pipeline import bundles_of, open_pipelines
 from agent.subscriptions import obsolete, write_down
 from agent.systemd import notify, watchdog_interval
 from agent.types import Message
 from agent.wire import Topics
+from agent.wiring import endpoint, open_escalation
 
 HEALTH_S = 30.0
 FINISH_S = 10.0  # how long a stop waits for what is in hand
@@ -35,33 +36,6 @@ STALL_S = 60.0  # a batch that takes longer is hung; the watchdog is not fed the
 STOLEN = "id_taken_over"
 
 log = structlog.get_logger()
-
-
-def endpoint(config: Config) -> Endpoint:
-    """Return what a connection needs to know; raises ConfigError."""
-    mqtt = config.agent.mqtt
-    found = Endpoint(
-        url=mqtt.url,
-        client_id=config.client_id,
-        login=config.login(),
-        version=5 if mqtt.version in {5, "5"} else 4,
-        ca_file=mqtt.ca_file,
-        cert_file=mqtt.cert_file,
-        key_file=mqtt.key_file,
-        keepalive_s=mqtt.keepalive_s,
-        session_expiry_s=mqtt.session_expiry_s,
-        max_inflight=mqtt.max_inflight,
-        max_packet_bytes=mqtt.max_packet_bytes,
-        will=Will(Topics(config.agent.device.id).status, b"offline"),
-    )
-    if mqtt.url.startswith("mqtts:"):
-        try:
-            tls_context(found)
-        except (OSError, ssl.SSLError) as error:
-            files = [mqtt.ca_file, mqtt.cert_file, mqtt.key_file]
-            names = ", ".join(str(file) for file in files if file)
-            raise ConfigError(f"mqtt: TLS files {names}: {error}") from error
-    return found
 
 
 def id_table_path(config: Config) -> Path:
@@ -91,7 +65,13 @@ class Daemon:
             on_up=self._introduce,
             on_stolen=self._stolen,
         )
-        self._delivery = Delivery(self._link, self._counts, self._done)
+        self._alerts = Alerts(self._link, self._topics)
+        self._escalation = open_escalation(
+            config, self._pipelines, self._link, self._alerts, self._counts
+        )
+        self._delivery = Delivery(
+            self._link, self._counts, self._done, self._escalation
+        )
         self._engine = Engine(
             config.agent.device.id,
             config.agent.engine.max_batch,
@@ -115,14 +95,20 @@ class Daemon:
                 group.create_task(self._link.run(), name="link"),
                 group.create_task(self._engine.run(), name="work"),
                 group.create_task(self._delivery.run(), name="deliver"),
+                group.create_task(self._alerts.run(), name="alerts"),
                 group.create_task(self._heartbeat(), name="heartbeat"),
                 group.create_task(self._watchdog(), name="watchdog"),
             ]
+            if self._escalation:
+                tasks.append(group.create_task(self._delivery.commit(), name="commit"))
+                tasks.append(group.create_task(self._escalation.run(), name="cases"))
             with _stop_signals(self._stopping):
                 await self._stopping.wait()
                 await self._finish()
             for task in tasks:
                 task.cancel()
+        if self._escalation:
+            self._escalation.close()
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Let a bug in a callback end the process, as it would in a task."""
@@ -193,6 +179,7 @@ class Daemon:
         ]
         for topic, payload in said:
             await (await connection.publish(topic, payload, retain=True))
+        self._alerts.repeat()
         if not self._ready:
             self._ready = True
             log.info("ready", pipelines=[p.name for p in self._pipelines])
@@ -263,6 +250,8 @@ class Daemon:
             "connects": self._link.counts.connects,
             "takeovers": self._link.counts.takeovers,
             "rss_bytes": _resident_bytes(),
+            "alerts": self._alerts.active,
+            **(self._escalation.summary() if self._escalation else {}),
         }
 
     async def _heartbeat(self) -> None:

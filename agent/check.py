@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agent.app import endpoint
 from agent.bundle import failed_probes
 from agent.config import Config
 from agent.evaluate import answer
@@ -14,6 +13,7 @@ from agent.jsonl import read_records
 from agent.pipeline import Pipeline, bundles_of, mismatch, open_pipelines
 from agent.types import Decision, Guarantee
 from agent.wire import decision_object
+from agent.wiring import endpoint
 
 WRONG = {
     Guarantee.LABEL: "a wrong label",

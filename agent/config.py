@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from agent.errors import ConfigError
+from agent.families.patterns import FINDERS
 from agent.filters import checked_filter, checked_topic, matches, overlap
 from agent.mqtt import Login
 from agent.text import is_text_encoding
@@ -41,6 +42,7 @@ def _beside(path: Path, info: ValidationInfo) -> Path:
 
 
 Place = Annotated[Path, Field(strict=False), AfterValidator(_beside)]
+RoadName = Literal["prefer_local", "always_local", "always_upstream", "never_upstream"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
 
@@ -51,7 +53,8 @@ def shipped(folder: str) -> Path:
     return inside if inside.is_dir() else package.parent / folder
 
 
-def _host_name() -> str:
+def host_name() -> str:
+    """Return the host's name, fit for topics."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:64] or "device"
 
 
@@ -74,6 +77,20 @@ def _is_encoding(name: str) -> str:
     return name
 
 
+def _is_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from error
+    return pattern
+
+
+def _is_checked(kind: str) -> str:
+    if kind and kind not in FINDERS:
+        raise ValueError(f"is none of {', '.join(FINDERS)}")
+    return kind
+
+
 class Section(BaseModel):
     """A table of a configuration file."""
 
@@ -85,7 +102,7 @@ class Section(BaseModel):
 class Device(Section):
     """Who this device is."""
 
-    id: Name = Field(default_factory=_host_name)
+    id: Name = Field(default_factory=host_name)
     """Names the device in topics and results. Default: the host name."""
     labels: dict[str, str] = {}
     """Free labels, told in `birth`, for example { site = "perth" }."""
@@ -311,17 +328,14 @@ class Output(Section):
     """Result topic; empty: slm/<device>/result/<pipeline>."""
 
 
-Road = Literal["prefer_local", "always_local", "always_upstream", "never_upstream"]
-
-
 class Escalation(Section):
     """What of this pipeline goes upstream, and how; needs [upstream] in agent.toml."""
 
-    policy: Road = "prefer_local"
+    policy: RoadName = "prefer_local"
     """`prefer_local` asks upstream what is not sure enough here, `always_local` takes
     the local guess however sure, `always_upstream` asks always, `never_upstream` leaves
     unresolved what is not sure enough."""
-    labels: dict[str, Road] = {}
+    labels: dict[str, RoadName] = {}
     """Another policy where the local guess is this label."""
     privacy: Literal["never", "redact", "allow"] = "redact"
     """`never` lets no text leave, `redact` hides personal data first, `allow` sends the
@@ -345,10 +359,10 @@ class FieldRule(Section):
     """The answer needs at least one such entity."""
     labels: list[str] = []
     """Required only for these labels; empty: for all."""
-    pattern: str = ""
+    pattern: Annotated[str, AfterValidator(_is_pattern)] = ""
     """A regular expression that the whole entity must match."""
-    check: str = ""
-    """A checked pattern that the entity must pass, such as `email` or `iban`."""
+    check: Annotated[str, AfterValidator(_is_checked)] = ""
+    """A checked kind of data that the entity must be, such as EMAIL_ADDRESS."""
 
 
 class PipelineFile(Section):
@@ -420,14 +434,18 @@ class Config:
 
     def login(self) -> Login:
         """Read the credential files; raises ConfigError."""
-        mqtt = self.agent.mqtt
-        user = mqtt.username
-        if mqtt.username_file:
-            user = _first_line(mqtt.username_file, "mqtt.username_file")
-        secret = None
-        if mqtt.password_file:
-            secret = _first_line(mqtt.password_file, "mqtt.password_file")
-        return Login(user or None, secret)
+        return login_of(self.agent.mqtt)
+
+
+def login_of(mqtt: Mqtt) -> Login:
+    """Read the credential files; raises ConfigError."""
+    user = mqtt.username
+    if mqtt.username_file:
+        user = first_line(mqtt.username_file, "mqtt.username_file")
+    secret = None
+    if mqtt.password_file:
+        secret = first_line(mqtt.password_file, "mqtt.password_file")
+    return Login(user or None, secret)
 
 
 def load(path: Path | None, enable: tuple[str, ...] = ()) -> Config:
@@ -440,12 +458,13 @@ def load(path: Path | None, enable: tuple[str, ...] = ()) -> Config:
         agent = AgentFile()
     else:
         path = path or DEFAULT_PATH
-        agent = _validated(AgentFile, _toml(path), path)
-    _check_tls(agent.mqtt, path or DEFAULT_PATH)
+        agent = read_file(AgentFile, path)
+    check_tls(agent.mqtt, path or DEFAULT_PATH)
     names = list(enable) or agent.pipelines.enable
     pipelines = {name: _pipeline(agent.pipelines.dir, name) for name in names}
     _check_loops(agent, pipelines)
     _check_overlaps(pipelines)
+    _check_upstream(agent, pipelines)
     document = "".join(
         model.model_dump_json() for model in (agent, *pipelines.values())
     )
@@ -468,7 +487,12 @@ def _pipeline(folder: Path, name: str) -> PipelineFile:
         hint = _nearest(name, known)
         there = f"there are: {', '.join(known)}" if known else "the folder has none"
         raise ConfigError(f"{path}: no such pipeline{hint} ({there})")
-    return _validated(PipelineFile, _toml(path), path)
+    return read_file(PipelineFile, path)
+
+
+def read_file(model: type[File], path: Path) -> File:
+    """Read a TOML file; raises ConfigError with a line for each thing wrong."""
+    return _validated(model, _toml(path), path)
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -496,7 +520,9 @@ def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
         return f"{key}: unknown key{_nearest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"{key}: must be given"
-    if "url" in key:  # may hold a password, and errors end in journals
+    if (
+        "url" in key or "api_base" in key
+    ):  # may hold a password, and errors end in journals
         return f"{key}: {error['msg']}"
     return f"{key}: {error['msg']} (it is {error['input']!r})"
 
@@ -515,7 +541,8 @@ def _nearest(word: str, known: list[str]) -> str:
     return f", did you mean {found[0]!r}?" if found else ""
 
 
-def _check_tls(mqtt: Mqtt, path: Path) -> None:
+def check_tls(mqtt: Mqtt, path: Path) -> None:
+    """Refuse TLS files and credentials that cannot be meant; raises ConfigError."""
     given = [k for k in ("ca_file", "cert_file", "key_file") if getattr(mqtt, k)]
     if given and not mqtt.url.startswith("mqtts:"):
         raise ConfigError(f"{path}: mqtt.{given[0]}: needs a url with mqtts://")
@@ -555,13 +582,27 @@ def _check_overlaps(pipelines: Mapping[str, PipelineFile]) -> None:
                 )
 
 
+def _check_upstream(agent: AgentFile, pipelines: Mapping[str, PipelineFile]) -> None:
+    """Refuse a policy that nobody could follow: no message would ever be resolved."""
+    for name, pipeline in pipelines.items():
+        asked = pipeline.upstream
+        if "always_upstream" not in {asked.policy, *asked.labels.values()}:
+            continue
+        where = f"pipelines/{name}.toml: upstream.policy: always_upstream"
+        if agent.upstream is None:
+            raise ConfigError(f"{where} needs [upstream] in agent.toml")
+        if asked.privacy == "never":
+            raise ConfigError(f"{where} does not go with privacy 'never'")
+
+
 def _published(own: str, name: str, pipeline: PipelineFile) -> Iterator[str]:
     yield pipeline.output.topic or f"{own}/result/{name}"
     yield f"{own}/deadletter/{name}"
     yield f"{own}/health"
 
 
-def _first_line(path: Path, key: str) -> str:
+def first_line(path: Path, key: str) -> str:
+    """Return the first line of a credential file; raises ConfigError."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

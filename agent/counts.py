@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.scoring import percentiles
-from agent.types import Decision, Reason, Resolved, Timing
+from agent.types import Decision, Outcome, Reason, Resolved, Timing
 
 RECENT = 1000  # messages that the latency quantiles are taken over
 
@@ -22,16 +22,42 @@ class Counts:
     unrouted: int = 0
     lost: int = 0
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    outcomes: Counter[str] = field(default_factory=Counter)  # of cases
+    waits: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
 
-    def result(self, pipeline: str, decision: Decision, timing: Timing) -> None:
-        """Count a result and remember how long it took."""
+    def result(
+        self,
+        pipeline: str,
+        decision: Decision,
+        timing: Timing,
+        *,
+        escalated: bool = False,
+    ) -> None:
+        """Count a local result and remember how long it took.
+
+        What is escalated ends later, in `case`.
+        """
+        self.latencies.append(timing.total)
+        if escalated:
+            self.results[pipeline, "escalated"] += 1
+        else:
+            self._ended(pipeline, decision)
+
+    def case(
+        self, pipeline: str, decision: Decision, outcome: Outcome, timing: Timing
+    ) -> None:
+        """Count the end of a case, and how long it took since its message came."""
+        self.outcomes[outcome.value] += 1
+        self.waits.append(timing.total)
+        self._ended(pipeline, decision)
+
+    def _ended(self, pipeline: str, decision: Decision) -> None:
         if isinstance(decision, Resolved):
             self.results[pipeline, "resolved"] += 1
             self.by[decision.prediction.by.value] += 1
         else:
             self.results[pipeline, "unresolved"] += 1
             self.unresolved[decision.reason.value] += 1
-        self.latencies.append(timing.total)
 
     def dead_letter(self, pipeline: str, reason: Reason) -> None:
         """Count a message that could not be read."""
@@ -55,3 +81,8 @@ class Counts:
             "ms_p50": p50,
             "ms_p99": p99,
         }
+
+    def cases(self) -> dict[str, Any]:
+        """Return what came of cases, ready for JSON; ms since their messages came."""
+        p50, p99 = percentiles(self.waits) or (None, None)
+        return {**self.outcomes, "ms_p50": p50, "ms_p99": p99}

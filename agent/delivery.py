@@ -1,5 +1,7 @@
 """Delivery: publish in order of arrival, acknowledge last, survive reconnects.
 
+Cases are committed to the outbox first, all that wait in one commit.
+
 A parcel whose connection ended waits for the next one. Then the broker says whether it
 kept our session. If so, it sends the message again, and we forget this parcel; if not,
 the message exists only here, and the parcel is published now.
@@ -7,7 +9,7 @@ the message exists only here, and the parcel is published now.
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -15,6 +17,7 @@ import structlog
 from agent.counts import Counts
 from agent.engine import Parcel
 from agent.errors import Refused, Undelivered
+from agent.escalation import Escalation
 from agent.link import Link
 from agent.types import Message
 
@@ -25,17 +28,31 @@ class Delivery:
     """Owns the parcels that are not yet on their way."""
 
     def __init__(
-        self, link: Link, counts: Counts, done: Callable[[Message], None]
+        self,
+        link: Link,
+        counts: Counts,
+        done: Callable[[Message], None],
+        escalation: Escalation | None = None,
     ) -> None:
-        """`done` is called once for each parcel, whatever became of it."""
+        """`done` is called once for each parcel, whatever became of it.
+
+        `escalation` takes the cases; None: there are none.
+        """
         self._link = link
         self._counts = counts
         self._done = done
         self._waiting: list[tuple[int, Parcel]] = []
         self._filled = asyncio.Event()
+        self._escalation = escalation
+        self._uncommitted: list[Parcel] = []
+        self._owing = asyncio.Event()
 
     def put(self, parcel: Parcel) -> None:
         """Take a parcel; the earliest message goes first."""
+        if parcel.cases:
+            self._uncommitted.append(parcel)
+            self._owing.set()
+            return
         heapq.heappush(self._waiting, (parcel.message.seq, parcel))
         self._filled.set()
 
@@ -43,6 +60,26 @@ class Delivery:
         """Deliver until cancelled."""
         while True:
             await self.deliver_once()
+
+    async def commit(self) -> None:
+        """Commit cases until cancelled."""
+        while self._escalation:
+            await self._owing.wait()
+            parcels, self._uncommitted = self._uncommitted, []
+            self._owing.clear()
+            await self._commit(parcels, self._escalation)
+
+    async def _commit(self, parcels: Sequence[Parcel], escalation: Escalation) -> None:
+        cases = [case for parcel in parcels for case in parcel.cases]
+        dropped = await escalation.take(cases)
+        for parcel in parcels:
+            sends = list(parcel.sends)
+            sends += [dropped[case.key] for case in parcel.cases if case.key in dropped]
+            if sends:
+                self.put(Parcel(parcel.message, tuple(sends)))
+            else:
+                parcel.message.ack()  # the outbox has it
+                self._done(parcel.message)
 
     async def deliver_once(self) -> None:
         """Wait for a parcel and a connection, and send the one with the other."""

@@ -1,4 +1,7 @@
-"""`slm-agent demo`: the whole system on an embedded broker, with sample messages."""
+"""`slm-agent demo`: the whole system on an embedded broker, with sample messages.
+
+Upstream is simulated (`agent/simulated.py`), and everything that is printed says so.
+"""
 
 import asyncio
 import json
@@ -16,11 +19,26 @@ from pydantic import BaseModel
 from agent.config import shipped
 from agent.embedded import Asker, daemon, nats
 from agent.errors import ConfigError, Undelivered
+from agent.examples import read_examples
 from agent.jsonl import read_lines, read_records
 from agent.scoring import percentiles
+from agent.simulated import MODEL, Simulated, simulated
 
+OLD = '"3.1.1"'  # the MQTT that the embedded broker speaks
+# What a small hosted model cost by list price, in dollars for a million tokens.
+PRICE_IN, PRICE_OUT = 0.15, 0.60
+UPSTREAM = """
+[upstream]
+transport = "http"
+url = "{url}"
+model = "{model}"
+price_in = {price_in}
+price_out = {price_out}
+"""
+BY = {"upstream": "upstream (simulated)"}
 ANSWER_S = 30.0  # no answer within this long is a failure
 SAMPLES = "home.samples.txt"
+KNOWN = "home.upstream.jsonl"  # what the simulated upstream knows by heart
 
 
 class Asked(BaseModel):
@@ -36,6 +54,7 @@ class Session:
     texts: list[str] = field(default_factory=list)
     answers: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     planned: int = 0  # how many texts are to be asked at least
+    upstream: Simulated | None = None
 
     @property
     def wanted(self) -> int:
@@ -47,19 +66,38 @@ class Session:
         found = [answers[0] for answers in self.answers.values() if answers]
         results = [answer for answer in found if "status" in answer]
         outcomes = Counter(answer["status"] for answer in results)
-        times = [answer["ms"]["total"] for answer in results]
+        local = [answer for answer in results if "upstream" not in answer]
+        here = sum(answer["status"] == "resolved" for answer in local)
+        times = [answer["ms"]["total"] for answer in local]
         p50, p99 = percentiles(times) or (None, None)
         resolved = outcomes["resolved"]
         return {
             "messages": self.wanted,
             "results": sum(len(a) for a in self.answers.values()),
             "resolved": resolved,
+            "resolved_locally": here,
+            "resolved_upstream": resolved - here,
             "unresolved": outcomes["unresolved"],
             "dead_letters": len(found) - len(results),
             "share_resolved": round(resolved / len(results), 4) if results else None,
+            "share_local": round(here / len(results), 4) if results else None,
             "ms_p50": p50,
             "ms_p99": p99,
             "complete": self.complete,
+            "upstream": self._costs(),
+        }
+
+    def _costs(self) -> dict[str, Any]:
+        """Return what the simulated upstream would have cost by list price, dollars."""
+        asked = self.upstream
+        if asked is None or not asked.calls:
+            return {"simulated": True, "calls": 0, "cost": 0.0, "cost_all": None}
+        cost = (asked.tokens_in * PRICE_IN + asked.tokens_out * PRICE_OUT) / 1e6
+        return {
+            "simulated": True,
+            "calls": asked.calls,
+            "cost": round(cost, 6),
+            "cost_all": round(cost / asked.calls * self.wanted, 6),
         }
 
     @property
@@ -89,7 +127,7 @@ async def run(texts: Sequence[str], *, once: bool, as_json: bool) -> int:
     view = JsonView() if as_json else TableView()
     session = Session(planned=len(texts))
     with view.shown():
-        async with _stage() as asker:
+        async with _stage() as (asker, session.upstream):
             for text in texts:
                 if not await _ask(asker, session, view, text):
                     break  # broker or daemon is gone: the others would wait in vain
@@ -101,16 +139,21 @@ async def run(texts: Sequence[str], *, once: bool, as_json: bool) -> int:
 
 
 @asynccontextmanager
-async def _stage() -> AsyncIterator[Asker]:
+async def _stage() -> AsyncIterator[tuple[Asker, Simulated]]:
     with tempfile.TemporaryDirectory(prefix="slm-agent-demo-") as name:
         folder = Path(name)
-        async with nats(folder) as port, daemon(folder, port, '"3.1.1"'):
-            asker = Asker(port)
-            await asker.open()
-            try:
-                yield asker
-            finally:
-                await asker.close()
+        known = read_examples(shipped("pipelines") / KNOWN)
+        with simulated(known) as serving:
+            upstream = UPSTREAM.format(
+                url=serving.url, model=MODEL, price_in=PRICE_IN, price_out=PRICE_OUT
+            )
+            async with nats(folder) as port, daemon(folder, port, OLD, upstream):
+                asker = Asker(port)
+                await asker.open()
+                try:
+                    yield asker, serving
+                finally:
+                    await asker.close()
 
 
 async def _ask(asker: Asker, session: Session, view: "View", text: str) -> bool:
@@ -242,7 +285,7 @@ class TableView:
             text,
             f"[green]{label}" if sure else f"[yellow]{label}",
             entities,
-            answer["by"] or "",
+            BY.get(answer["by"], answer["by"] or ""),
             "" if answer["score"] is None else f"{answer['score']:.2f}",
             f"{answer['ms']['total']:.1f}",
         )
@@ -255,15 +298,22 @@ class TableView:
 
     def summary(self, figures: dict[str, Any]) -> None:
         """Say what it all came to."""
-        share = figures["share_resolved"]
+        share, asked = figures["share_local"], figures["upstream"]
         self._console.rule(style="dim")
         self._console.print(
             f"[b]{figures['messages']} messages[/b], {figures['results']} answers; "
             f"resolved on the device: [b]{0 if share is None else share:.0%}[/b], "
+            f"by the simulated upstream {figures['resolved_upstream']}, "
             f"unresolved {figures['unresolved']}, "
             f"dead letters {figures['dead_letters']}; "
-            f"p50 {figures['ms_p50']} ms, p99 {figures['ms_p99']} ms"
+            f"on the device p50 {figures['ms_p50']} ms, p99 {figures['ms_p99']} ms"
         )
+        if asked["cost_all"] is not None:
+            self._console.print(
+                f"Upstream is simulated: {asked['calls']} calls. By the list price "
+                f"of a small hosted model they had cost ${asked['cost']:.4f}; an "
+                f"all-LLM system had spent [b]${asked['cost_all']:.4f}[/b]."
+            )
         if not figures["complete"]:
             self._console.print(
                 "[red]not every message ended in exactly one final result"
@@ -276,7 +326,7 @@ class TableView:
         table.add_column(ratio=44, no_wrap=True, overflow="ellipsis")
         table.add_column(ratio=34, no_wrap=True, overflow="ellipsis")
         table.add_column(ratio=34, no_wrap=True, overflow="ellipsis")
-        table.add_column(width=8, no_wrap=True)
+        table.add_column(width=20, no_wrap=True)
         table.add_column(width=5, no_wrap=True)
         table.add_column(width=6, no_wrap=True, justify="right")
         table.add_row(*cells)

@@ -100,16 +100,15 @@ async def _broker(folder: Path, program: str, template: str) -> AsyncIterator[in
 
 @asynccontextmanager
 async def daemon(
-    folder: Path, port: int, version: str
+    folder: Path, port: int, version: str, more: str = ""
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the real daemon against a broker; yield it once it says `online`.
 
-    `version` is TOML: `5` or `"3.1.1"`.
+    `version` is TOML: `5` or `"3.1.1"`; `more` is more of its agent.toml.
     """
     config = folder / "agent.toml"
-    config.write_text(
-        AGENT.format(device=DEVICE, port=port, version=version, folder=folder), "utf-8"
-    )
+    text = AGENT.format(device=DEVICE, port=port, version=version, folder=folder)
+    config.write_text(text + more, "utf-8")
     online = asyncio.Event()
 
     def heard(message: Message) -> None:

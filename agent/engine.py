@@ -10,12 +10,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from agent.cases import Case
 from agent.counts import Counts
+from agent.decide import Policy, escalates
 from agent.errors import Unreadable
-from agent.pipeline import Pipeline
+from agent.pipeline import Pipeline, Plan
 from agent.text import read
 from agent.types import (
     Decision,
@@ -38,10 +41,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """All that one message caused: (topic, payload) to publish, in order."""
+    """All that one message caused: (topic, payload) to publish, in order.
+
+    Its cases must be in the outbox before the message is acknowledged.
+    """
 
     message: Message
     sends: tuple[tuple[str, bytes], ...]
+    cases: tuple[Case, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +130,22 @@ class Engine:
         predict_s = time.perf_counter() - started
         answers = iter(zip(jobs, decisions, strict=True))
         for index, order in enumerate(batch):
-            sends = []
+            sends, cases = [], []
             for pipeline in order.pipelines:
                 why = unreadable.get((index, pipeline.name))
                 if why:
                     sends.append(self._dead_letter(order.message, pipeline, why))
                     continue
                 job, decision = next(answers)
-                times = (started, predict_s)
-                sends.append(self._result(order.message, job, decision, times))
-            self._deliver(Parcel(order.message, tuple(sends)))
+                result = self._result(order.message, job, decision, predict_s, started)
+                plan = pipeline.plan
+                if plan and goes_up(result, pipeline.policy):
+                    cases.append(self._case(job, result, plan))
+                    if not plan.provisional:
+                        continue
+                    result = replace(result, final=False)
+                sends.append((pipeline.result_topic, result_payload(result)))
+            self._deliver(Parcel(order.message, tuple(sends), tuple(cases)))
         self._busy_since = None
 
     def _read(
@@ -172,9 +185,9 @@ class Engine:
         message: Message,
         job: Job,
         decision: Decision,
-        times: tuple[float, float],
-    ) -> tuple[str, bytes]:
-        started, predict_s = times
+        predict_s: float,
+        started: float,
+    ) -> Result:
         pipeline = job.pipeline
         timing = Timing(
             queue=(started - message.arrived) * 1000,
@@ -191,25 +204,49 @@ class Engine:
             received_at=message.received_at,
             timing=timing,
         )
-        payload = result_payload(result)
-        if len(payload) + ENVELOPE > self._packet_limit():
-            decision = _too_long(decision)
-            payload = result_payload(replace(result, decision=decision))
-        self._counts.result(pipeline.name, decision, timing)
+        if len(result_payload(result)) + ENVELOPE > self._packet_limit():
+            result = replace(result, decision=_too_long(decision))
+        up = bool(pipeline.plan) and goes_up(result, pipeline.policy)
+        self._counts.result(pipeline.name, result.decision, timing, escalated=up)
+        decision = result.decision
         resolved = isinstance(decision, Resolved)
         guess = decision.prediction
         log.info(
             "handled",
             id=result.id,
             pipeline=pipeline.name,
-            outcome="resolved" if resolved else "unresolved",
+            outcome="resolved" if resolved else "escalated" if up else "unresolved",
             reason=None if isinstance(decision, Resolved) else decision.reason.value,
             by=guess and guess.by.value,
             score=guess and guess.score and round(guess.score, 4),
             ms_queue=round(timing.queue, 2),
             ms_predict=round(timing.predict, 2),
         )
-        return pipeline.result_topic, payload
+        return result
+
+    def _case(self, job: Job, result: Result, plan: Plan) -> Case:
+        if isinstance(result.decision, Resolved):
+            raise TypeError("what is resolved is no case")
+        return Case(
+            id=result.id,
+            pipeline=result.pipeline,
+            topic=result.topic,
+            text=job.text.text,
+            reason=result.decision.reason,
+            guess=result.decision.prediction,
+            model=result.model,
+            received_at=result.received_at,
+            deadline=datetime.now(UTC) + timedelta(seconds=plan.deadline_s),
+            timing=result.timing,
+            priority=plan.priority,
+        )
+
+
+def goes_up(result: Result, policy: Policy) -> bool:
+    """Tell whether upstream is to answer; what the broker cannot carry, it cannot."""
+    decision = result.decision
+    too_long = isinstance(decision, Unresolved) and decision.reason is Reason.TOO_LONG
+    return not too_long and escalates(decision, policy)
 
 
 def _too_long(decision: Decision) -> Unresolved:

@@ -1,27 +1,47 @@
 """A pipeline at work: configuration, bundle and policy of one road, opened."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from agent.bundle import Bundle, failed_probes, open_bundle
 from agent.calibration import Calibration
-from agent.config import Config, PipelineFile
-from agent.decide import Policy, decide, stands
+from agent.config import Config, FieldRule, Limits, PipelineFile, Upstream
+from agent.decide import Policy, Rule, decide, stands
 from agent.errors import BundleError, ConfigError
+from agent.families import patterns
 from agent.filters import matches
+from agent.outbox.spending import Limit
 from agent.text import Reader
-from agent.types import Decision, Message, Prediction, Task
+from agent.types import Decision, Message, Prediction, Road, Task
 from agent.wire import Topics
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """How the unresolved of a pipeline go upstream.
+
+    `labels` and `entities` map what may be answered to what it means.
+    """
+
+    labels: Mapping[str, str]
+    entities: Mapping[str, str]
+    redacts: bool
+    provisional: bool
+    deadline_s: float
+    priority: int
+    limit: Limit
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One road from topic to result."""
+    """One road from topic to result; `plan` is None where nothing may go upstream."""
 
     name: str
     tasks: frozenset[Task]
@@ -31,6 +51,7 @@ class Pipeline:
     policy: Policy
     result_topic: str
     dead_letter_topic: str
+    plan: Plan | None = None
 
     def answer(self, texts: Sequence[str]) -> list[Decision]:
         """Decide about each text; blocks, never in the event loop."""
@@ -115,6 +136,7 @@ def _open(config: Config, name: str, spec: PipelineFile, bundle: Bundle) -> Pipe
             f"pipelines/{name}.toml: kind: {spec.kind!r} wants the bundle "
             f"{bundle.id} to {' and '.join(unable)}, which it cannot"
         )
+    _check_names(name, spec, bundle)
     topics = Topics(config.agent.device.id)
     trusted = bundle.calibrated or config.agent.models.on_mismatch == "warn"
     return Pipeline(
@@ -134,7 +156,81 @@ def _open(config: Config, name: str, spec: PipelineFile, bundle: Bundle) -> Pipe
         ),
         result_topic=spec.output.topic or topics.result(name),
         dead_letter_topic=topics.dead_letter(name),
+        plan=_plan(name, spec, bundle, config.agent.upstream),
     )
+
+
+def _check_names(name: str, spec: PipelineFile, bundle: Bundle) -> None:
+    """Refuse rules for labels and entity types that the bundle does not have."""
+    labels, entities = set(bundle.manifest.labels), set(bundle.manifest.entities)
+    required = {each for rule in spec.fields.values() for each in rule.labels}
+    wanted: list[tuple[str, Iterable[str], set[str]]] = [
+        ("fields", spec.fields, entities),
+        ("fields.*.labels", required, labels),
+        ("upstream.labels", spec.upstream.labels, labels),
+        ("upstream.descriptions", spec.upstream.descriptions, labels | entities),
+    ]
+    for key, names, known in wanted:
+        unknown = sorted(set(names) - known)
+        if unknown:
+            raise ConfigError(
+                f"pipelines/{name}.toml: {key}: {unknown[0]!r} is unknown to the "
+                f"bundle {bundle.id}"
+            )
+
+
+def _plan(
+    name: str, spec: PipelineFile, bundle: Bundle, upstream: Upstream | None
+) -> Plan | None:
+    asked = spec.upstream
+    if upstream is None or asked.privacy == "never":
+        return None
+
+    def meant(names: Sequence[str], task: Task) -> dict[str, str]:
+        if task not in spec.tasks:
+            return {}
+        return {
+            each: asked.descriptions.get(each) or each.replace("_", " ").lower()
+            for each in names
+        }
+
+    return Plan(
+        labels=meant(bundle.manifest.labels, Task.CLASSIFY),
+        entities=meant(bundle.manifest.entities, Task.EXTRACT),
+        redacts=asked.privacy == "redact",
+        provisional=asked.on_unresolved == "provisional",
+        deadline_s=asked.deadline_s or upstream.deadline_s,
+        priority=asked.priority,
+        limit=limit(name, asked.budget),
+    )
+
+
+def limit(scope: str, limits: Limits) -> Limit:
+    """Return what may be spent in a day, in the units of the books."""
+    money = limits.money_per_day
+    return Limit(
+        scope,
+        limits.calls_per_day,
+        limits.tokens_per_day,
+        None if money is None else round(money * 1_000_000),
+    )
+
+
+def _rules(fields: Mapping[str, FieldRule]) -> dict[str, Rule]:
+    return {
+        kind: Rule(
+            required=said.required,
+            labels=frozenset(said.labels),
+            pattern=re.compile(said.pattern) if said.pattern else None,
+            check=partial(_is_wholly, said.check) if said.check else None,
+        )
+        for kind, said in fields.items()
+    }
+
+
+def _is_wholly(kind: str, words: str) -> bool:
+    """Tell whether these words, and no fewer, are checked data of a kind."""
+    return any(found.text == words for found in patterns.find(words, {kind}))
 
 
 def policy(
@@ -147,10 +243,15 @@ def policy(
     """
     guarantee = spec.guarantee
     row = calibration.threshold(guarantee, spec.decide.max_error)
-    if row is None:
-        return Policy(guarantee, None)
     certified = fits and calibration.certified
-    return Policy(guarantee, row.threshold, row.max_error if certified else None)
+    return Policy(
+        guarantee,
+        row.threshold if row else None,
+        row.max_error if row and certified else None,
+        road=Road(spec.upstream.policy),
+        roads={label: Road(road) for label, road in spec.upstream.labels.items()},
+        rules=_rules(spec.fields),
+    )
 
 
 def bundles_of(pipelines: Sequence[Pipeline]) -> list[Bundle]:

@@ -57,6 +57,15 @@ class Outcome(StrEnum):
     BUDGET = "budget"  # the day's budget was spent
 
 
+class Road(StrEnum):
+    """Who is to answer: a pipeline's policy, which a label may overrule."""
+
+    PREFER_LOCAL = "prefer_local"
+    ALWAYS_LOCAL = "always_local"
+    ALWAYS_UPSTREAM = "always_upstream"
+    NEVER_UPSTREAM = "never_upstream"
+
+
 class Task(StrEnum):
     """What a pipeline wants from its bundle, in one pass of the model."""
 

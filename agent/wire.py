@@ -74,13 +74,14 @@ def decision_object(decision: Decision) -> dict[str, Any]:
     prediction = decision.prediction
     return {
         "status": "resolved" if resolved else "unresolved",
-        **_guess(prediction),
+        **guess_object(prediction),
         "reason": decision.reason and decision.reason.value,
         "error_bound": decision.error_bound if isinstance(decision, Resolved) else None,
     }
 
 
-def _guess(prediction: Prediction | None) -> dict[str, Any]:
+def guess_object(prediction: Prediction | None) -> dict[str, Any]:
+    """Return who says what, how sure, with entities by character offsets."""
     if prediction is None:
         return {"by": None, "label": None, "score": None, "entities": []}
     # Where nobody asked for a label, the score is that of all entities together.

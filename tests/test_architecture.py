@@ -37,10 +37,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 4: what the operator says
     ("config",),
     # 5: the daemon
-    ("pipeline", "engine", "delivery", "app"),
+    (
+        *("pipeline", "engine", "alerts", "purse", "upstream", "finals"),
+        *("escalation", "delivery", "wiring", "app"),
+    ),
     # 6: the commands
     (
-        *("evaluate", "check", "recalibrate", "embedded", "demo", "bench"),
+        *("evaluate", "check", "recalibrate", "embedded", "simulated"),
+        *("demo", "bench"),
         # the upstream side: nothing of the device's is above it
         *("broker", "broker.settings", "broker.llm", "broker.tally", "broker.replies"),
         *("broker.claims", "broker.group", "broker.answering", "broker.service"),
@@ -56,6 +60,9 @@ ORDER = {
 # The only modules that may import a library; a package stands for all it holds.
 # The workshop is a home of its own: it may use what it likes.
 HOMES = {
+    "aiolimiter": {"upstream"},
+    "purgatory": {"upstream"},
+    "tenacity": {"upstream"},
     "paho": {"mqtt"},
     "onnxruntime": {"families"},
     "tokenizers": {"families"},
@@ -63,7 +70,7 @@ HOMES = {
     "mmap": {"ids"},
     "sqlite3": {"outbox"},
     "tomllib": {"config"},
-    "ssl": {"mqtt", "app", "transports"},
+    "ssl": {"mqtt", "transports", "wiring"},
     "httpx": {"transports.http"},
     "click": {"__main__"},
     "rich": {"demo"},
@@ -86,13 +93,13 @@ CATCHES_ALL = {
     *(f"outbox.store.Store.{name}" for name in ("_write", "_attempt", "_read")),
 }
 # In the daemon; a command may wait for two things at once.
-STARTS_TASKS = {"app.Daemon.run"}
+STARTS_TASKS = {"app.Daemon.run", "escalation.Escalation.run"}
 COMMANDS = len(LAYERS) - 1
 
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
 # One subject each: splitting them would only satisfy the number.
-LONG_MODULES = {"mqtt": 590, "config": 450}
+LONG_MODULES = {"mqtt": 590, "config": 640}
 
 
 def name_of(path: Path) -> str:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -18,9 +18,11 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield the dotted name of every key of a configuration file."""
     for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from keys(inner, f"{prefix}{name}.")
+        inner = [field.annotation, *get_args(field.annotation)]
+        tables = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
+        between = "*." if get_origin(field.annotation) is dict else ""
+        if tables:
+            yield from keys(tables[0], f"{prefix}{name}.{between}")
         else:
             yield prefix + name
 

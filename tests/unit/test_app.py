@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.app import endpoint, id_table_path
+from agent.app import id_table_path
+from agent.wiring import endpoint
 from agent.config import AgentFile, Config
 from agent.errors import ConfigError
 

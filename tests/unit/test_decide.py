@@ -1,23 +1,34 @@
 """The decision: the table is the specification."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.decide import OUTSIDE, Policy, confidence, decide, stands
+from agent.decide import (
+    OUTSIDE,
+    Policy,
+    Rule,
+    confidence,
+    decide,
+    escalates,
+    stands,
+)
 from agent.types import (
     Entity,
     Guarantee,
     Prediction,
     Reason,
     Resolved,
+    Road,
     Tier,
     Unresolved,
 )
 
 LABEL, ENTITIES, BOTH = Guarantee
+OTHER = Road.PREFER_LOCAL
 SCORES = st.none() | st.floats(0, 1)
 
 
@@ -132,3 +143,89 @@ def test_both_is_never_surer_than_either(
     both = confidence(prediction, BOTH)
     assert 0 <= both <= confidence(prediction, LABEL)
     assert both <= confidence(prediction, ENTITIES)
+
+
+def lamp(*entities: tuple[str, str]) -> Prediction:
+    """Return a sure prediction with entities of these types and words."""
+    found = tuple(Entity(kind, words, 0, 1, 0.9) for kind, words in entities)
+    return Prediction(Tier.ENCODER, "lamp_on", 0.9, found, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("road", "prediction", "decision", "up"),
+    [
+        (Road.PREFER_LOCAL, guess(0.9), Resolved(guess(0.9), 0.05), False),
+        (Road.PREFER_LOCAL, guess(0.1), Reason.LOW_CONFIDENCE, True),
+        (Road.NEVER_UPSTREAM, guess(0.9), Resolved(guess(0.9), 0.05), False),
+        (Road.NEVER_UPSTREAM, guess(0.1), Reason.LOW_CONFIDENCE, False),
+        (Road.ALWAYS_UPSTREAM, guess(0.9), Reason.POLICY, True),
+        (Road.ALWAYS_UPSTREAM, guess(0.1), Reason.POLICY, True),
+        (Road.ALWAYS_LOCAL, guess(0.9), Resolved(guess(0.9), 0.05), False),
+        (Road.ALWAYS_LOCAL, guess(0.1), Resolved(guess(0.1), None), False),
+    ],
+)
+@pytest.mark.parametrize("by_label", [False, True])
+def test_the_road_says_who_answers(
+    road: Road,
+    prediction: Prediction,
+    decision: Resolved | Reason,
+    *,
+    up: bool,
+    by_label: bool,
+) -> None:
+    """A policy, of the pipeline or of the label, decides; no bound without a score."""
+    policy = Policy(LABEL, 0.8, 0.05, road=road)
+    if by_label:
+        policy = Policy(LABEL, 0.8, 0.05, roads={"lamp_on": road, "lamp_off": OTHER})
+    found = decide(prediction, policy)
+    if isinstance(found, Unresolved):
+        assert found == Unresolved(decision, prediction)  # type: ignore[arg-type]
+    else:
+        assert found == decision
+    assert escalates(found, policy) is up
+
+
+def test_what_failed_goes_the_way_of_the_pipeline() -> None:
+    """A text without any guess follows the pipeline's own policy."""
+    failed = Unresolved(Reason.MODEL_FAILED)
+    roads = {"lamp_on": Road.NEVER_UPSTREAM}
+    assert escalates(failed, Policy(LABEL, 0.8, roads=roads))
+    assert not escalates(failed, Policy(LABEL, 0.8, road=Road.NEVER_UPSTREAM))
+
+
+@pytest.mark.parametrize(
+    ("rule", "prediction", "reason"),
+    [
+        (Rule(), lamp(), None),
+        (Rule(required=True), lamp(), Reason.MISSING_FIELD),
+        (Rule(required=True), lamp(("place", "hall")), None),
+        (Rule(required=True), lamp(("time", "noon")), Reason.MISSING_FIELD),
+        (
+            Rule(required=True, labels=frozenset({"lamp_on"})),
+            lamp(),
+            Reason.MISSING_FIELD,
+        ),
+        (Rule(required=True, labels=frozenset({"lamp_off"})), lamp(), None),
+        (Rule(pattern=re.compile("[a-z]+")), lamp(("place", "hall")), None),
+        (Rule(pattern=re.compile("[a-z]+")), lamp(), None),
+        (Rule(pattern=re.compile("h")), lamp(("place", "hall")), Reason.INVALID_FIELD),
+        (
+            Rule(pattern=re.compile("[a-z]+")),
+            lamp(("place", "hall"), ("place", "7")),
+            Reason.INVALID_FIELD,
+        ),
+        (Rule(check=str.isdigit), lamp(("place", "7")), None),
+        (Rule(check=str.isdigit), lamp(("place", "x")), Reason.INVALID_FIELD),
+    ],
+)
+def test_rules_for_entities(
+    rule: Rule, prediction: Prediction, reason: Reason | None
+) -> None:
+    """A sure answer that breaks a rule does not stand, and goes upstream."""
+    policy = Policy(LABEL, 0.8, 0.05, rules={"place": rule})
+    found = decide(prediction, policy)
+    if reason is None:
+        assert found == Resolved(prediction, 0.05)
+    else:
+        assert found == Unresolved(reason, prediction)
+        assert escalates(found, policy)

@@ -1,0 +1,165 @@
+"""What the daemon is made of, opened as the configuration says."""
+
+import ssl
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+
+from agent import upstream
+from agent.alerts import Alerts
+from agent.bundle import Bundle, open_bundle
+from agent.config import Config
+from agent.config import Upstream as UpstreamSection
+from agent.counts import Counts
+from agent.errors import ConfigError
+from agent.escalation import Escalation, Terms
+from agent.link import Link
+from agent.mqtt import Endpoint, Will, tls_context
+from agent.outbox import SCHEMA
+from agent.outbox.store import Store
+from agent.pipeline import Pipeline, bundles_of, limit
+from agent.privacy import Finder
+from agent.purse import Prices, Purse
+from agent.transports import Settings, Transport, open_transport
+from agent.wire import Topics
+
+OUTBOX = "outbox.db"
+DAMAGED = "outbox_damaged"
+PRIVACY = "privacy"  # the bundle that finds personal data
+
+log = structlog.get_logger()
+
+
+def endpoint(config: Config) -> Endpoint:
+    """Return what a connection needs to know; raises ConfigError."""
+    mqtt = config.agent.mqtt
+    found = Endpoint(
+        url=mqtt.url,
+        client_id=config.client_id,
+        login=config.login(),
+        version=5 if mqtt.version in {5, "5"} else 4,
+        ca_file=mqtt.ca_file,
+        cert_file=mqtt.cert_file,
+        key_file=mqtt.key_file,
+        keepalive_s=mqtt.keepalive_s,
+        session_expiry_s=mqtt.session_expiry_s,
+        max_inflight=mqtt.max_inflight,
+        max_packet_bytes=mqtt.max_packet_bytes,
+        will=Will(Topics(config.agent.device.id).status, b"offline"),
+    )
+    if mqtt.url.startswith("mqtts:"):
+        try:
+            tls_context(found)
+        except (OSError, ssl.SSLError) as error:
+            files = [mqtt.ca_file, mqtt.cert_file, mqtt.key_file]
+            names = ", ".join(str(file) for file in files if file)
+            raise ConfigError(f"mqtt: TLS files {names}: {error}") from error
+    return found
+
+
+def outbox_path(config: Config) -> Path:
+    """Return where the cases of this device wait."""
+    return config.agent.state.dir / OUTBOX
+
+
+def transport_of(config: Config) -> Transport | None:
+    """Return the way to upstream, if there is one; raises ConfigError."""
+    said = config.agent.upstream
+    if said is None:
+        return None
+    settings = Settings(
+        transport=said.transport,
+        url=said.url,
+        topic=said.topic,
+        model=said.model,
+        key_file=said.key_file,
+        username=said.username,
+        password_file=said.password_file,
+        ca_file=said.ca_file,
+        max_output_tokens=said.max_output_tokens,
+        price_in=said.price_in,
+        price_out=said.price_out,
+    )
+    return open_transport(settings, config.agent.device.id, endpoint(config))
+
+
+def finder_of(config: Config, pipelines: Sequence[Pipeline]) -> Finder | None:
+    """Return what finds personal data, if a pipeline hides it; raises ConfigError."""
+    if not any(pipeline.plan and pipeline.plan.redacts for pipeline in pipelines):
+        return None
+    folder = config.agent.models.dir / PRIVACY
+    opened = {b.manifest.name: b for b in bundles_of(pipelines)}
+    bundle: Bundle | None = opened.get(PRIVACY)
+    if bundle is None:
+        if not folder.is_dir():
+            raise ConfigError(
+                f"{folder}: no such bundle, and upstream.privacy is 'redact'"
+            )
+        bundle = open_bundle(folder, config.agent.engine.threads)
+    return Finder(bundle)
+
+
+def open_escalation(
+    config: Config,
+    pipelines: Sequence[Pipeline],
+    link: Link,
+    alerts: Alerts,
+    counts: Counts,
+) -> Escalation | None:
+    """Open outbox and upstream; raises ConfigError. None where neither is needed.
+
+    Without [upstream], an outbox that is left from before is worked off: its cases end
+    unresolved.
+    """
+    path = outbox_path(config)
+    transport = transport_of(config)
+    if transport is None and not path.exists():
+        return None
+    store = _open_store(path, config.agent.outbox.max_bytes)
+    if store.set_aside:
+        alerts.rise(DAMAGED, f"the outbox was damaged, it is now {store.set_aside}")
+    asker = None
+    said = config.agent.upstream
+    if transport and said:
+        asker = upstream.Upstream(
+            config.agent.device.id,
+            upstream.Terms(
+                timeout_s=said.timeout_s,
+                rate=said.rate,
+                cache_entries=said.cache.entries,
+                cache_age_s=said.cache.age_s,
+            ),
+            transport,
+            Purse(store, transport, limit("", said.budget), _prices(said)),
+            store,
+            finder_of(config, pipelines),
+            ThreadPoolExecutor(1, thread_name_prefix="privacy"),
+        )
+    terms = Terms(
+        device=config.agent.device.id,
+        max_bytes=config.agent.outbox.max_bytes,
+        concurrency=said.concurrency if said else 1,
+        when_full=config.agent.outbox.when_full,
+        queues=said is not None and said.budget.when_spent == "queue",
+    )
+    return Escalation(terms, pipelines, store, asker, link, alerts, counts)
+
+
+def _prices(said: UpstreamSection) -> Prices:
+    return Prices(
+        money_in=said.price_in,
+        money_out=said.price_out,
+        max_output_tokens=said.max_output_tokens,
+        # The broker side may repair an answer before we see it.
+        rounds=upstream.ROUNDS if said.transport == "mqtt" else 1,
+    )
+
+
+def _open_store(path: Path, max_bytes: int) -> Store:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Store(path, SCHEMA, max_bytes)
+    except OSError as error:
+        raise ConfigError(f"state.dir: {path}: {error}") from error
