@@ -23,11 +23,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("calibration", "decide", "text", "wire", "backlog", "certify", "filters"),
         *("jsonl", "examples", "scoring", "fitting", "counts", "cases", "prompt"),
+        "occurrences",
     ),
     # 2: one outside world each
     (
         *("families", "families.bio", "families.patterns", "families.linear"),
-        *("families.sessions", "families.encoder", "manifest", "bundle"),
+        *("families.sessions", "families.encoder", "manifest", "bundle", "privacy"),
         *("outbox.store", "outbox.cases", "outbox.answers", "outbox.ledger"),
         *("outbox.spending", "outbox"),
         *("ids", "mqtt", "link", "subscriptions", "systemd", "log"),
