@@ -8,8 +8,9 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,8 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
-from agent.workshop.network import Network
+from agent.families.sessions import HIDDEN, MASK
+from agent.workshop.network import Network, read
 from agent.workshop.rounding import Feed, round_together
 
 if TYPE_CHECKING:
@@ -29,52 +31,90 @@ MAPPED_FROM = 1024  # bytes; smaller tensors stay inside the graph
 
 
 class Exported(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
-    """The network with its outputs as a tuple, in the order of `outputs`."""
+    """A network with its outputs as a tuple, in the order of `outputs`."""
+
+    inputs = ("input_ids", MASK)
 
     def __init__(self, network: Network) -> None:
         """Take the network in evaluation mode: the exporter looks at the outer one."""
         super().__init__()
         self.network = network
-        self.outputs = [
-            name
-            for name, head in (
-                ("label_logits", network.label),
-                ("tag_logits", network.tag),
-            )
-            if head is not None
-        ]
+        heads = {"label_logits": network.label, "tag_logits": network.tag}
+        self.outputs = [name for name, head in heads.items() if head is not None]
         self.eval()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """Return the logits the network has."""
-        found = self.network(input_ids, attention_mask)
+        return self.flat(self.network(input_ids, attention_mask))
+
+    def flat(self, found: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return them in order, the levels of tags side by side."""
         if "tag_logits" in found:
             found["tag_logits"] = found["tag_logits"].flatten(2)
         return tuple(found[name] for name in self.outputs)
 
 
+class ExportedHeads(Exported):
+    """The heads of a network alone."""
+
+    inputs = (HIDDEN, MASK)
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits the network has for these hidden states."""
+        return self.flat(self.network.judge(hidden, attention_mask))
+
+
+class ExportedTrunk(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
+    """An encoder alone."""
+
+    inputs = ("input_ids", MASK)
+    outputs = (HIDDEN,)
+
+    def __init__(self, encoder: Any) -> None:
+        """Take the encoder in evaluation mode."""
+        super().__init__()
+        self.encoder = encoder
+        self.eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Return the hidden states."""
+        return (read(self.encoder, input_ids, attention_mask),)
+
+
 def export(network: Network, path: Path) -> None:
     """Write the network as an fp32 ONNX graph; raises RuntimeError if it differs."""
-    network.encoder.set_attn_implementation("eager")  # a graph a quarter smaller
-    module = Exported(network)
-    config = network.encoder.config
-    ids, mask = _padded(config.vocab_size, 3, 12)
+    _export(Exported(network), network.encoder, path)
+
+
+def export_trunk(encoder: Any, path: Path) -> None:
+    """Write an encoder without heads, which give `hidden`; raises as `export` does."""
+    _export(ExportedTrunk(encoder), encoder, path)
+
+
+def export_heads(network: Network, path: Path) -> None:
+    """Write heads without an encoder, which take `hidden`; raises as `export` does."""
+    _export(ExportedHeads(network), network.encoder, path)
+
+
+def _export(module: Exported | ExportedTrunk, encoder: Any, path: Path) -> None:
+    encoder.set_attn_implementation("eager")  # a graph a quarter smaller
+    longest = encoder.config.max_position_embeddings
     batch = torch.export.Dim("batch")
-    tokens = torch.export.Dim("tokens", max=config.max_position_embeddings)
+    tokens = torch.export.Dim("tokens", max=longest)
     shape = {0: batch, 1: tokens}
     with _quiet():
         torch.onnx.export(
             module,
-            (ids, mask),
+            _padded(module, encoder, 3, 12),
             str(path),
             dynamo=True,
-            input_names=["input_ids", "attention_mask"],
-            output_names=module.outputs,
-            dynamic_shapes={"input_ids": shape, "attention_mask": shape},
+            input_names=list(module.inputs),
+            output_names=list(module.outputs),
+            dynamic_shapes=dict.fromkeys(signature(module.forward).parameters, shape),
             external_data=False,
             verbose=False,
         )
-    difference = _difference(module, path)
+    difference = _difference(module, encoder, path)
     if difference > TOLERANCE:
         raise RuntimeError(f"{path}: the exported graph is off by {difference:.1e}")
 
@@ -134,30 +174,38 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _padded(pieces: int, batch: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Return random ids of which every second row is padded at its end."""
+def _padded(
+    module: Exported | ExportedTrunk, encoder: Any, batch: int, tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Return random inputs of which every second row is padded at its end."""
     chance = torch.Generator().manual_seed(tokens)
+    pieces = encoder.config.vocab_size
     ids = torch.randint(1, pieces, (batch, tokens), generator=chance)
     mask = torch.ones_like(ids)
     mask[::2, tokens // 2 :] = 0
+    if module.inputs[0] == HIDDEN:
+        width = encoder.config.hidden_size
+        return torch.randn(batch, tokens, width, generator=chance), mask
     return ids * mask, mask
 
 
-def _difference(module: Exported, path: Path) -> float:
+def _difference(module: Exported | ExportedTrunk, encoder: Any, path: Path) -> float:
     """Return how far ONNX is from torch on real tokens, over several sizes."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    pieces = module.network.encoder.config.vocab_size
     worst = 0.0
-    longest = module.network.encoder.config.max_position_embeddings
+    longest = encoder.config.max_position_embeddings
     for batch, tokens in ((1, 2), (1, 9), (4, 31), (7, longest)):
-        ids, mask = _padded(pieces, batch, tokens)
+        given = _padded(module, encoder, batch, tokens)
         with torch.no_grad():
-            expected = module(ids, mask)
-        feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
-        found = session.run(module.outputs, feed)
+            expected = module(*given)
+        feed = {
+            name: array.numpy()
+            for name, array in zip(module.inputs, given, strict=True)
+        }
+        found = session.run(list(module.outputs), feed)
         for name, ours, theirs in zip(module.outputs, expected, found, strict=True):
             gap: NDArray[np.float32] = np.abs(ours.numpy() - theirs)
-            if name == "tag_logits":
-                gap = gap[mask.numpy() == 1]
+            if name != "label_logits":
+                gap = gap[feed[MASK] == 1]
             worst = max(worst, float(gap.max()))
     return worst

@@ -24,6 +24,7 @@ class Row:
     ids: list[int]
     tags: list[list[int]]  # of each level; IGNORED on all but a word's first token
     label: int  # IGNORED where the example has none
+    opinion: Tensor | None = None  # of teachers: a probability for each class
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Batch:
     mask: Tensor
     tags: Tensor
     labels: Tensor
+    opinion: Tensor | None = None  # examples x classes
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
@@ -42,6 +44,7 @@ class Batch:
             self.mask.to(device),
             self.tags.to(device),
             self.labels.to(device),
+            None if self.opinion is None else self.opinion.to(device),
         )
 
 
@@ -113,4 +116,6 @@ def collate(chosen: Sequence[Row]) -> Batch:
         ids[number, :length] = torch.tensor(row.ids)
         mask[number, :length] = 1
         tags[number, :length] = torch.tensor(row.tags).T
-    return Batch(ids, mask, tags, torch.tensor([row.label for row in chosen]))
+    labels = torch.tensor([row.label for row in chosen])
+    opinions = [row.opinion for row in chosen if row.opinion is not None]
+    return Batch(ids, mask, tags, labels, torch.stack(opinions) if opinions else None)

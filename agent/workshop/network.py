@@ -6,9 +6,9 @@ on a list it is not).
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +48,10 @@ class Network(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is option
 
         `label_logits`: batch x classes; `tag_logits`: batch x tokens x levels x tags.
         """
-        hidden: Tensor = self.encoder(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state
+        return self.judge(read(self.encoder, input_ids, attention_mask), attention_mask)
+
+    def judge(self, hidden: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Return what the heads say of hidden states: batch x tokens x width."""
         weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * weight).sum(1) / weight.sum(1)
         found: dict[str, Tensor] = {}
@@ -65,6 +66,28 @@ class Network(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is option
             flat = self.tag(self.dropout(gated))
             found["tag_logits"] = flat.unflatten(-1, (self.levels, -1))
         return found
+
+
+class Trunk(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
+    """One encoder, and the networks of its members, which share it."""
+
+    def __init__(self, encoder: Any, members: Mapping[str, Network]) -> None:
+        """Take networks that were made with `encoder`."""
+        super().__init__()
+        self.encoder = encoder
+        self.members = nn.ModuleDict(members)
+
+    def member(self, name: str) -> Network:
+        """Return the network of a member."""
+        return cast("Network", self.members[name])
+
+
+def read(encoder: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the hidden states of the tokens: batch x tokens x width."""
+    hidden: Tensor = encoder(
+        input_ids=input_ids, attention_mask=attention_mask
+    ).last_hidden_state
+    return hidden
 
 
 def pretrained_folder(spec: Pretrained) -> Path:

@@ -1,16 +1,20 @@
 """A recipe: everything that decides what a bundle becomes, in one TOML file.
 
-Data and seed aside, two runs of one recipe make the same bundle.
+Data and seed aside, two runs of one recipe make the same bundle. A trunk has a recipe
+of its own, which names those of its members: the bundles that will stand on it.
 """
 
 import tomllib
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.errors import ConfigError
 
 SHIPPED = Path(__file__).parent / "recipes"
+
+R = TypeVar("R", "Recipe", "TrunkRecipe")
 
 
 class Frozen(BaseModel):
@@ -19,8 +23,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class About(Frozen):
-    """What the manifest and the card say of the bundle."""
+class Said(Frozen):
+    """What manifest and card say of a bundle or a trunk."""
 
     name: str = Field(pattern="^[A-Za-z0-9_-]+$")
     version: str
@@ -31,6 +35,11 @@ class About(Frozen):
     licence: str
     sources: list[str]
     limits: list[str] = []
+
+
+class About(Said):
+    """What they say of a bundle."""
+
     max_error: float = Field(default=0.05, gt=0, lt=1)
     """What the card's figures of the whole cascade are for.
 
@@ -136,6 +145,11 @@ class Recipe(Frozen):
     """One bundle."""
 
     about: About
+    trunk: str | None = None
+    """The trunk it stands on, whose recipe makes both; without: its own encoder.
+
+    What is said below of vocabulary, encoder and training is then for its teachers.
+    """
     data: Data = Data()
     vocabulary: Vocabulary = Vocabulary()
     pretrained: Pretrained = Pretrained()
@@ -152,11 +166,60 @@ class Recipe(Frozen):
     """Texts of our own, stored with the answers of the finished bundle."""
 
 
+class Members(Frozen):
+    """Who stands on a trunk."""
+
+    members: list[str] = Field(min_length=1)
+    """Names of recipes beside the trunk's own, without `.toml`."""
+
+
+class TrunkRecipe(Frozen):
+    """A trunk: one encoder, trained on the data of all its members together."""
+
+    about: Said
+    trunk: Members
+    vocabulary: Vocabulary = Vocabulary()
+    """Chosen by the training texts of all members; `texts` names more."""
+    pretrained: Pretrained = Pretrained()
+    training: Training = Training()
+
+
 def read_recipe(path: Path) -> Recipe:
-    """Read and validate a recipe; raises ConfigError."""
+    """Read and validate the recipe of a bundle; raises ConfigError."""
+    return _validated(path, _content(path), Recipe)
+
+
+def read_any(path: Path) -> Recipe | TrunkRecipe:
+    """Read and validate the recipe of a bundle or of a trunk; raises ConfigError."""
+    content = _content(path)
+    if isinstance(content.get("trunk"), dict):
+        return _validated(path, content, TrunkRecipe)
+    return _validated(path, content, Recipe)
+
+
+def read_members(path: Path, trunk: TrunkRecipe) -> list[Recipe]:
+    """Read the recipes of a trunk's members, beside its own; raises ConfigError."""
+    found = []
+    for name in trunk.trunk.members:
+        place = path.with_name(f"{name}.toml")
+        recipe = read_recipe(place)
+        if recipe.trunk != trunk.about.name:
+            raise ConfigError(f'{place}: says no `trunk = "{trunk.about.name}"`')
+        found.append(recipe)
+    return found
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _validated(path: Path, content: dict[str, Any], kind: type[R]) -> R:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 

@@ -2,12 +2,15 @@
 
 What ships is the running mean of the weights (EMA), not the last step. Each epoch
 draws from its own random stream, so that a resumed run makes the same network.
+
+Networks that share an encoder are trained together: a batch is of one of them, and the
+batches of all are shuffled.
 """
 
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,11 +20,11 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
 from agent.examples import Example
-from agent.workshop.augmentation import pool, swap
+from agent.workshop.augmentation import Pool, pool, swap
 from agent.workshop.catalogue import Catalogue
 from agent.workshop.features import IGNORED, Batch, Row, collate, rows
 from agent.workshop.negatives import Negatives
-from agent.workshop.network import Network
+from agent.workshop.network import Network, Trunk
 from agent.workshop.recipe import Training
 
 Report = Callable[[int, int, str], None]  # done, total, what is worth saying
@@ -32,13 +35,26 @@ SORTED_TOGETHER = 40  # batches whose rows are sorted by length: less padding
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What is taught: examples, and how their texts and classes become numbers."""
+    """What is taught: examples, and how their texts and classes become numbers.
+
+    `teachers` are asked about every batch. `opinions` are those of teachers that were
+    asked before (agent/workshop/opinions.py): examples x classes.
+    """
 
     examples: Sequence[Example]
     tokenizer: Tokenizer
     known: Catalogue
     negatives: Negatives | None = None
     teachers: Sequence[Network] = ()
+    opinions: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pupil:
+    """A network, and what it is to learn."""
+
+    network: Network
+    lesson: Lesson
 
 
 def train(
@@ -49,65 +65,93 @@ def train(
     report: Report,
 ) -> None:
     """Train in place; continues from `checkpoint` if there is one of the same run."""
+    _train(network, [Pupil(network, lesson)], plan, checkpoint, report)
+
+
+def train_together(
+    trunk: Trunk,
+    lessons: Mapping[str, Lesson],
+    plan: Training,
+    checkpoint: Path,
+    report: Report,
+) -> None:
+    """Train a trunk and all its members in place; continues as `train` does."""
+    pupils = [Pupil(trunk.member(name), lesson) for name, lesson in lessons.items()]
+    _train(trunk, pupils, plan, checkpoint, report)
+
+
+def _train(
+    whole: Network | Trunk,
+    pupils: Sequence[Pupil],
+    plan: Training,
+    checkpoint: Path,
+    report: Report,
+) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
-    run = _Run(network, lesson, plan)
+    whole.to(device)
+    run = _Run(whole, pupils, plan)
     first = run.restore(checkpoint)
     total = run.batches * plan.epochs
     for epoch in range(first, plan.epochs):
         torch.manual_seed(plan.seed * 1000 + epoch)
-        network.train()
-        for number, batch in enumerate(run.epoch(epoch)):
-            loss = run.step(batch.to(device))
+        whole.train()
+        for number, (pupil, batch) in enumerate(run.epoch(epoch)):
+            loss = run.step(pupil, batch.to(device))
             report(epoch * run.batches + number + 1, total, f"loss {loss:.3f}")
         run.save(checkpoint, epoch + 1)
     run.take_average()
-    network.to("cpu").eval()
+    whole.to("cpu").eval()
 
 
 class _Run:
     """Owns the optimiser and the running mean of one training."""
 
-    def __init__(self, network: Network, lesson: Lesson, plan: Training) -> None:
-        self._network = network
-        self._lesson = lesson
+    def __init__(
+        self, whole: Network | Trunk, pupils: Sequence[Pupil], plan: Training
+    ) -> None:
+        self._pupils = [(pupil, pool(pupil.lesson.examples)) for pupil in pupils]
         self._plan = plan
-        self._swaps = pool(lesson.examples)
-        self._mask = lesson.tokenizer.token_to_id("[MASK]")
-        self._special = _special_ids(lesson.tokenizer)
-        rows_per_epoch = sum(
-            len(rows(example, lesson.tokenizer, lesson.known))
-            for example in lesson.examples
-        )
-        extra = lesson.negatives.an_epoch if lesson.negatives else 0
-        self.batches = math.ceil((rows_per_epoch + extra) / plan.batch)
-        self._autocast = _fast_halves()
-        self._names = [name for name, _ in network.named_parameters()]
-        self._weights = [weight for _, weight in network.named_parameters()]
+        tokenizer = pupils[0].lesson.tokenizer
+        self._mask = tokenizer.token_to_id("[MASK]")
+        self._special = _special_ids(tokenizer)
+        self.batches = sum(_batches(pupil.lesson, plan.batch) for pupil in pupils)
+        self._autocast = fast_halves()
+        self._names = [name for name, _ in whole.named_parameters()]
+        self._weights = [weight for _, weight in whole.named_parameters()]
         self._average = [weight.detach().clone() for weight in self._weights]
-        self._optimiser = torch.optim.AdamW(_groups(network, plan), fused=True)
+        self._optimiser = torch.optim.AdamW(_groups(whole, plan), fused=True)
         steps = self.batches * plan.epochs
         warmup = max(1, int(plan.warmup * steps))
         self._schedule = LambdaLR(self._optimiser, _cosine(warmup, steps))
         self._steps = 0
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int) -> Iterator[tuple[Pupil, Batch]]:
         """Yield the batches of an epoch: shuffled, of similar length, augmented."""
         chance = random.Random(f"{self._plan.seed}/{number}")  # noqa: S311  no secret
         tokens = torch.Generator().manual_seed(self._plan.seed * 1000 + number)
-        chosen: list[Row] = []
-        for example in self._lesson.examples:
-            if example.spans and chance.random() < self._plan.swapped:
-                example = swap(example, self._swaps, chance)  # noqa: PLW2901
-            chosen += rows(example, self._lesson.tokenizer, self._lesson.known)
-        if self._lesson.negatives:
-            for example in self._lesson.negatives.epoch(chance):
-                chosen += rows(example, self._lesson.tokenizer, self._lesson.known)[:1]
-        chance.shuffle(chosen)
-        batches = [collate(group) for group in _grouped(chosen, self._plan.batch)]
+        batches: list[tuple[Pupil, Batch]] = []
+        for pupil, swaps in self._pupils:
+            chosen = list(self._rows(pupil.lesson, swaps, chance))
+            chance.shuffle(chosen)
+            groups = _grouped(chosen, self._plan.batch)
+            batches += [(pupil, collate(group)) for group in groups]
         chance.shuffle(batches)
-        for batch in batches[: self.batches]:
-            yield self._hidden(batch, tokens)
+        for pupil, batch in batches[: self.batches]:
+            yield pupil, self._hidden(batch, tokens)
+
+    def _rows(
+        self, lesson: Lesson, swaps: Pool, chance: random.Random
+    ) -> Iterator[Row]:
+        for number, example in enumerate(lesson.examples):
+            if example.spans and chance.random() < self._plan.swapped:
+                example = swap(example, swaps, chance)  # noqa: PLW2901
+            found = rows(example, lesson.tokenizer, lesson.known)
+            if lesson.opinions is not None:
+                found = [replace(row, opinion=lesson.opinions[number]) for row in found]
+            yield from found
+        if lesson.negatives:
+            for example in lesson.negatives.epoch(chance):
+                yield from rows(example, lesson.tokenizer, lesson.known)[:1]
 
     def _hidden(self, batch: Batch, tokens: torch.Generator) -> Batch:
         """Return the batch with some tokens masked: 0 to twice the mean share."""
@@ -117,16 +161,13 @@ class _Run:
         hide = torch.rand(batch.ids.shape, generator=tokens) < share
         hide &= ~torch.isin(batch.ids, self._special)
         ids = batch.ids.masked_fill(hide, self._mask)
-        return Batch(ids, batch.mask, batch.tags, batch.labels)
+        return replace(batch, ids=ids)
 
-    def step(self, batch: Batch) -> float:
+    def step(self, pupil: Pupil, batch: Batch) -> float:
         """Learn from one batch; return its loss."""
         with self._halves(batch):
-            found = self._network(batch.ids, batch.mask)
-        loss = _loss(found, batch, self._plan.smoothing)
-        if self._lesson.teachers:
-            taught = _taught(found, self._opinion(batch), batch)
-            loss = torch.lerp(loss, taught, self._plan.opinion)
+            found = pupil.network(batch.ids, batch.mask)
+        loss = self._loss(found, pupil.lesson, batch)
         self._optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._weights, LARGEST_GRADIENT)
@@ -138,16 +179,31 @@ class _Run:
         torch._foreach_lerp_(self._average, current, 1 - decay)
         return float(loss.item())
 
+    def _loss(
+        self, found: Mapping[str, Tensor], lesson: Lesson, batch: Batch
+    ) -> Tensor:
+        """Return the sum of both heads' losses, part of it the teachers' opinion."""
+        share = self._plan.opinion
+        of_label, of_tags = _losses(found, batch, self._plan.smoothing)
+        if batch.opinion is not None:
+            taught = cross_entropy(found["label_logits"].float(), batch.opinion)
+            of_label = torch.lerp(of_label, taught, share)
+        loss = of_label + of_tags
+        if lesson.teachers:
+            said = self._opinion(lesson.teachers, batch)
+            loss = torch.lerp(loss, _taught(found, said, batch), share)
+        return loss
+
     def _halves(self, batch: Batch) -> torch.autocast:
         return torch.autocast(
             batch.ids.device.type, torch.bfloat16, enabled=self._autocast
         )
 
-    def _opinion(self, batch: Batch) -> dict[str, Tensor]:
+    def _opinion(self, teachers: Sequence[Network], batch: Batch) -> dict[str, Tensor]:
         """Return the teachers' mean probabilities."""
         shares: dict[str, list[Tensor]] = {}
         with torch.no_grad(), self._halves(batch):
-            for teacher in self._lesson.teachers:
+            for teacher in teachers:
                 for name, logits in teacher(batch.ids, batch.mask).items():
                     shares.setdefault(name, []).append(logits.float().softmax(-1))
         return {name: torch.stack(each).mean(0) for name, each in shares.items()}
@@ -160,10 +216,11 @@ class _Run:
 
     def save(self, path: Path, epochs: int) -> None:
         """Write everything that the next epoch needs; replaces the file at once."""
+        current = [weight.detach() for weight in self._weights]
         state = {
             "epochs": epochs,
             "steps": self._steps,
-            "network": self._network.state_dict(),
+            "network": dict(zip(self._names, current, strict=True)),
             "average": dict(zip(self._names, self._average, strict=True)),
             "optimiser": self._optimiser.state_dict(),
             "schedule": self._schedule.state_dict(),
@@ -177,15 +234,25 @@ class _Run:
         if not path.is_file():
             return 0
         state = torch.load(path, map_location="cpu", weights_only=True)
-        self._network.load_state_dict(state["network"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
-        average: Mapping[str, Tensor] = state["average"]
-        with torch.no_grad():
-            for name, weight in zip(self._names, self._average, strict=True):
-                weight.copy_(average[name])
+        for key, held in (("network", self._weights), ("average", self._average)):
+            saved: Mapping[str, Tensor] = state[key]
+            with torch.no_grad():
+                for name, weight in zip(self._names, held, strict=True):
+                    weight.copy_(saved[name])
         self._steps = state["steps"]
         return int(state["epochs"])
+
+
+def _batches(lesson: Lesson, size: int) -> int:
+    """Return how many batches an epoch has of a lesson."""
+    found = sum(
+        len(rows(example, lesson.tokenizer, lesson.known))
+        for example in lesson.examples
+    )
+    extra = lesson.negatives.an_epoch if lesson.negatives else 0
+    return math.ceil((found + extra) / size)
 
 
 def _special_ids(tokenizer: Tokenizer) -> Tensor:
@@ -202,17 +269,19 @@ def _grouped(chosen: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
             yield part[first : first + size]
 
 
-def _loss(found: Mapping[str, Tensor], batch: Batch, smoothing: float) -> Tensor:
-    """Return the sum of both heads' cross entropies."""
-    loss = torch.zeros((), device=batch.ids.device)
+def _losses(
+    found: Mapping[str, Tensor], batch: Batch, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Return the cross entropies of both heads."""
+    of_label = of_tags = torch.zeros((), device=batch.ids.device)
     if "label_logits" in found and bool((batch.labels != IGNORED).any()):
-        loss = loss + cross_entropy(
+        of_label = cross_entropy(
             found["label_logits"].float(), batch.labels, label_smoothing=smoothing
         )
     if "tag_logits" in found and bool((batch.tags != IGNORED).any()):
         tags = found["tag_logits"].float().flatten(0, 2)
-        loss = loss + cross_entropy(tags, batch.tags.flatten())
-    return loss
+        of_tags = cross_entropy(tags, batch.tags.flatten())
+    return of_label, of_tags
 
 
 def _taught(
@@ -233,7 +302,7 @@ def _taught(
     return loss
 
 
-def _fast_halves() -> bool:
+def fast_halves() -> bool:
     """Tell whether this machine multiplies bfloat16 faster than float32."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
@@ -247,7 +316,7 @@ def _cpu_flags() -> str:
         return ""
 
 
-def _groups(network: Network, plan: Training) -> list[dict[str, object]]:
+def _groups(network: Network | Trunk, plan: Training) -> list[dict[str, object]]:
     """Give each layer its learning rate, and no weight decay to norms and biases."""
     layers = network.encoder.config.num_hidden_layers
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
