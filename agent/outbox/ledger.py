@@ -10,6 +10,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from agent.outbox.store import Full, room
 
@@ -120,7 +121,11 @@ def entries(db: sqlite3.Connection, after: int = 0, limit: int = 1000) -> list[E
     if after > anchor:
         row = db.execute("SELECT hash FROM ledger WHERE number = ?", (after,))
         previous = next((found.hex() for (found,) in row), "")
-    return list(_read(db, max(after, anchor), limit, previous))
+    found = []
+    for line in _rows(db, max(after, anchor), limit):
+        found.append(_entry(line, previous))
+        previous = found[-1].hash
+    return found
 
 
 def head(db: sqlite3.Connection) -> tuple[int, str]:
@@ -130,18 +135,23 @@ def head(db: sqlite3.Connection) -> tuple[int, str]:
 
 def verify(db: sqlite3.Connection) -> str | None:
     """Check every line; return what is wrong first, or None if the chain holds."""
-    number, previous = _end(db, "anchor")
-    last, digest = head(db)
     try:
-        for entry in _read(db, -1, -1, previous):
-            if entry.number != number + 1:
-                return f"entry {number + 1}: missing"
-            number += 1
-            if entry.hash != chained(previous, number, entry.egress):
-                return f"entry {number}: changed"
-            previous = entry.hash
-    except (ValueError, TypeError, AttributeError):
-        return f"entry {number + 1}: changed"
+        number, previous = _end(db, "anchor")
+        last, digest = head(db)
+    except TypeError:
+        return "the ends are missing"
+    for row in _rows(db, number, -1):
+        number += 1
+        if row[0] != number:
+            return f"entry {number}: missing"
+        try:
+            entry = _entry(row, previous)
+            holds = entry.hash == chained(previous, number, entry.egress)
+        except (ValueError, TypeError, AttributeError):  # not even a line
+            holds = False
+        if not holds:
+            return f"entry {number}: changed"
+        previous = entry.hash
     if number < last:
         return f"entry {number + 1}: missing, and all to the last, {last}"
     if (number, previous) != (last, digest):
@@ -172,22 +182,22 @@ def _json(value: Mapping[str, object]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _read(
-    db: sqlite3.Connection, after: int, limit: int, previous: str
-) -> Iterator[Entry]:
-    rows = db.execute(
+def _rows(db: sqlite3.Connection, after: int, limit: int) -> Iterator[tuple[Any, ...]]:
+    return db.execute(
         f"SELECT {_COLUMNS}, hash FROM ledger WHERE number > ?"  # noqa: S608
         " ORDER BY number LIMIT ?",
         (after, limit),
     )
-    for number, at, pipeline, case, transport, to, size, sha256, hidden, digest in rows:
-        egress = Egress(
-            *(at, pipeline, case, transport, to, size),
-            sha256=sha256.hex(),
-            redactions=json.loads(hidden),
-        )
-        yield Entry(number, egress, previous, digest.hex())
-        previous = digest.hex()
+
+
+def _entry(row: tuple[Any, ...], previous: str) -> Entry:
+    number, at, pipeline, case, transport, to, size, sha256, redactions, digest = row
+    egress = Egress(
+        *(at, pipeline, case, transport, to, size),
+        sha256=sha256.hex(),
+        redactions=json.loads(redactions),
+    )
+    return Entry(number, egress, previous, digest.hex())
 
 
 def _prune(db: sqlite3.Connection, to: int) -> None:
