@@ -45,10 +45,13 @@ def cli() -> None:
 def run(config: Path | None) -> None:
     """Run the daemon until SIGTERM."""
     from agent import app, log
-    from agent.config import load
+    from agent.config import Config, load
 
-    loaded = load(config)
-    log.configure(loaded.agent.log.level)
+    def loaded() -> Config:
+        found = load(config)
+        log.configure(found.agent.log.level)
+        return found
+
     asyncio.run(app.run(loaded))
 
 

@@ -10,6 +10,10 @@ from agent.errors import Undelivered
 from agent.link import Link
 from agent.wire import Topics
 
+# All there are. A retained one may be left from a process that was killed: what is not
+# active is cleared at the first connection.
+NAMES = ("outbox_full", "outbox_damaged", "upstream_gone", "reload_refused")
+
 log = structlog.get_logger()
 
 
@@ -21,8 +25,9 @@ class Alerts:
         self._link = link
         self._topics = topics
         self._active: dict[str, dict[str, Any]] = {}
-        self._unsaid: set[str] = set()
+        self._unsaid: set[str] = set(NAMES)
         self._changed = asyncio.Event()
+        self._changed.set()
 
     @property
     def active(self) -> list[str]:

@@ -4,7 +4,8 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,27 @@ from agent import __version__
 from agent.alerts import Alerts
 from agent.backlog import Backlog, Verdict
 from agent.config import Config
+from agent.control import Control, Recent
 from agent.counts import Counts
 from agent.delivery import Delivery
-from agent.engine import Engine, Order
+from agent.engine import Engine, Order, Parcel
 from agent.errors import ConfigError, Undelivered
 from agent.ids import IdTable
 from agent.link import Link, publish_aside
 from agent.mqtt import Connection
-from agent.pipeline import bundles_of, open_pipelines
+from agent.pipeline import bundles_of
 from agent.subscriptions import obsolete, write_down
 from agent.systemd import notify, watchdog_interval
 from agent.types import Message
 from agent.wire import Topics
-from agent.wiring import endpoint, open_escalation
+from agent.wiring import Parts, open_escalation, prepare
 
 HEALTH_S = 30.0
 FINISH_S = 10.0  # how long a stop waits for what is in hand
 STALL_S = 60.0  # a batch that takes longer is hung; the watchdog is not fed then
 STOLEN = "id_taken_over"
+REFUSED = "reload_refused"  # until a reload succeeds
+FAREWELL_S = 0.2
 
 log = structlog.get_logger()
 
@@ -45,18 +49,26 @@ def id_table_path(config: Config) -> Path:
 
 
 class Daemon:
-    """Owns the parts of a running agent."""
+    """Owns the parts of a running agent, until it stops or another takes over."""
 
-    def __init__(self, config: Config, ids: IdTable | None) -> None:
-        """Open every bundle; raises ConfigError. Nothing is connected yet."""
+    def __init__(
+        self, parts: Parts, ids: IdTable | None, load: Callable[[], Config]
+    ) -> None:
+        """Open the outbox; raises ConfigError. Nothing is connected yet.
+
+        `load` reads the configuration anew, for a reload.
+        """
+        config = parts.config
         self._config = config
-        self._endpoint = endpoint(config)
+        self._load = load
+        self._endpoint = parts.endpoint
         self._topics = Topics(config.agent.device.id)
-        self._pipelines = open_pipelines(config)
+        self._pipelines = parts.pipelines
         mqtt = config.agent.mqtt
         self._counts = Counts()
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
         self._filters = [topic for p in self._pipelines for topic in p.filters]
+        self._filters.append(self._topics.requests)
         self._link = Link(
             self._endpoint,
             self._filters,
@@ -67,27 +79,38 @@ class Daemon:
         )
         self._alerts = Alerts(self._link, self._topics)
         self._escalation = open_escalation(
-            config, self._pipelines, self._link, self._alerts, self._counts
+            parts, self._link, self._alerts, self._counts
         )
         self._delivery = Delivery(
             self._link, self._counts, self._done, self._escalation
         )
+        self._recent = Recent(self._pipelines)
         self._engine = Engine(
             config.agent.device.id,
             config.agent.engine.max_batch,
             self._counts,
             lambda: self._link.max_packet_bytes,
-            self._delivery.put,
+            self._deliver,
+        )
+        self._control = Control(
+            self._topics,
+            *(self._link, self._engine, self._pipelines, self._recent),
+            self._reload,
         )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = asyncio.Event()
+        self._hangup = asyncio.Event()
+        self._next: Parts | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._ready = False
         self._cleared_epoch = 0  # the connection that took the alert back
 
-    async def run(self) -> None:
-        """Run until SIGTERM or SIGINT, then finish what is in hand and leave."""
+    async def run(self) -> Parts | None:
+        """Run until SIGTERM or SIGINT, then finish what is in hand and leave.
+
+        Returns what is to run instead, after a reload.
+        """
         asyncio.get_running_loop().set_exception_handler(self._failed)
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -96,19 +119,53 @@ class Daemon:
                 group.create_task(self._engine.run(), name="work"),
                 group.create_task(self._delivery.run(), name="deliver"),
                 group.create_task(self._alerts.run(), name="alerts"),
+                group.create_task(self._control.run(), name="control"),
+                group.create_task(self._reloads(), name="reload"),
                 group.create_task(self._heartbeat(), name="heartbeat"),
                 group.create_task(self._watchdog(), name="watchdog"),
             ]
             if self._escalation:
                 tasks.append(group.create_task(self._delivery.commit(), name="commit"))
                 tasks.append(group.create_task(self._escalation.run(), name="cases"))
-            with _stop_signals(self._stopping):
+            with _signals(self._stopping, self._hangup):
                 await self._stopping.wait()
                 await self._finish()
             for task in tasks:
                 task.cancel()
         if self._escalation:
             self._escalation.close()
+        return self._next
+
+    def _deliver(self, parcel: Parcel) -> None:
+        self._recent.add(parcel)
+        self._delivery.put(parcel)
+
+    # -- a new configuration
+
+    async def _reloads(self) -> None:
+        """Reload on SIGHUP; what cannot be meant is refused, and we go on as before."""
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                await self._reload()
+            except ConfigError as error:
+                notify(f"READY=1\nSTATUS=reload refused: {_one_line(error)}")
+
+    async def _reload(self) -> None:
+        """Open everything anew, and let it take over; raises ConfigError."""
+        loop = asyncio.get_running_loop()
+        try:
+            parts = await loop.run_in_executor(None, lambda: prepare(self._load()))
+        except ConfigError as error:
+            log.error("reload_refused", why=_one_line(error))  # noqa: TRY400
+            self._alerts.rise(REFUSED, str(error))
+            raise
+        log.info("reloading", config_sha256=parts.config.hash)
+        self._next = parts
+        # A moment later, so that who asked for it by MQTT hears of it.
+        loop.call_later(FAREWELL_S, self._stopping.set)
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Let a bug in a callback end the process, as it would in a task."""
@@ -126,6 +183,8 @@ class Daemon:
     def _arrived(self, message: Message) -> None:
         if self._stopping.is_set():
             return  # unacknowledged: the broker keeps it for our next start
+        if self._control.takes(message):
+            return
         self._counts.received += 1
         filters = self._link.filters_of(message)
         wanted = tuple(p for p in self._pipelines if p.wants(message, filters))
@@ -146,7 +205,8 @@ class Daemon:
 
     async def _finish(self) -> None:
         """Stop taking, finish what is in hand, say goodbye."""
-        notify("STOPPING=1")
+        if self._next is None:
+            notify("STOPPING=1")
         log.info("stopping", in_hand=self._backlog.messages)
         try:
             async with asyncio.timeout(FINISH_S):
@@ -154,6 +214,9 @@ class Daemon:
         except TimeoutError:
             log.warning("left_unfinished", messages=self._backlog.messages)
         if not self._link.connected:
+            return
+        if self._next:
+            await self._link.close()  # who takes over says how we are
             return
         try:
             async with asyncio.timeout(2.0):
@@ -288,16 +351,21 @@ class Daemon:
 
 
 @contextmanager
-def _stop_signals(stop: asyncio.Event) -> Iterator[None]:
+def _signals(stop: asyncio.Event, hangup: asyncio.Event) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, stop.set)
+    events = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hangup}
+    for number, event in events.items():
+        loop.add_signal_handler(number, event.set)
     try:
         yield
     finally:
-        for number in signals:
+        for number in events:
             loop.remove_signal_handler(number)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it would end us
+
+
+def _one_line(error: Exception) -> str:
+    return "; ".join(str(error).splitlines())
 
 
 def _resident_bytes() -> int:
@@ -309,16 +377,22 @@ def _resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-async def run(config: Config) -> None:
-    """Run the daemon until it is told to stop; raises ConfigError."""
-    path = id_table_path(config)
-    try:
-        ids = IdTable(path)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise ConfigError(f"state.dir: {path}: {error}") from error
-        log.warning("no_room_for_ids", path=str(path))  # duplicates differ in id
-        await Daemon(config, None).run()
-        return
-    with ids:
-        await Daemon(config, ids).run()
+async def run(load: Callable[[], Config]) -> None:
+    """Run the daemon until it is told to stop; raises ConfigError.
+
+    `load` reads the configuration: now, and for each reload.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # too early to reload
+    parts: Parts | None = prepare(load())
+    while parts:
+        path = id_table_path(parts.config)
+        try:
+            ids = IdTable(path)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise ConfigError(f"state.dir: {path}: {error}") from error
+            log.warning("no_room_for_ids", path=str(path))  # duplicates differ in id
+            parts = await Daemon(parts, None, load).run()
+        else:
+            with ids:
+                parts = await Daemon(parts, ids, load).run()

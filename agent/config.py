@@ -377,6 +377,8 @@ class PipelineFile(Section):
     decide: Decide = Decide()
     fields: dict[str, FieldRule] = {}
     """Rules for entities, by type: an answer that breaks one goes upstream."""
+    explain: Literal["hash", "text"] = "hash"
+    """What the request `explain` tells of a message's text: its sha256, or the text."""
     output: Output = Output()
     upstream: Escalation = Escalation()
 

@@ -97,6 +97,13 @@ class Engine:
         self._inbox.append(order)
         self._waiting.set()
 
+    async def ask(self, pipeline: Pipeline, text: str) -> Decision:
+        """Return what would be decided about a text, which is no message."""
+        job = Job(pipeline, Text(text, ""))
+        loop = asyncio.get_running_loop()
+        [decision] = await loop.run_in_executor(self._worker, answer, [job])
+        return decision
+
     def busy_s(self) -> float:
         """Return for how many seconds the current batch has been worked on; 0: idle."""
         since = self._busy_since

@@ -52,6 +52,8 @@ class Pipeline:
     result_topic: str
     dead_letter_topic: str
     plan: Plan | None = None
+    max_error: float = 0.05  # what the operator asked for
+    explains_text: bool = False
 
     def answer(self, texts: Sequence[str]) -> list[Decision]:
         """Decide about each text; blocks, never in the event loop."""
@@ -157,6 +159,8 @@ def _open(config: Config, name: str, spec: PipelineFile, bundle: Bundle) -> Pipe
         result_topic=spec.output.topic or topics.result(name),
         dead_letter_topic=topics.dead_letter(name),
         plan=_plan(name, spec, bundle, config.agent.upstream),
+        max_error=spec.decide.max_error,
+        explains_text=spec.explain == "text",
     )
 
 

@@ -23,6 +23,15 @@ class Topics:
         self.birth = f"{self._base}/birth"
         self.health = f"{self._base}/health"
 
+    @property
+    def requests(self) -> str:
+        """The filter of what the device may be asked to do."""
+        return f"{self._base}/request/+"
+
+    def response(self, name: str) -> str:
+        """Where the answer to a request goes."""
+        return f"{self._base}/response/{name}"
+
     def alert(self, name: str) -> str:
         """Retained while the alert is active, emptied when it is cleared."""
         return f"{self._base}/alert/{name}"

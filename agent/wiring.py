@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -19,7 +20,7 @@ from agent.link import Link
 from agent.mqtt import Endpoint, Will, tls_context
 from agent.outbox import SCHEMA
 from agent.outbox.store import Store
-from agent.pipeline import Pipeline, bundles_of, limit
+from agent.pipeline import Pipeline, bundles_of, limit, open_pipelines
 from agent.privacy import Finder
 from agent.purse import Prices, Purse
 from agent.transports import Settings, Transport, open_transport
@@ -57,6 +58,32 @@ def endpoint(config: Config) -> Endpoint:
             names = ", ".join(str(file) for file in files if file)
             raise ConfigError(f"mqtt: TLS files {names}: {error}") from error
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A configuration whose every file could be opened."""
+
+    config: Config
+    endpoint: Endpoint
+    pipelines: Sequence[Pipeline]
+    transport: Transport | None
+    finder: Finder | None
+
+
+def prepare(config: Config) -> Parts:
+    """Open all that can be opened beside a running daemon; raises ConfigError.
+
+    Blocks for seconds on a small device: every bundle is loaded and probed.
+    """
+    pipelines = open_pipelines(config)
+    return Parts(
+        config=config,
+        endpoint=endpoint(config),
+        pipelines=pipelines,
+        transport=transport_of(config),
+        finder=finder_of(config, pipelines),
+    )
 
 
 def outbox_path(config: Config) -> Path:
@@ -102,19 +129,15 @@ def finder_of(config: Config, pipelines: Sequence[Pipeline]) -> Finder | None:
 
 
 def open_escalation(
-    config: Config,
-    pipelines: Sequence[Pipeline],
-    link: Link,
-    alerts: Alerts,
-    counts: Counts,
+    parts: Parts, link: Link, alerts: Alerts, counts: Counts
 ) -> Escalation | None:
     """Open outbox and upstream; raises ConfigError. None where neither is needed.
 
     Without [upstream], an outbox that is left from before is worked off: its cases end
     unresolved.
     """
+    config, transport = parts.config, parts.transport
     path = outbox_path(config)
-    transport = transport_of(config)
     if transport is None and not path.exists():
         return None
     store = _open_store(path, config.agent.outbox.max_bytes)
@@ -134,7 +157,7 @@ def open_escalation(
             transport,
             Purse(store, transport, limit("", said.budget), _prices(said)),
             store,
-            finder_of(config, pipelines),
+            parts.finder,
             ThreadPoolExecutor(1, thread_name_prefix="privacy"),
         )
     terms = Terms(
@@ -144,7 +167,7 @@ def open_escalation(
         when_full=config.agent.outbox.when_full,
         queues=said is not None and said.budget.when_spent == "queue",
     )
-    return Escalation(terms, pipelines, store, asker, link, alerts, counts)
+    return Escalation(terms, parts.pipelines, store, asker, link, alerts, counts)
 
 
 def _prices(said: UpstreamSection) -> Prices:

@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 5: the daemon
     (
         *("pipeline", "engine", "alerts", "purse", "upstream", "finals"),
-        *("escalation", "delivery", "wiring", "app"),
+        *("escalation", "delivery", "control", "wiring", "app"),
     ),
     # 6: the commands
     (

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from agent.app import id_table_path
-from agent.wiring import endpoint
 from agent.config import AgentFile, Config
 from agent.errors import ConfigError
+from agent.wiring import endpoint
 
 
 def configured(**mqtt: object) -> Config:
