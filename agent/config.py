@@ -7,6 +7,7 @@ import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -46,6 +47,7 @@ RoadName = Literal["prefer_local", "always_local", "always_upstream", "never_ups
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
 
+@cache
 def shipped(folder: str) -> Path:
     """Return a data folder: in the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
@@ -272,6 +274,21 @@ class Log(Section):
     """At info: one line a message, never its text."""
 
 
+class FleetSection(Section):
+    """The fleet this device belongs to: a signed file, laid over this one."""
+
+    public_key_files: list[Place] = Field(min_length=1)
+    """Public keys (PEM); a fleet file signed with one of them is taken. Several, for a
+    change of keys."""
+    topic: Annotated[str, AfterValidator(checked_topic)] = "slm/fleet"
+    """Retained topic that the fleet file comes by; empty: none."""
+    file: Place | None = None
+    """Signed fleet file that is read at each start and reload."""
+    probation_s: float = Field(default=300.0, gt=0, le=86_400)
+    """How long a new version must do well before it stands; else the last good one
+    comes back."""
+
+
 class AgentFile(Section):
     """agent.toml: one device."""
 
@@ -285,6 +302,8 @@ class AgentFile(Section):
     outbox: Outbox = Outbox()
     upstream: Upstream | None = None
     """Absent: nothing ever leaves the device."""
+    fleet: FleetSection | None = None
+    """Absent: this file alone counts."""
 
 
 class Input(Section):
@@ -464,6 +483,11 @@ def load(path: Path | None, enable: tuple[str, ...] = ()) -> Config:
     check_tls(agent.mqtt, path or DEFAULT_PATH)
     names = list(enable) or agent.pipelines.enable
     pipelines = {name: _pipeline(agent.pipelines.dir, name) for name in names}
+    return assembled(agent, pipelines)
+
+
+def assembled(agent: AgentFile, pipelines: Mapping[str, PipelineFile]) -> Config:
+    """Check what each is for the others; raises ConfigError."""
     _check_loops(agent, pipelines)
     _check_overlaps(pipelines)
     _check_upstream(agent, pipelines)
@@ -486,7 +510,7 @@ def _pipeline(folder: Path, name: str) -> PipelineFile:
     path = folder / f"{name}.toml"
     if not path.exists():
         known = sorted(p.stem for p in folder.glob("*.toml"))
-        hint = _nearest(name, known)
+        hint = nearest(name, known)
         there = f"there are: {', '.join(known)}" if known else "the folder has none"
         raise ConfigError(f"{path}: no such pipeline{hint} ({there})")
     return read_file(PipelineFile, path)
@@ -494,32 +518,39 @@ def _pipeline(folder: Path, name: str) -> PipelineFile:
 
 def read_file(model: type[File], path: Path) -> File:
     """Read a TOML file; raises ConfigError with a line for each thing wrong."""
-    return _validated(model, _toml(path), path)
+    return _validated(model, read_toml(path), path)
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as it is; raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return parse_toml(path.read_bytes(), path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
+
+
+def parse_toml(data: bytes, name: str | Path) -> dict[str, Any]:
+    """Return what bytes say as TOML; raises ConfigError, naming where they are from."""
+    try:
+        return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        raise ConfigError(f"{name}: not valid TOML: {error}") from error
 
 
 def _validated(model: type[File], document: dict[str, Any], path: Path) -> File:
     try:
         return model.model_validate(document, context=path.parent)
     except ValidationError as error:
-        lines = [f"{path}: {_explain(model, e)}" for e in error.errors()]
+        lines = [f"{path}: {explain(model, e)}" for e in error.errors()]
         raise ConfigError("\n".join(lines)) from error
 
 
-def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
+def explain(model: type[BaseModel], error: ErrorDetails) -> str:
     """Say in one line which key is wrong and what would be right."""
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = _keys_at(model, error["loc"][:-1])
-        return f"{key}: unknown key{_nearest(str(error['loc'][-1]), known)}"
+        return f"{key}: unknown key{nearest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"{key}: must be given"
     if (
@@ -538,7 +569,8 @@ def _keys_at(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: list[str]) -> str:
+    """Return the known word that may be meant, as the end of a sentence."""
     found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f", did you mean {found[0]!r}?" if found else ""
 
@@ -601,6 +633,7 @@ def _published(own: str, name: str, pipeline: PipelineFile) -> Iterator[str]:
     yield pipeline.output.topic or f"{own}/result/{name}"
     yield f"{own}/deadletter/{name}"
     yield f"{own}/health"
+    yield f"{own}/fleet"
 
 
 def first_line(path: Path, key: str) -> str:
