@@ -270,6 +270,7 @@ async def test_replies_are_acknowledged(
     async with connected(broker.port) as transport:
         with pytest.raises(Unavailable):
             await ask(transport, timeout_s=0.2)
+        await asyncio.to_thread(upstream.wait_asked, 1)
         upstream.reply(upstream.asked[0], Says(answer=NO))
         upstream.script = lambda _asked: Says(answer=YES)
         await ask(transport)
@@ -287,6 +288,7 @@ async def test_reply_to_an_earlier_life(
     async with connected(broker.port) as transport:
         with pytest.raises(Unavailable):
             await ask(transport, timeout_s=0.2)
+    await asyncio.to_thread(upstream.wait_asked, 1)
     upstream.reply(upstream.asked[0], Says(answer=NO))
     upstream.script = lambda _asked: Says(answer=YES)
     async with connected(broker.port) as transport:
@@ -367,6 +369,19 @@ async def test_disconnected(
         await transport._link.connection()
         assert (await ask(transport, id="m-2")).answer == YES
     assert [asked.document["id"] for asked in upstream.asked] == ["m-2"]
+
+
+async def test_over_before_it_was_sent(
+    broker: Mosquitto, upstream: ScriptedBroker
+) -> None:
+    """A connection that ended the moment before took nothing."""
+    async with connected(broker.port) as transport:
+        connection = await transport._link.connection()
+        connection._abandon("gone")  # and the link had no turn to see it
+        with pytest.raises(Unavailable, match="connection lost: gone") as unavailable:
+            await ask(transport)
+        assert not unavailable.value.maybe_paid
+    assert not upstream.asked
 
 
 # -- turns
