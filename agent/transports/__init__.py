@@ -1,7 +1,7 @@
 """Ways to ask upstream: `open_transport` returns the one that the operator chose."""
 
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from agent.errors import ConfigError
@@ -15,9 +15,6 @@ from agent.transports.contract import (
 )
 from agent.transports.mqtt import MqttTransport, endpoint_of
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = [
     "EncodeAgain",
     "Rejected",
@@ -28,7 +25,7 @@ __all__ = [
 ]
 
 # What one transport would silently ignore, by the transport that would.
-FOREIGN: "Mapping[str, tuple[str, ...]]" = {
+FOREIGN: Mapping[str, tuple[str, ...]] = {
     "mqtt": ("model", "key_file"),
     "http": ("topic", "username", "password_file"),
 }
