@@ -70,6 +70,7 @@ class Group:
         self._to_answer: asyncio.Queue[Hello | Claim] = asyncio.Queue()
         self._welcomes: dict[str, asyncio.Queue[str]] = {}  # by hello id
         self._in = asyncio.Event()  # whether we heard all there is to hear
+        self._connection: Connection | None = None  # while we are in
         # Shared with nobody: MQTT 5 gives `Connection` its own messages only so.
         alone = f"$share/{topics.name}/" if endpoint.version == MQTT5 else ""
         self.link = Link(
@@ -123,8 +124,8 @@ class Group:
         told = told.model_copy(update={"claim": claim.id if claim else None})
         self._ledger.ended(told.key, told.claim)
         self._untold[told.key] = told
-        if self._in.is_set():
-            await self._publish_told(await self.link.connection(), told)
+        if self._connection:
+            await self._publish_told(self._connection, told)
 
     def forget(self) -> None:
         """Drop what everybody has forgotten."""
@@ -132,9 +133,9 @@ class Group:
 
     async def leave(self) -> None:
         """Say that we go, and go."""
-        connection = await self.link.connection()
-        topic = f"{self._topics.members}/{self._topics.name}"
-        await (await connection.publish(topic, b"offline", retain=True))
+        if self._connection:
+            topic = f"{self._topics.members}/{self._topics.name}"
+            await (await self._connection.publish(topic, b"offline", retain=True))
         await self.link.close()
 
     async def _first(self, claim: Claim) -> bool:
@@ -232,9 +233,9 @@ class Group:
         """Tell a newcomer who holds what, and what we answered."""
         for held in list(self._ledger.held.values()):
             await self._say(held.claim)
-        connection = await self.link.connection()
         for body in await self._retold(hello.since):
-            await (await connection.publish(self._topics.answers, body))
+            if self._connection:
+                await (await self._connection.publish(self._topics.answers, body))
         await self._say(Welcome(id=hello.id, by=self._topics.name))
 
     # -- coming and going
@@ -262,12 +263,14 @@ class Group:
             await self._say(claim, connection)
         for told in list(self._untold.values()):
             await self._publish_told(connection, told)
+        self._connection = connection
         self._in.set()
 
     def _lost(self, _ended: object) -> None:
         if self._in.is_set():
             self._since = time.time()
         self._in.clear()
+        self._connection = None
         self.others.clear()
         self._ledger = Ledger()  # the others tell us what stands when we come back
         for future in self._proposed.values():
@@ -277,7 +280,9 @@ class Group:
         log.error("name_taken", name=self._topics.name)
 
     async def _say(self, word: Word, connection: Connection | None = None) -> None:
-        connection = connection or await self.link.connection()
+        connection = connection or self._connection
+        if connection is None:
+            raise Undelivered("the group is out of reach")
         envelope = Envelope(content_type="application/json")
         await (
             await connection.publish(

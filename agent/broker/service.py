@@ -315,8 +315,7 @@ class Service:
                     )
                     await said
                     await self._link.close()
-                if self._group.link.connected:
-                    await self._group.leave()
+                await self._group.leave()
         except (Undelivered, TimeoutError) as error:
             log.warning("offline_not_said", why=str(error))
 

@@ -1,6 +1,61 @@
-"""What the tests of the broker share; its stage is that of the end-to-end tests."""
+"""What the tests of the broker share: MQTT, models, brokers, and a device that asks."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+# The stage is that of the end-to-end tests.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "e2e"))
+
+from brokers import GOOD, Broker, Device
+from provider import Provider
+from proxy import Proxy
+from stage import Mosquitto
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """Run a Mosquitto of our own."""
+    with closing(Mosquitto(tmp_path / "mosquitto")) as running:
+        running.start()
+        yield running
+
+
+@pytest.fixture
+def device(mosquitto: Mosquitto) -> Iterator[Device]:
+    """Connect a device that sends cases and hears replies."""
+    with closing(Device(mosquitto.port)) as connected:
+        yield connected
+
+
+@pytest.fixture
+def model() -> Iterator[Provider]:
+    """Run a model that gives a valid answer."""
+    with Provider(lambda _call: GOOD) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(mosquitto: Mosquitto) -> Iterator[Proxy]:
+    """Put a network between broker and MQTT that we can break."""
+    network = Proxy(mosquitto.port)
+    yield network
+    network.cut()
+
+
+@pytest.fixture
+def new_broker(tmp_path: Path, mosquitto: Mosquitto) -> Iterator[Callable[..., Broker]]:
+    """Give a maker of brokers, not yet started; all are gone after the test."""
+    with ExitStack() as stack:
+
+        def make(*bases: str, **options: Any) -> Broker:
+            folder = tmp_path / options.get("name", "one")
+            broker = Broker(folder, mosquitto.port, list(bases), **options)
+            stack.callback(broker.close)
+            return broker
+
+        yield make

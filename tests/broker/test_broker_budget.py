@@ -1,0 +1,88 @@
+"""The budget: reserved before a call, settled after it, never exceeded."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from brokers import GOOD, Broker, Device, case
+from provider import Call, Provider
+
+New = Callable[..., Broker]
+
+
+def outcomes(device: Device, number: int) -> Counter[str]:
+    """Wait for that many replies, and count what they say."""
+    device.wait(lambda: sum(map(len, device.replies.values())) == number)
+    return Counter(
+        reply.get("error") or reply["status"]
+        for replies in device.replies.values()
+        for reply in replies
+    )
+
+
+def test_calls(new_broker: New, device: Device, model: Provider) -> None:
+    """Of 40 cases at once and a budget of 10 calls, 10 are asked, over a restart."""
+    broker = new_broker(model.base, more="[budget]\ncalls_per_day = 10")
+    broker.start()
+    for number in range(40):
+        device.send(case(number))
+    assert outcomes(device, 40) == {"ok": 10, "budget": 30}
+    assert len(model.calls) == 10
+    broker.kill()
+    broker.start()
+    device.send(case(99))
+    assert device.reply("m-99")["error"] == "budget"
+    assert len(model.calls) == 10
+
+
+def test_tokens(new_broker: New, device: Device) -> None:
+    """What calls in flight may take at most is never more than is left."""
+    gate = threading.Event()
+
+    def slow(_call: Call) -> str:
+        gate.wait(60)
+        return GOOD
+
+    with Provider(slow) as model:
+        # A call may take about 2,700 tokens, and takes 120.
+        new_broker(model.base, more="[budget]\ntokens_per_day = 8500").start()
+        for number in range(10):
+            device.send(case(number))
+        assert outcomes(device, 7) == {"budget": 7}
+        gate.set()
+        assert outcomes(device, 10) == {"budget": 7, "ok": 3}
+        for number in range(10, 20):
+            device.send(case(number))
+            device.reply(f"m-{number}")
+    assert len(model.calls) > 10
+
+
+def test_killed_in_mid_call(new_broker: New, device: Device) -> None:
+    """A call that a crash cut off stays paid: nobody knows what it took."""
+    over = threading.Event()
+
+    def hang(_call: Call) -> str:
+        over.wait(60)
+        return GOOD
+
+    with Provider(hang) as model:
+        broker = new_broker(model.base, more="[budget]\ncalls_per_day = 1")
+        broker.start()
+        device.send(case(1))
+        model.wait_calls(1)
+        broker.kill()
+        broker.start()
+        assert device.reply("m-1")["error"] == "budget"
+        assert len(model.calls) == 1
+        over.set()
+
+
+def test_failed_calls_are_free(
+    new_broker: New, device: Device, model: Provider
+) -> None:
+    """A call that a provider refused costs nothing."""
+    model.answer = lambda _call: 429 if len(model.calls) < 3 else GOOD
+    more = "attempts = 5\n[budget]\ncalls_per_day = 1"
+    new_broker(model.base, more=more).start()
+    device.send(case(1))
+    assert device.reply("m-1")["status"] == "ok"

@@ -1,0 +1,147 @@
+"""A broker dies or is stopped in the middle: nobody is paid twice for an answer."""
+
+import threading
+from collections.abc import Callable
+
+from brokers import GOOD, Broker, Device, case
+from provider import Call, Provider
+from proxy import PUBLISH, Fate, Proxy, Way, all_pass, kind
+
+New = Callable[..., Broker]
+
+
+def test_killed_in_mid_call(new_broker: New, device: Device) -> None:
+    """Killed while it asks, it gets the case again and asks once more, not oftener."""
+    over = threading.Event()
+
+    def first_hangs(_call: Call) -> str:
+        if len(model.calls) == 1:
+            over.wait(60)
+        return GOOD
+
+    with Provider(first_hangs) as model:
+        broker = new_broker(model.base)
+        broker.start()
+        device.send(case(1))
+        model.wait_calls(1)
+        broker.kill()
+        broker.start()
+        assert device.reply("m-1")["status"] == "ok"
+        over.set()
+    assert len(model.calls) == 2
+
+
+def test_killed_before_the_reply(
+    proxy: Proxy, new_broker: New, device: Device, model: Provider
+) -> None:
+    """Killed with the answer stored and the reply not sent, it asks nobody again."""
+
+    def lose(way: Way, packet: bytes) -> Fate:
+        reply = b"slm/pi/answer" in packet[:20] and kind(packet) == PUBLISH
+        return Fate.DROP if way is Way.DEVICE and reply else Fate.PASS
+
+    broker = new_broker(model.base, url=f"mqtt://127.0.0.1:{proxy.port}")
+    broker.start()
+    proxy.gate = lose
+    device.send(case(1))
+    # What it answered is told after it is stored.
+    device.wait(lambda: len(device.said["slm/broker/slm-broker/answer"]) == 1)
+    broker.kill()
+    assert not device.replies
+    proxy.gate = all_pass
+    broker.start()
+    assert device.reply("m-1")["status"] == "ok"
+    assert len(model.calls) == 1
+
+
+def test_connection_lost_in_mid_call(
+    proxy: Proxy, new_broker: New, device: Device
+) -> None:
+    """A case that comes again while it is worked on waits for the same answer."""
+    over = threading.Event()
+
+    def slow(_call: Call) -> str:
+        over.wait(60)
+        return GOOD
+
+    with Provider(slow) as model:
+        broker = new_broker(model.base, url=f"mqtt://127.0.0.1:{proxy.port}")
+        broker.start()
+        device.send(case(1))
+        model.wait_calls(1)
+        proxy.drop_connections()
+        broker.wait_told("READY=1")
+        over.set()
+        assert device.reply("m-1")["status"] == "ok"
+        device.send(case(2))
+        device.reply("m-2")
+        assert broker.terminate() == 0
+    assert len(model.calls) == 2
+    assert len(device.replies[b"m-1"]) == 1
+
+
+def test_sent_again(new_broker: New, device: Device, model: Provider) -> None:
+    """A case sent again gets the stored answer, also after a restart; another text
+    under the same id is another case."""
+    broker = new_broker(model.base, more="cache = { entries = 0 }")
+    broker.start()
+    one = case(1)
+    device.send(one, correlation=b"a")
+    first = device.reply(b"a")
+    device.send(one.model_copy(update={"deadline_ms": one.deadline_ms + 1}), b"b")
+    assert device.reply(b"b") == first
+    broker.kill()
+    broker.start()
+    device.send(one, correlation=b"c")
+    assert device.reply(b"c") == first
+    assert len(model.calls) == 1
+    device.send(case(1, text="turn off the other hall"), correlation=b"d")
+    device.reply(b"d")
+    assert len(model.calls) == 2
+
+
+def test_stopped_in_mid_call(new_broker: New, device: Device) -> None:
+    """SIGTERM: what is in flight is answered, exit status 0, `offline`."""
+    over = threading.Event()
+
+    def slow(_call: Call) -> str:
+        over.wait(60)
+        return GOOD
+
+    with Provider(slow) as model:
+        broker = new_broker(model.base)
+        broker.start()
+        device.send(case(1))
+        model.wait_calls(1)
+        broker.interrupt()
+        broker.wait_told("STOPPING=1")
+        device.send(case(2))
+        over.set()
+        assert device.reply("m-1")["status"] == "ok"
+        assert broker.wait() == 0
+        device.wait(lambda: b"offline" in device.said["slm/broker/one/status"])
+        assert len(model.calls) == 1
+        broker.start()
+        assert device.reply("m-2")["status"] == "ok"
+    assert len(device.replies[b"m-1"]) == 1
+
+
+def test_stop_does_not_wait_for_ever(new_broker: New, device: Device) -> None:
+    """A model that hangs keeps a stop no longer than its limit; the case comes again."""
+    over = threading.Event()
+
+    def first_hangs(_call: Call) -> str:
+        if len(model.calls) == 1:
+            over.wait(60)
+        return GOOD
+
+    with Provider(first_hangs) as model:
+        broker = new_broker(model.base, hurry={"service.FINISH_S": 0.5})
+        broker.start()
+        device.send(case(1))
+        model.wait_calls(1)
+        assert broker.terminate() == 0
+        assert broker.count_log("left_unfinished") == 1
+        broker.start()
+        assert device.reply("m-1")["status"] == "ok"
+        over.set()
