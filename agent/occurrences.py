@@ -1,8 +1,12 @@
 """Where given words stand in a text, in time linear in both, however hostile."""
 
+import re
+import unicodedata
 from collections.abc import Container, Iterable, Iterator, Sequence
+from functools import lru_cache
 
-UNSPACED = "\u0e00"  # from here on most scripts write words without spaces
+# Thai to Myanmar, Khmer, Chinese to Korean and beyond: words without spaces.
+_UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\U0010ffff]")
 
 Pattern = tuple[Sequence[str], str]  # what is looked for, and a value for it
 
@@ -11,16 +15,26 @@ def word_edges(text: str, cuts: Container[int] = ()) -> list[int]:
     """Return where words begin, and the end of the text.
 
     Letters and digits side by side are a word, unless it is cut; every other character
-    is one of its own. So are letters of scripts without spaces: any two may be words.
+    is one of its own, and so is every letter of a script without spaces. Upper and
+    lower case make no difference to it.
     """
     found = []
     before = False
     for place, char in enumerate(text):
-        joins = (char.isalnum() or char == "_") and char < UNSPACED
+        joins = _joins(char)
         if not (joins and before) or place in cuts:
             found.append(place)
         before = joins
     return [*found, len(text)]
+
+
+@lru_cache(maxsize=4096)
+def _joins(char: str) -> bool:
+    """Tell whether a character and its like are one word."""
+    folded = char.casefold()[0]
+    return not _UNSPACED.match(folded) and (
+        folded.isalnum() or folded == "_" or unicodedata.category(folded)[0] == "M"
+    )
 
 
 def occurrences(

@@ -96,8 +96,8 @@ def guess_without(
 ) -> dict[str, Any] | None:
     """Return a local guess about the text as one about the redacted text.
 
-    `guess` is by wire.guess_object, and no other key of it is kept. An entity that is
-    only a part of what is hidden is left out.
+    `guess` is by wire.guess_object, and no other key of it is kept. Entities are named
+    by their words, as in an answer; one that is a part of what is hidden is left out.
     """
     if guess is None:
         return None
@@ -107,11 +107,10 @@ def guess_without(
         start, end = here.get(entity["start"]), here.get(entity["end"])
         stands = text[entity["start"] : entity["end"]] == entity["text"]
         if start is not None and end is not None and stands:
-            words = redacted.text[start:end]
-            known = {"label": entity["label"], "score": entity["score"]}
-            entities.append({**known, "text": words, "start": start, "end": end})
-    known = {key: guess[key] for key in ("by", "label", "score")}
-    return {**known, "entities": entities}
+            kept = {key: entity[key] for key in ("label", "score")}
+            entities.append({**kept, "text": redacted.text[start:end]})
+    kept = {key: guess[key] for key in ("by", "label", "score")}
+    return {**kept, "entities": entities}
 
 
 def restored(answer: Answer, hidden: Mapping[str, str]) -> Answer:
