@@ -12,7 +12,11 @@ from agent.wire import Topics
 
 # All there are. A retained one may be left from a process that was killed: what is not
 # active is cleared at the first connection.
-NAMES = ("outbox_full", "outbox_damaged", "upstream_gone", "reload_refused")
+NAMES = (
+    *("outbox_full", "outbox_filling", "outbox_damaged", "upstream_gone"),
+    *("reload_refused", "calibration_mismatch", "clock_wrong", "disk_low"),
+    "input_stalled",
+)
 
 log = structlog.get_logger()
 
@@ -25,6 +29,7 @@ class Alerts:
         self._link = link
         self._topics = topics
         self._active: dict[str, dict[str, Any]] = {}
+        self._known: set[str] = set()  # what we have said anything about
         self._unsaid: set[str] = set(NAMES)
         self._changed = asyncio.Event()
         self._changed.set()
@@ -45,17 +50,20 @@ class Alerts:
         self._say(name)
 
     def clear(self, name: str) -> None:
-        """End an alert, if it is active."""
+        """End an alert, if it is active; at first, too: before a crash it may have been."""
         if self._active.pop(name, None):
             log.info("alert_cleared", alert=name)
             self._say(name)
+        elif name not in self._known:
+            self._say(name)
 
     def repeat(self) -> None:
-        """Say all that is active again: the broker may have forgotten."""
-        for name in self._active:
+        """Say all again, also what is over: the broker may have missed or forgotten it."""
+        for name in self._known:
             self._say(name)
 
     def _say(self, name: str) -> None:
+        self._known.add(name)
         self._unsaid.add(name)
         self._changed.set()
 

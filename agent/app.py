@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from pydantic_core import to_json
 
-from agent import __version__
 from agent.alerts import Alerts
 from agent.backlog import Backlog, Verdict
 from agent.config import Config
@@ -22,20 +20,20 @@ from agent.counts import Counts
 from agent.delivery import Delivery
 from agent.engine import Engine, Order, Parcel
 from agent.errors import ConfigError, Undelivered
+from agent.homeassistant import status_topic
 from agent.ids import IdTable
-from agent.link import Link, publish_aside
+from agent.link import Link
+from agent.metrics import served
 from agent.mqtt import Connection
-from agent.pipeline import bundles_of
+from agent.presence import Presence, Sources
 from agent.subscriptions import obsolete, write_down
 from agent.systemd import notify, watchdog_interval
 from agent.types import Message
 from agent.wire import Topics
 from agent.wiring import Parts, open_escalation, prepare
 
-HEALTH_S = 30.0
 FINISH_S = 10.0  # how long a stop waits for what is in hand
 STALL_S = 60.0  # a batch that takes longer is hung; the watchdog is not fed then
-STOLEN = "id_taken_over"
 REFUSED = "reload_refused"  # until a reload succeeds
 FAREWELL_S = 0.2
 
@@ -64,25 +62,32 @@ class Daemon:
         self._endpoint = parts.endpoint
         self._topics = Topics(config.agent.device.id)
         self._pipelines = parts.pipelines
-        mqtt = config.agent.mqtt
+        mqtt, home = config.agent.mqtt, config.agent.homeassistant
         self._counts = Counts()
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
+        self._home_status = status_topic(home.prefix) if home.enable else None
         self._filters = [topic for p in self._pipelines for topic in p.filters]
-        self._filters.append(self._topics.requests)
+        self._filters += [self._topics.requests, *filter(None, [self._home_status])]
         self._link = Link(
             self._endpoint,
             self._filters,
             ids,
             on_message=self._arrived,
             on_up=self._introduce,
-            on_stolen=self._stolen,
+            on_stolen=self._was_stolen,
         )
         self._alerts = Alerts(self._link, self._topics)
         self._escalation = open_escalation(
             parts, self._link, self._alerts, self._counts
         )
+        self._presence = Presence(
+            Sources(
+                *(parts, self._link, self._counts, self._backlog, self._alerts),
+                self._escalation,
+            )
+        )
         self._delivery = Delivery(
-            self._link, self._counts, self._done, self._escalation
+            *(self._link, self._counts, self._done, self._escalation)
         )
         self._recent = Recent(self._pipelines)
         self._engine = Engine(
@@ -104,7 +109,6 @@ class Daemon:
         self._idle = asyncio.Event()
         self._idle.set()
         self._ready = False
-        self._cleared_epoch = 0  # the connection that took the alert back
 
     async def run(self) -> Parts | None:
         """Run until SIGTERM or SIGINT, then finish what is in hand and leave.
@@ -121,13 +125,17 @@ class Daemon:
                 group.create_task(self._alerts.run(), name="alerts"),
                 group.create_task(self._control.run(), name="control"),
                 group.create_task(self._reloads(), name="reload"),
-                group.create_task(self._heartbeat(), name="heartbeat"),
+                group.create_task(self._presence.run(), name="heartbeat"),
                 group.create_task(self._watchdog(), name="watchdog"),
             ]
             if self._escalation:
                 tasks.append(group.create_task(self._delivery.commit(), name="commit"))
                 tasks.append(group.create_task(self._escalation.run(), name="cases"))
-            with _signals(self._stopping, self._hangup):
+            metrics = self._config.agent.metrics
+            with (
+                _signals(self._stopping, self._hangup),
+                served(metrics.address, metrics.port, self._presence.health),
+            ):
                 await self._stopping.wait()
                 await self._finish()
             for task in tasks:
@@ -183,7 +191,7 @@ class Daemon:
     def _arrived(self, message: Message) -> None:
         if self._stopping.is_set():
             return  # unacknowledged: the broker keeps it for our next start
-        if self._control.takes(message):
+        if self._control.takes(message) or self._is_home_assistant(message):
             return
         self._counts.received += 1
         filters = self._link.filters_of(message)
@@ -192,10 +200,23 @@ class Daemon:
             self._counts.unrouted += 1  # a subscription of an earlier configuration
             message.ack()
             return
+        for pipeline in wanted:
+            self._counts.heard[pipeline.name] = message.arrived
         verdict = self._backlog.admit(message)
         if verdict is Verdict.TAKEN:
             self._idle.clear()
             self._engine.put(Order(message, wanted))
+
+    def _is_home_assistant(self, message: Message) -> bool:
+        if message.topic != self._home_status:
+            return False
+        message.ack()
+        if message.payload == b"online":
+            self._presence.home_assistant_is_back()
+        return True
+
+    async def _was_stolen(self) -> None:
+        await self._presence.stolen()
 
     def _done(self, message: Message) -> None:
         if self._backlog.done(message) and not self._stopping.is_set():
@@ -230,19 +251,10 @@ class Daemon:
             log.warning("offline_not_said", why=str(error))
         await self._link.close()
 
-    # -- what we say of ourselves
-
     async def _introduce(self, connection: Connection) -> None:
-        """Say who is here, each time we come: brokers forget retained messages too."""
+        """Say who is here, each time we come, once the subscriptions are ours."""
         await self._unsubscribe(connection)
-        said = [
-            (self._topics.status, b"online"),
-            (self._topics.birth, to_json(self._birth())),
-            (self._topics.health, to_json(self._health())),
-        ]
-        for topic, payload in said:
-            await (await connection.publish(topic, payload, retain=True))
-        self._alerts.repeat()
+        await self._presence.introduce(connection)
         if not self._ready:
             self._ready = True
             log.info("ready", pipelines=[p.name for p in self._pipelines])
@@ -256,85 +268,6 @@ class Daemon:
             write_down(folder, self._filters)
         except OSError as error:
             log.warning("subscriptions_not_written_down", why=str(error))
-
-    async def _stolen(self) -> None:
-        """Raise the alert by a connection of its own: our id is somebody else's now."""
-        notify(f"STATUS=another client took over the id {self._endpoint.client_id}")
-        alert = {
-            "alert": STOLEN,
-            "detail": f"another client uses the id {self._endpoint.client_id}",
-            "times": self._link.counts.takeovers,
-        }
-        topic = self._topics.alert(STOLEN)
-        try:
-            await publish_aside(self._endpoint, topic, to_json(alert))
-        except Undelivered as error:
-            log.warning("alert_not_published", alert=STOLEN, why=str(error))
-
-    def _birth(self) -> dict[str, Any]:
-        pipelines = {
-            p.name: {
-                "topics": list(p.filters),
-                "tasks": sorted(p.tasks),
-                "bundle": p.bundle.id,
-                "result": p.result_topic,
-                "max_error": self._config.pipelines[p.name].decide.max_error,
-                "threshold": p.policy.threshold,
-                "guarantee": p.policy.guarantee,
-                "certified": p.policy.error_bound is not None,
-            }
-            for p in self._pipelines
-        }
-        bundles = {
-            bundle.id: {name: f.sha256 for name, f in bundle.manifest.files.items()}
-            for bundle in bundles_of(self._pipelines)
-        }
-        return {
-            "v": 1,
-            "device": self._config.agent.device.id,
-            "version": __version__,
-            "labels": self._config.agent.device.labels,
-            "pipelines": pipelines,
-            "bundles": bundles,
-            "config_sha256": self._config.hash,
-        }
-
-    def _health(self) -> dict[str, Any]:
-        mqtt = self._config.agent.mqtt
-        return {
-            "v": 1,
-            **self._counts.summary(),
-            "in_hand": self._backlog.messages,
-            "in_hand_max": mqtt.max_backlog,
-            "in_hand_bytes": self._backlog.bytes,
-            "in_hand_bytes_max": mqtt.max_backlog_bytes,
-            "dropped_qos0": self._backlog.dropped,
-            "left_to_broker": self._backlog.left,
-            "connects": self._link.counts.connects,
-            "takeovers": self._link.counts.takeovers,
-            "rss_bytes": _resident_bytes(),
-            "alerts": self._alerts.active,
-            **(self._escalation.summary() if self._escalation else {}),
-        }
-
-    async def _heartbeat(self) -> None:
-        while True:
-            await asyncio.sleep(HEALTH_S)
-            connection = await self._link.connection()
-            try:
-                await self._beat(connection)
-            except Undelivered as error:
-                log.warning("health_not_published", why=str(error))
-
-    async def _beat(self, connection: Connection) -> None:
-        said = [(self._topics.health, to_json(self._health()))]
-        clear = self._link.settled and connection.epoch != self._cleared_epoch
-        if clear:
-            said.append((self._topics.alert(STOLEN), b""))
-        for topic, payload in said:
-            await (await connection.publish(topic, payload, retain=True))
-        if clear:
-            self._cleared_epoch = connection.epoch
 
     async def _watchdog(self) -> None:
         """Feed systemd's watchdog while the work moves on.
@@ -366,15 +299,6 @@ def _signals(stop: asyncio.Event, hangup: asyncio.Event) -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     return "; ".join(str(error).splitlines())
-
-
-def _resident_bytes() -> int:
-    """Return our resident memory as Linux counts it; 0 where there is no /proc."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    except (OSError, ValueError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 async def run(load: Callable[[], Config]) -> None:

@@ -267,6 +267,24 @@ class Outbox(Section):
     case unresolved to make room, `drop_lowest` the oldest of the lowest priority."""
 
 
+class Metrics(Section):
+    """Prometheus metrics, over HTTP."""
+
+    port: int = Field(default=9464, ge=0, le=65_535)
+    """Port; 0: none."""
+    address: str = "127.0.0.1"
+    """Address to listen on. The default is reached from this device only."""
+
+
+class HomeAssistant(Section):
+    """Discovery by Home Assistant, by MQTT."""
+
+    enable: bool = False
+    """Whether to describe this device to Home Assistant."""
+    prefix: Annotated[str, AfterValidator(checked_topic)] = "homeassistant"
+    """Its discovery prefix."""
+
+
 class Log(Section):
     """What is logged."""
 
@@ -299,6 +317,8 @@ class AgentFile(Section):
     models: Models = Field(default_factory=Models)
     engine: EngineSection = EngineSection()
     log: Log = Log()
+    metrics: Metrics = Metrics()
+    homeassistant: HomeAssistant = HomeAssistant()
     outbox: Outbox = Outbox()
     upstream: Upstream | None = None
     """Absent: nothing ever leaves the device."""
@@ -317,6 +337,8 @@ class Input(Section):
     """Path of the producer's message id in a JSON payload; empty: none."""
     encoding: Annotated[str, AfterValidator(_is_encoding)] = "utf-8"
     """Encoding of payloads, where the content type of MQTT 5 names no other."""
+    expect_s: Annotated[float, Field(gt=0)] | None = None
+    """Raise the alert `input_stalled` when no message came for so many seconds."""
     max_chars: int = Field(default=10_000, ge=1, le=100_000)
     """Longer texts are refused as `too_long`; texts up to here are read whole."""
 

@@ -18,6 +18,7 @@ class Counts:
     unresolved: Counter[str] = field(default_factory=Counter)
     dead_letters: Counter[str] = field(default_factory=Counter)
     by: Counter[str] = field(default_factory=Counter)
+    heard: dict[str, float] = field(default_factory=dict)  # when last, by pipeline
     received: int = 0
     unrouted: int = 0
     lost: int = 0
@@ -80,6 +81,23 @@ class Counts:
             "dead_letters": dict(self.dead_letters),
             "ms_p50": p50,
             "ms_p99": p99,
+        }
+
+    def shares(self) -> dict[str, float | None]:
+        """Return which shares of the messages end here and go upstream, 0 to 1."""
+        outcomes: Counter[str] = Counter()
+        for (_, outcome), number in self.results.items():
+            outcomes[outcome] += number
+        ended = (
+            outcomes["resolved"] + outcomes["unresolved"] - sum(self.outcomes.values())
+        )
+        here = outcomes["resolved"] - self.outcomes[Outcome.ANSWERED.value]
+        seen = ended + outcomes["escalated"]
+        if seen <= 0:
+            return {"share_local": None, "share_escalated": None}
+        return {
+            "share_local": round(max(0, here) / seen, 4),
+            "share_escalated": round(outcomes["escalated"] / seen, 4),
         }
 
     def cases(self) -> dict[str, Any]:

@@ -28,6 +28,10 @@ class Topics:
         """The filter of what the device may be asked to do."""
         return f"{self._base}/request/+"
 
+    def request(self, name: str) -> str:
+        """Where the device takes a request of this name."""
+        return f"{self._base}/request/{name}"
+
     def response(self, name: str) -> str:
         """Where the answer to a request goes."""
         return f"{self._base}/response/{name}"

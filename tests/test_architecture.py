@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
     # 1: pure; no I/O
     (
-        *("calibration", "decide", "text", "wire", "backlog", "certify", "filters"),
+        *("calibration", "decide", "text", "wire", "homeassistant", "backlog", "certify", "filters"),
         *("jsonl", "examples", "scoring", "fitting", "counts", "cases", "prompt"),
         "occurrences",
     ),
@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("families.sessions", "families.encoder", "manifest", "bundle", "privacy"),
         *("outbox.store", "outbox.cases", "outbox.answers", "outbox.ledger"),
         *("outbox.spending", "outbox"),
-        *("ids", "mqtt", "link", "subscriptions", "systemd", "log"),
+        *("ids", "mqtt", "link", "subscriptions", "systemd", "log", "files", "vitals"),
     ),
     # 3: upstream transports
     ("transports.contract", "transports.mqtt", "transports.http", "transports"),
@@ -40,7 +40,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 5: the daemon
     (
         *("pipeline", "engine", "alerts", "purse", "upstream", "finals"),
-        *("escalation", "delivery", "control", "wiring", "app"),
+        *("escalation", "delivery", "control", "wiring", "presence", "metrics"),
+        "app",
     ),
     # 6: the commands
     (
@@ -62,6 +63,7 @@ ORDER = {
 # The workshop is a home of its own: it may use what it likes.
 HOMES = {
     "aiolimiter": {"upstream"},
+    "prometheus_client": {"metrics"},
     "purgatory": {"upstream"},
     "tenacity": {"upstream"},
     "paho": {"mqtt"},

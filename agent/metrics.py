@@ -1,0 +1,200 @@
+"""Prometheus metrics: the numbers of the health topic, on a loopback port.
+
+Read when they are asked for, so that nothing is counted twice.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+
+from agent import __version__
+
+WAIT_S = 5.0  # for the event loop, which has better things to do
+Health = Callable[[], Mapping[str, Any]]
+
+log = structlog.get_logger()
+
+# name, key in health, help
+GAUGES = (
+    ("in_hand", "in_hand", "Messages between arrival and the last word on them"),
+    ("in_hand_bytes", "in_hand_bytes", "Payload bytes in hand"),
+    ("resident_memory_bytes", "rss_bytes", "Resident memory"),
+    ("temperature_celsius", "temperature_c", "Temperature of the processor"),
+    ("throttled", "throttled", "Bits of the Raspberry Pi's firmware; 0 is fine"),
+    ("load1", "load_1m", "Load average of the last minute"),
+    ("disk_free_bytes", "disk_free_bytes", "Free space where the state is"),
+    ("uptime_seconds", "uptime_s", "Since the start or the last reload"),
+    ("share_local", "share_local", "Share of the messages resolved on the device"),
+    ("share_escalated", "share_escalated", "Share of the messages sent upstream"),
+)
+COUNTERS = (
+    ("received", "received", "Messages received"),
+    ("unrouted", "unrouted", "Messages that no pipeline wanted"),
+    ("lost", "lost", "QoS 0 messages whose result the broker refused"),
+    ("dropped_qos0", "dropped_qos0", "QoS 0 messages dropped for want of room"),
+    ("left_to_broker", "left_to_broker", "QoS 1 messages left unacknowledged"),
+    ("connects", "connects", "Connections made"),
+    ("takeovers", "takeovers", "Times that another client took our id"),
+)
+BY = (
+    ("unresolved", "reason", "unresolved", "Unresolved messages by reason"),
+    ("dead_letters", "reason", "dead_letters", "Dead letters by reason"),
+    ("resolved_by", "tier", "by", "Resolved messages by who answered"),
+)
+OUTBOX = (
+    ("outbox_waiting", "waiting", "Cases that wait for an answer"),
+    ("outbox_unpublished", "unpublished", "Final results not yet published"),
+    ("outbox_bytes", "bytes", "Bytes of the outbox on disk"),
+    ("outbox_oldest_seconds", "oldest_s", "Age of the oldest case"),
+)
+UPSTREAM = (
+    ("upstream_calls", "calls", "Calls that were answered"),
+    ("upstream_tokens", "tokens", "Tokens in and out"),
+    ("upstream_cost", "cost", "Money, in the currency of the prices"),
+    ("upstream_unavailable", "unavailable", "Attempts that nobody answered"),
+    ("upstream_invalid_answers", "invalid_answers", "Answers that broke a rule"),
+    ("upstream_from_cache", "from_cache", "Cases answered from the cache"),
+    ("upstream_late_replies", "late_replies", "Replies that came too late"),
+)
+
+
+class Collector:
+    """Turns the health of one daemon into metrics."""
+
+    def __init__(self, health: Health) -> None:
+        """`health` is called in the thread of whoever asks."""
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric family once."""
+        health = self._health()
+        yield InfoMetricFamily("slm_agent", "Version", {"version": __version__})
+        for name, key, said in GAUGES:
+            yield from _gauge(name, said, health.get(key))
+        for name, key, said in COUNTERS:
+            yield from _counter(name, said, health.get(key))
+        messages = CounterMetricFamily(
+            "slm_messages", "Messages by outcome", labels=["pipeline", "outcome"]
+        )
+        for pipeline, outcomes in health["pipelines"].items():
+            for outcome, number in outcomes.items():
+                messages.add_metric([pipeline, outcome], number)
+        yield messages
+        for name, label, key, said in BY:
+            family = CounterMetricFamily(f"slm_{name}", said, labels=[label])
+            for value, number in health[key].items():
+                family.add_metric([value], number)
+            yield family
+        yield _quantiles("latency", "Arrival to publish", health, "ms_p50", "ms_p99")
+        yield from _alerts(health)
+        yield from _upstream(health)
+
+
+def _gauge(name: str, said: str, value: float | None) -> Iterator[Metric]:
+    if value is not None:
+        yield GaugeMetricFamily(f"slm_{name}", said, value)
+
+
+def _counter(name: str, said: str, value: float | None) -> Iterator[Metric]:
+    if value is not None:
+        yield CounterMetricFamily(f"slm_{name}", said, value)
+
+
+def _quantiles(
+    name: str, said: str, health: Mapping[str, Any], p50: str, p99: str
+) -> Metric:
+    family = GaugeMetricFamily(
+        f"slm_{name}_seconds", f"{said}, of the last messages", labels=["quantile"]
+    )
+    for quantile, key in (("0.5", p50), ("0.99", p99)):
+        if health.get(key) is not None:
+            family.add_metric([quantile], health[key] / 1000)
+    return family
+
+
+def _alerts(health: Mapping[str, Any]) -> Iterator[Metric]:
+    alerts = GaugeMetricFamily("slm_alert", "Active alerts", labels=["alert"])
+    for name in health["alerts"]:
+        alerts.add_metric([name], 1)
+    yield alerts
+    models = InfoMetricFamily("slm_model", "Calibrated models", labels=["bundle"])
+    for bundle, fingerprint in health["fingerprints"].items():
+        models.add_metric([bundle], {"fingerprint": fingerprint})
+    yield models
+
+
+def _upstream(health: Mapping[str, Any]) -> Iterator[Metric]:
+    outbox, upstream = health.get("outbox"), health.get("upstream")
+    if outbox:
+        for name, key, said in OUTBOX:
+            yield from _gauge(name, said, outbox[key])
+    cases = health.get("cases")
+    if cases:
+        family = CounterMetricFamily(
+            "slm_cases", "Ended cases by outcome", labels=["outcome"]
+        )
+        for outcome, number in cases.items():
+            if not outcome.startswith("ms_"):
+                family.add_metric([outcome], number)
+        yield family
+        yield _quantiles(
+            "case_latency", "Arrival to final result", cases, "ms_p50", "ms_p99"
+        )
+    if upstream:
+        for name, key, said in UPSTREAM:
+            yield from _counter(name, said, upstream[key])
+        left = GaugeMetricFamily(
+            "slm_budget_left", "What is left of the day's budget", labels=["unit"]
+        )
+        for unit, value in upstream["left_today"].items():
+            if value is not None:
+                left.add_metric([unit], value)
+        yield left
+
+
+@contextmanager
+def served(address: str, port: int, health: Health) -> Iterator[None]:
+    """Serve metrics while the context lasts; port 0: not at all.
+
+    A port that is taken is a warning: the daemon has better things to do.
+    """
+    if port == 0:
+        yield
+        return
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector(_in_loop(health)))
+    try:
+        server, thread = start_http_server(port, address, registry)
+    except OSError as error:
+        log.warning("no_metrics", address=address, port=port, why=str(error))
+        yield
+        return
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _in_loop(health: Health) -> Health:
+    """Ask in the event loop's thread, to which all that is counted belongs."""
+    loop = asyncio.get_running_loop()
+
+    def ask() -> Mapping[str, Any]:
+        answer: Future[Mapping[str, Any]] = Future()
+        loop.call_soon_threadsafe(lambda: answer.set_result(health()))
+        return answer.result(WAIT_S)
+
+    return ask

@@ -1,0 +1,284 @@
+"""What the device says of itself: status, birth, health, and what is wrong with it."""
+
+import asyncio
+import json
+import platform
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic_core import to_json
+
+from agent import __version__, homeassistant
+from agent.alerts import Alerts
+from agent.backlog import Backlog
+from agent.counts import Counts
+from agent.errors import Undelivered
+from agent.escalation import Escalation
+from agent.files import replace
+from agent.link import Link, publish_aside
+from agent.mqtt import Connection
+from agent.pipeline import Pipeline, bundles_of
+from agent.systemd import notify
+from agent.vitals import Vitals, vitals
+from agent.wire import Topics
+from agent.wiring import Parts
+
+HEALTH_S = 30.0
+STOLEN = "id_taken_over"
+FILLING = 0.8  # share of the outbox from which on it counts as filling
+DISK_LOW = 0.05  # share of the disk
+JITTER_S = (1.0, 10.0)  # not all devices at once, when Home Assistant comes back
+COMPONENTS = "homeassistant.json"  # what it was told last, below state.dir
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the figures come from."""
+
+    parts: Parts
+    link: Link
+    counts: Counts
+    backlog: Backlog
+    alerts: Alerts
+    escalation: Escalation | None
+
+
+class Presence:
+    """Owns what the device has said of itself."""
+
+    def __init__(self, sources: Sources) -> None:
+        """Take what is to be told of."""
+        self._parts = sources.parts
+        self._link = sources.link
+        self._counts = sources.counts
+        self._backlog = sources.backlog
+        self._alerts = sources.alerts
+        self._escalation = sources.escalation
+        agent = sources.parts.config.agent
+        self._device = agent.device.id
+        self._topics = Topics(self._device)
+        self._folder = agent.state.dir
+        self._home = agent.homeassistant
+        self._since = time.perf_counter()
+        self._cleared_epoch = 0  # the connection that took the alert back
+        self._due = asyncio.Event()
+        self._jitter = 0.0
+
+    async def introduce(self, connection: Connection) -> None:
+        """Say who is here, each time we come: brokers forget retained messages too."""
+        if self._home.enable:
+            await self._discover(connection)
+        said = [
+            (self._topics.status, b"online"),
+            (self._topics.birth, to_json(self.birth())),
+            (self._topics.health, to_json(self.health())),
+        ]
+        for topic, payload in said:
+            await (await connection.publish(topic, payload, retain=True))
+        self._alerts.repeat()
+
+    def home_assistant_is_back(self) -> None:
+        """Introduce us again, a little later."""
+        self._jitter = random.uniform(*JITTER_S)  # noqa: S311  no secret
+        self._due.set()
+
+    async def stolen(self) -> None:
+        """Raise the alert by a connection of its own: our id is somebody else's now."""
+        endpoint = self._parts.endpoint
+        notify(f"STATUS=another client took over the id {endpoint.client_id}")
+        alert = {
+            "alert": STOLEN,
+            "detail": f"another client uses the id {endpoint.client_id}",
+            "times": self._link.counts.takeovers,
+        }
+        topic = self._topics.alert(STOLEN)
+        try:
+            await publish_aside(endpoint, topic, to_json(alert))
+        except Undelivered as error:
+            log.warning("alert_not_published", alert=STOLEN, why=str(error))
+
+    async def run(self) -> None:
+        """Publish the health every half minute until cancelled."""
+        while True:
+            again = await self._pause()
+            self._look()
+            connection = await self._link.connection()
+            try:
+                if again:
+                    await self.introduce(connection)
+                else:
+                    await self._beat(connection)
+            except Undelivered as error:
+                log.warning("health_not_published", why=str(error))
+
+    async def _pause(self) -> bool:
+        """Wait for the next time; tell whether Home Assistant asked for it."""
+        try:
+            async with asyncio.timeout(HEALTH_S):
+                await self._due.wait()
+        except TimeoutError:
+            return False
+        self._due.clear()
+        await asyncio.sleep(self._jitter)
+        return True
+
+    async def _beat(self, connection: Connection) -> None:
+        said = [(self._topics.health, to_json(self.health()))]
+        clear = self._link.settled and connection.epoch != self._cleared_epoch
+        if clear:
+            said.append((self._topics.alert(STOLEN), b""))
+        for topic, payload in said:
+            await (await connection.publish(topic, payload, retain=True))
+        if clear:
+            self._cleared_epoch = connection.epoch
+
+    async def _discover(self, connection: Connection) -> None:
+        """Tell Home Assistant what there is, and what there is no longer."""
+        topic = homeassistant.discovery_topic(self._home.prefix, self._device)
+        payload = homeassistant.discovery(
+            self._device,
+            __version__,
+            platform.machine(),
+            [p.name for p in self._parts.pipelines],
+        )
+        path = self._folder / COMPONENTS
+        before = _told(path)
+        for old, components in before.items():
+            gone = homeassistant.vanished(components, payload["cmps"])
+            if old != topic:  # the device had another name
+                await (await connection.publish(old, b"", retain=True))
+            elif gone:
+                parting = to_json(homeassistant.without(payload, gone))
+                await (await connection.publish(topic, parting, retain=True))
+        await (await connection.publish(topic, to_json(payload), retain=True))
+        now = {topic: homeassistant.platforms(payload)}
+        if now != before:
+            try:
+                replace(path, json.dumps(now).encode())
+            except OSError as error:
+                log.warning("discovery_not_written_down", why=str(error))
+
+    # -- what is told
+
+    def birth(self) -> dict[str, Any]:
+        """Return who this device is and what it runs."""
+        config = self._parts.config
+        return {
+            "v": 1,
+            "device": self._device,
+            "version": __version__,
+            "labels": config.agent.device.labels,
+            "pipelines": {p.name: _described(p) for p in self._parts.pipelines},
+            "bundles": {
+                bundle.id: {name: f.sha256 for name, f in bundle.manifest.files.items()}
+                for bundle in bundles_of(self._parts.pipelines)
+            },
+            "config_sha256": config.hash,
+        }
+
+    def health(self) -> dict[str, Any]:
+        """Return how the device is: the numbers of the metrics, too."""
+        mqtt = self._parts.config.agent.mqtt
+        return {
+            "v": 1,
+            **self._counts.summary(),
+            **(shares := self._counts.shares()),
+            # Home Assistant's templates cannot multiply what is not known.
+            "percent_local": _percent(shares["share_local"]),
+            "in_hand": self._backlog.messages,
+            "in_hand_max": mqtt.max_backlog,
+            "in_hand_bytes": self._backlog.bytes,
+            "in_hand_bytes_max": mqtt.max_backlog_bytes,
+            "dropped_qos0": self._backlog.dropped,
+            "left_to_broker": self._backlog.left,
+            "connects": self._link.counts.connects,
+            "takeovers": self._link.counts.takeovers,
+            "uptime_s": round(time.perf_counter() - self._since),
+            "fingerprints": {
+                bundle.id: bundle.calibration.fingerprint
+                for bundle in bundles_of(self._parts.pipelines)
+            },
+            **vitals(self._folder).summary(),
+            "alerts": self._alerts.active,
+            **(self._escalation.summary() if self._escalation else {}),
+        }
+
+    def _look(self) -> None:
+        """Raise and clear the alerts that a look at the figures decides."""
+        now = vitals(self._folder)
+        for name, detail in (
+            ("disk_low", _disk_low(now)),
+            ("clock_wrong", "the clock is years behind" if now.clock_wrong else ""),
+            ("outbox_filling", self._filling()),
+            ("calibration_mismatch", _mismatches(self._parts.pipelines)),
+            ("input_stalled", self._stalled()),
+        ):
+            if detail:
+                self._alerts.rise(name, detail)
+            else:
+                self._alerts.clear(name)
+
+    def _filling(self) -> str:
+        if self._escalation is None:
+            return ""
+        outbox = self._escalation.summary()["outbox"]
+        share = outbox["bytes"] / outbox["bytes_max"]
+        if share < FILLING:
+            return ""
+        return f"{outbox['waiting']} cases wait, {share:.0%} of outbox.max_bytes"
+
+    def _stalled(self) -> str:
+        """Name the pipelines that hear nothing for longer than they should."""
+        found = []
+        for name, spec in self._parts.config.pipelines.items():
+            wanted = spec.input.expect_s
+            heard = self._counts.heard.get(name, self._since)
+            if wanted and time.perf_counter() - heard > wanted:
+                found.append(name)
+        return f"no message for {', '.join(found)}" if found else ""
+
+
+def _described(pipeline: Pipeline) -> Mapping[str, Any]:
+    return {
+        "topics": list(pipeline.filters),
+        "tasks": sorted(pipeline.tasks),
+        "bundle": pipeline.bundle.id,
+        "result": pipeline.result_topic,
+        "max_error": pipeline.max_error,
+        "threshold": pipeline.policy.threshold,
+        "guarantee": pipeline.policy.guarantee,
+        "certified": pipeline.policy.error_bound is not None,
+        "escalates": pipeline.plan is not None,
+    }
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 2)
+
+
+def _disk_low(now: Vitals) -> str:
+    if not now.disk_bytes or now.disk_free_bytes is None:
+        return ""
+    share = now.disk_free_bytes / now.disk_bytes
+    return f"{share:.1%} of the disk is free" if share < DISK_LOW else ""
+
+
+def _mismatches(pipelines: Sequence[Pipeline]) -> str:
+    names = [p.name for p in pipelines if not p.bundle.calibrated]
+    return f"the calibration does not fit: {', '.join(names)}" if names else ""
+
+
+def _told(path: Path) -> dict[str, dict[str, str]]:
+    """Return what was told last: components by topic."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,74 @@
+"""How the machine is: memory, temperature, throttling, disk, clock; None if unknown."""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# No clock that is right tells less: a Pi without a battery starts in the past.
+RELEASED = 1_764_000_000  # Unix time, late November 2025
+
+TEMPERATURE = Path("/sys/class/thermal/thermal_zone0/temp")
+THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")  # Raspberry Pi
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """Bytes, degrees Celsius, and the load of the last minute.
+
+    `throttled` are the bits of the Pi's firmware: 0 is fine, 1 under-voltage, 4
+    throttled now, the same from 0x10000 on since the start.
+    """
+
+    rss_bytes: int | None
+    temperature_c: float | None
+    throttled: int | None
+    load_1m: float
+    disk_free_bytes: int | None
+    disk_bytes: int | None
+    clock_wrong: bool
+
+    def summary(self) -> dict[str, Any]:
+        """Return them ready for JSON."""
+        return asdict(self)
+
+
+def vitals(folder: Path) -> Vitals:
+    """Look; `folder` names the disk that counts."""
+    free, size = _disk(folder)
+    temperature = _number(TEMPERATURE)
+    throttled = _number(THROTTLED, 16)
+    return Vitals(
+        rss_bytes=_resident(),
+        temperature_c=None if temperature is None else temperature / 1000,
+        throttled=throttled,
+        load_1m=round(os.getloadavg()[0], 2),
+        disk_free_bytes=free,
+        disk_bytes=size,
+        clock_wrong=time.time() < RELEASED,
+    )
+
+
+def _resident() -> int | None:
+    """Return our resident memory as Linux counts it."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except (OSError, ValueError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _disk(folder: Path) -> tuple[int | None, int | None]:
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return None, None
+    return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+
+
+def _number(path: Path, base: int = 10) -> int | None:
+    try:
+        return int(path.read_text("ascii").strip(), base)
+    except (OSError, ValueError):
+        return None

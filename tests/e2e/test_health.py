@@ -1,0 +1,140 @@
+"""What the device says of itself: metrics, alerts and Home Assistant tell the same."""
+
+import json
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from stage import DEVICE, Agent, Client, Mosquitto, free_port
+
+BASE = f"slm/{DEVICE}"
+HURRY = {"presence.HEALTH_S": 0.2, "presence.JITTER_S": (0.0, 0.0)}
+
+
+def scraped(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return every sample that Prometheus would read, by name and labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def last_health(client: Client, done: Callable[[dict[str, Any]], bool]) -> Any:
+    """Wait for a health that is as wanted, and return it."""
+
+    def found() -> dict[str, Any] | None:
+        said = client.said[f"{BASE}/health"]
+        health = json.loads(said[-1]) if said else {}
+        return health if health and done(health) else None
+
+    client.wait(lambda: found() is not None)
+    return found()
+
+
+def extended(agent: Agent, more: str) -> Agent:
+    """Add lines to the agent's configuration."""
+    agent.config.write_text(agent.config.read_text("utf-8") + more, "utf-8")
+    return agent
+
+
+def test_metrics_are_the_numbers_of_health(
+    broker: Mosquitto, client: Client, new_agent: Callable[..., Agent]
+) -> None:
+    """Prometheus's own parser reads the same figures as the health topic tells."""
+    port = free_port()
+    agent = extended(new_agent(broker.port, hurry=HURRY), f"[metrics]\nport = {port}\n")
+    agent.start()
+    client.ask(range(10))
+    client.send("home/x/utterance", b"\xff")
+    client.wait_answered(11)
+    health = last_health(client, lambda said: said["received"] == 11)
+    samples = scraped(port)
+    assert samples["slm_received_total", ()] == 11
+    assert samples["slm_dead_letters_total", (("reason", "not_utf8"),)] == 1
+    for outcome, number in health["pipelines"]["home"].items():
+        labels = (("outcome", outcome), ("pipeline", "home"))
+        assert samples["slm_messages_total", labels] == number
+    assert samples["slm_share_local", ()] == health["share_local"]
+    assert samples["slm_resident_memory_bytes", ()] > 10_000_000
+    assert all(name.startswith("slm_") for name, _ in samples)
+
+
+def test_a_taken_port_is_only_a_warning(
+    broker: Mosquitto, client: Client, new_agent: Callable[..., Agent]
+) -> None:
+    """Where somebody else has the metrics' port, messages are answered all the same."""
+    more = f"[metrics]\nport = {broker.port}\n"
+    agent = extended(new_agent(broker.port), more)
+    agent.start()
+    agent.wait_log("no_metrics", port=broker.port)
+    client.ask([1])
+    client.wait_answered(1)
+
+
+def test_silence_is_an_alert(
+    broker: Mosquitto, client: Client, new_agent: Callable[..., Agent]
+) -> None:
+    """A pipeline that expects messages and gets none says so, until one comes."""
+    pipelines = {"one": (["home/+/utterance"], "expect_s = 0.5")}
+    new_agent(broker.port, hurry=HURRY, pipelines=pipelines).start()
+    alert = f"{BASE}/alert/input_stalled"
+    client.wait(lambda: any(b"one" in said for said in client.said[alert]))
+    assert last_health(client, lambda said: "input_stalled" in said["alerts"])
+    cleared = client.said[alert].count(b"")
+    for number in range(100):
+        client.ask([number])
+        client.wait_answered(number + 1)
+        if client.said[alert].count(b"") > cleared:
+            break
+        last_health(client, lambda said: said["received"] > 0)
+    client.wait(lambda: client.said[alert].count(b"") > cleared)
+
+
+def test_home_assistant_is_told_and_told_again(
+    broker: Mosquitto, new_agent: Callable[..., Agent]
+) -> None:
+    """Discovery is retained, repeated when Home Assistant comes back, and shrinks."""
+    topic = f"homeassistant/device/slm_{DEVICE}/config"
+    both: dict[str, tuple[list[str], str]] = {
+        "one": (["home/+/utterance"], ""),
+        "two": (["other/+/utterance"], ""),
+    }
+    agent = new_agent(broker.port, hurry=HURRY, pipelines=both)
+    extended(agent, "[homeassistant]\nenable = true\n")
+    with Listener(broker.port, topic) as home:
+        agent.start()
+        home.wait(lambda: len(home.payloads) == 1)
+        assert f"slm_{DEVICE}_two_open" in json.loads(home.payloads[0])["cmps"]
+        home.send("homeassistant/status", "online")
+        home.wait(lambda: len(home.payloads) == 2)
+        agent.terminate()
+        path: Path = agent.config
+        path.write_text(path.read_text("utf-8").replace("['one', 'two']", "['one']"))
+        agent.start()
+        home.wait(lambda: len(home.payloads) == 4)
+        parting, after = (json.loads(said)["cmps"] for said in home.payloads[2:])
+        assert parting[f"slm_{DEVICE}_two_open"] == {"p": "sensor"}
+        assert f"slm_{DEVICE}_two_open" not in after
+
+
+class Listener(Client):
+    """A client that hears one topic only."""
+
+    def __init__(self, port: int, topic: str) -> None:
+        """Connect and subscribe."""
+        self.topic = topic
+        self.payloads: list[bytes] = []
+        super().__init__(port, "home-assistant")
+
+    def _connected(self, client: Any, *_: object) -> None:
+        client.subscribe(self.topic, qos=1)
+
+    def _heard(self, _client: object, _data: object, raw: Any) -> None:
+        with self._changed:
+            self.payloads.append(bytes(raw.payload))
+            self._changed.notify_all()

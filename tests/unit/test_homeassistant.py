@@ -1,0 +1,63 @@
+"""Home Assistant's discovery payload, against the rules of its MQTT integration."""
+
+import re
+from typing import Any
+
+import pytest
+
+from agent import homeassistant as home
+
+TOPIC = re.compile(r"[^/]+/device/([a-zA-Z0-9_-]+)/config")
+REQUIRED = {
+    "binary_sensor": {"stat_t"},
+    "sensor": {"stat_t"},
+    "button": {"cmd_t"},
+}
+KNOWN = {
+    *("p", "uniq_id", "name", "stat_t", "val_tpl", "avty_t", "dev_cla", "stat_cla"),
+    *("unit_of_meas", "ent_cat", "sug_dsp_prc", "exp_aft", "pl_on", "pl_off"),
+    *("cmd_t", "pl_prs"),
+}
+PAYLOAD = home.discovery("pi-3", "1.2.3", "aarch64", ["home", "media"])
+COMPONENTS: dict[str, dict[str, Any]] = PAYLOAD["cmps"]
+
+
+def test_the_topic_is_one_that_is_matched() -> None:
+    """The config topic has the form that Home Assistant listens to."""
+    assert TOPIC.fullmatch(home.discovery_topic("homeassistant", "pi-3"))
+
+
+def test_device_origin_and_components() -> None:
+    """The root has what is required, and no availability for all."""
+    assert {"dev", "o", "cmps"} <= set(PAYLOAD)
+    assert PAYLOAD["dev"]["ids"] == ["slm_pi-3"]
+    assert PAYLOAD["o"]["name"]
+    assert not {"avty", "avty_t", "~"} & set(PAYLOAD)
+
+
+@pytest.mark.parametrize("key", COMPONENTS)
+def test_each_component_is_whole(key: str) -> None:
+    """Each has its platform, a unique id and what its platform requires, no more."""
+    said = COMPONENTS[key]
+    assert said["uniq_id"] == key
+    assert REQUIRED[said["p"]] <= set(said)
+    assert set(said) <= KNOWN
+    assert len(said) > 2
+    connected = key.endswith("_connected")
+    assert ("avty_t" in said) is not connected
+
+
+def test_the_connected_sensor_can_be_off() -> None:
+    """It shows `off`, not `unavailable`, when the last will speaks."""
+    said = COMPONENTS["slm_pi-3_connected"]
+    assert (said["stat_t"], said["pl_off"]) == ("slm/pi-3/status", "offline")
+
+
+def test_a_pipeline_that_goes_takes_its_entities_along() -> None:
+    """What vanished is removed once, by its platform, before it is left out."""
+    after = home.discovery("pi-3", "1.2.3", "aarch64", ["home"])
+    gone = home.vanished(home.platforms(PAYLOAD), after["cmps"])
+    assert set(gone) == {"slm_pi-3_media_resolved", "slm_pi-3_media_open"}
+    parting = home.without(after, gone)["cmps"]
+    assert parting["slm_pi-3_media_open"] == {"p": "sensor"}
+    assert set(parting) - set(gone) == set(after["cmps"])
