@@ -3,12 +3,18 @@
 import asyncio
 import json
 import sys
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from agent import __version__
 from agent.errors import ConfigError, Undelivered
+
+if TYPE_CHECKING:
+    from agent.check import Finding
 
 CONFIG = click.option(
     "--config",
@@ -94,25 +100,89 @@ def check(config: Path | None, *, as_json: bool, schema: bool) -> None:
     from agent.check import check as findings
 
     failed = False
-    colours = {"ok": "green", "warning": "yellow", "error": "red"}
     for finding in findings(load(config)):
         failed |= finding.level == "error"
-        if as_json:
-            click.echo(
-                json.dumps(
-                    {
-                        "level": finding.level,
-                        "subject": finding.subject,
-                        "detail": finding.detail,
-                    },
-                    ensure_ascii=False,
-                )
-            )
-        else:
-            level = click.style(f"{finding.level:8}", fg=colours[finding.level])
-            click.echo(f"{level}{finding.subject}: {finding.detail}")
+        _print_finding(finding, as_json=as_json)
     if failed:
         sys.exit(2)
+
+
+def _print_finding(finding: "Finding", *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(asdict(finding), ensure_ascii=False))
+        return
+    colours = {"ok": "green", "warning": "yellow", "error": "red"}
+    level = click.style(f"{finding.level:8}", fg=colours[finding.level])
+    click.echo(f"{level}{finding.subject}: {finding.detail}")
+
+
+@cli.command()
+@CONFIG
+@JSON
+def doctor(config: Path | None, *, as_json: bool) -> None:
+    """Look at everything around the daemon: broker, access, disk, clock, runtime.
+
+    Beside a running daemon, without disturbing it; `check` looks at the files only.
+    Exit status 2 if something is wrong, 0 with warnings.
+    """
+    from agent.check import Finding
+    from agent.config import load
+    from agent.doctor import examine
+
+    async def all_of() -> list[Finding]:
+        found = []
+        async for finding in examine(load(config)):
+            _print_finding(finding, as_json=as_json)
+            found.append(finding)
+        return found
+
+    if any(finding.level == "error" for finding in asyncio.run(all_of())):
+        sys.exit(2)
+
+
+@cli.command()
+@CONFIG
+@JSON
+@click.option("--device", default="+", help="Only this one; default all.")
+@click.option("--pipeline", default="+", help="Only this one; default all.")
+@click.option("--limit", type=int, help="End after so many.")
+def tap(
+    config: Path | None,
+    device: str,
+    pipeline: str,
+    limit: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Show results and dead letters as they come, from all devices on the broker.
+
+    Example: slm-agent tap --device pi-3 --json | jq .label
+    """
+    from agent import watching
+    from agent.config import load
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(
+            watching.tap(load(config), device, pipeline, limit, as_json=as_json)
+        )
+
+
+@cli.command()
+@CONFIG
+@JSON
+@click.option("--device", default="+", help="Only this one; default all.")
+@click.option("--once", is_flag=True, help="Show what is known now, and end.")
+def top(config: Path | None, device: str, *, once: bool, as_json: bool) -> None:
+    """Show how all devices on the broker are, live.
+
+    What they say of themselves every half minute: share resolved locally, latencies,
+    what waits, upstream calls, memory, alerts. --json prints one object a device, once.
+    """
+    from agent import watching
+    from agent.config import load
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(watching.top(load(config), device, once=once, as_json=as_json))
 
 
 @cli.command("try")

@@ -1,6 +1,6 @@
 """`slm-agent check`: everything that can be known before the daemon starts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ from agent.jsonl import read_records
 from agent.pipeline import Pipeline, bundles_of, mismatch, open_pipelines
 from agent.types import Decision, Guarantee
 from agent.wire import decision_object
-from agent.wiring import endpoint
+from agent.wiring import endpoint, finder_of, transport_of
 
 WRONG = {
     Guarantee.LABEL: "a wrong label",
@@ -67,9 +67,28 @@ def check(config: Config) -> Iterator[Finding]:
             yield Finding("ok", name, f"{len(bundle.probes)} probes answer as expected")
         if not bundle.calibrated:
             yield Finding("warning", name, mismatch(bundle))
+    yield from _upstream(config, pipelines)
     for pipeline in pipelines:
         yield from _promise(config, pipeline)
         yield from _cases(config, pipeline)
+
+
+def _upstream(config: Config, pipelines: Sequence[Pipeline]) -> Iterator[Finding]:
+    """Say what may leave the device, and where to."""
+    transport = transport_of(config)
+    if transport is None:
+        yield Finding("ok", "upstream", "none: nothing leaves this device")
+        return
+    finder_of(config, pipelines)
+    yield Finding("ok", "upstream", f"{transport.name} to {transport.to}")
+    for pipeline in pipelines:
+        plan = pipeline.plan
+        if plan is None:
+            yield Finding("ok", pipeline.name, "privacy 'never': nothing goes upstream")
+        elif not plan.redacts:
+            yield Finding("warning", pipeline.name, "texts go upstream as they are")
+        else:
+            yield Finding("ok", pipeline.name, "personal data is hidden from upstream")
 
 
 def _promise(config: Config, pipeline: Pipeline) -> Iterator[Finding]:

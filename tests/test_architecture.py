@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("calibration", "decide", "text", "wire", "homeassistant", "backlog", "certify", "filters"),
         *("jsonl", "examples", "scoring", "fitting", "counts", "cases", "prompt"),
+        *("fleet", "fleet.values"),
         "occurrences",
     ),
     # 2: one outside world each
@@ -32,13 +33,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("outbox.store", "outbox.cases", "outbox.answers", "outbox.ledger"),
         *("outbox.spending", "outbox"),
         *("ids", "mqtt", "link", "subscriptions", "systemd", "log", "files", "vitals"),
+        *("fleet.signing", "fleet.storage"),
     ),
     # 3: upstream transports
     ("transports.contract", "transports.mqtt", "transports.http", "transports"),
     # 4: what the operator says
-    ("config",),
+    ("config", "fleet.model", "fleet.reading", "fleet.resolve"),
     # 5: the daemon
     (
+        *("fleet.memory", "fleet.device"),
         *("pipeline", "engine", "alerts", "purse", "upstream", "finals"),
         *("escalation", "delivery", "control", "wiring", "presence", "metrics"),
         "app",
@@ -46,7 +49,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 6: the commands
     (
         *("evaluate", "check", "recalibrate", "embedded", "simulated"),
-        *("demo", "bench"),
+        *("demo", "bench", "doctor", "watching"),
+        *("fleet.checks", "fleet.differences", "fleet.tables", "fleet.commands"),
         # the upstream side: nothing of the device's is above it
         *("broker", "broker.settings", "broker.llm", "broker.tally", "broker.replies"),
         *("broker.claims", "broker.group", "broker.answering", "broker.service"),
@@ -75,12 +79,13 @@ HOMES = {
     "tomllib": {"config"},
     "ssl": {"mqtt", "transports", "wiring"},
     "httpx": {"transports.http"},
-    "click": {"__main__"},
-    "rich": {"demo"},
+    "cryptography": {"fleet"},
+    "click": {"__main__", "fleet.commands"},
+    "rich": {"watching", "demo", "fleet.tables"},
     "litellm": {"broker.llm"},
     "torch": {"__main__"},  # only to see whether it is there
 }
-HEAVY = {"onnxruntime", "tokenizers", "torch", "rich", "litellm"}
+HEAVY = {"onnxruntime", "tokenizers", "torch", "rich", "litellm", "cryptography"}
 # What a pure module cannot do without these: I/O, waiting, randomness, threads.
 IMPURE = {
     *("asyncio", "http", "io", "os", "random", "secrets", "select", "shutil", "socket"),
@@ -93,6 +98,7 @@ PURE_BUT = {"examples": {"pathlib"}, "jsonl": {"pathlib"}}  # what people hand u
 CATCHES_ALL = {
     *("engine._ask", "mqtt.Connection._readable", "bundle.open_bundle"),
     "broker.llm.ask",
+    *("fleet.device.FleetDevice.offer", "fleet.device.FleetDevice._reopened"),
     *(f"outbox.store.Store.{name}" for name in ("_write", "_attempt", "_read")),
 }
 # In the daemon; a command may wait for two things at once.
