@@ -1,6 +1,7 @@
 """Delivery: publish in order of arrival, acknowledge last, survive reconnects.
 
-Cases are committed to the outbox first, all that wait in one commit.
+Cases are committed to the outbox first, all that wait in one commit; what is said while
+they wait goes out afterwards, but before their final results.
 
 A parcel whose connection ended waits for the next one. Then the broker says whether it
 kept our session. If so, it sends the message again, and we forget this parcel; if not,
@@ -9,7 +10,8 @@ the message exists only here, and the parcel is published now.
 
 import asyncio
 import heapq
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -70,16 +72,41 @@ class Delivery:
             await self._commit(parcels, self._escalation)
 
     async def _commit(self, parcels: Sequence[Parcel], escalation: Escalation) -> None:
-        cases = [case for parcel in parcels for case in parcel.cases]
-        dropped = await escalation.take(cases)
-        for parcel in parcels:
-            sends = list(parcel.sends)
-            sends += [dropped[case.key] for case in parcel.cases if case.key in dropped]
-            if sends:
-                self.put(Parcel(parcel.message, tuple(sends)))
-            else:
-                parcel.message.ack()  # the outbox has it
-                self._done(parcel.message)
+        owing = deque(parcel for parcel in parcels if not self._dropped(parcel))
+        cases = [case for parcel in owing for case in parcel.cases]
+        for parcel in owing:
+            escalation.hold_back(parcel.meanwhile)
+        waits: dict[str, bool] = {}
+        async for taken in escalation.take(cases):
+            waits |= taken
+            while owing and all(case.key in waits for case in owing[0].cases):
+                self._committed(owing.popleft(), waits)
+
+    def _dropped(self, parcel: Parcel) -> bool:
+        """Forget a parcel whose message comes again, if that is known already."""
+        message = parcel.message
+        again = self._link.connected and self._link.comes_again(message)
+        if again:
+            self._done(message)
+        return again
+
+    def _committed(self, parcel: Parcel, waits: Mapping[str, bool]) -> None:
+        """Go on with a parcel whose cases are in the outbox.
+
+        A case that ended before has its final result: nothing may be said after it.
+        """
+        said = (sent for key, sent in parcel.meanwhile.items() if waits[key])
+        sends = (*parcel.sends, *said)
+        if sends:
+            self.put(Parcel(parcel.message, sends, meanwhile=parcel.meanwhile))
+        else:
+            parcel.message.ack()  # the outbox has it
+            self._let_go(parcel)
+
+    def _let_go(self, parcel: Parcel) -> None:
+        self._done(parcel.message)
+        if self._escalation:
+            self._escalation.let_out(parcel.meanwhile)
 
     async def deliver_once(self) -> None:
         """Wait for a parcel and a connection, and send the one with the other."""
@@ -89,7 +116,7 @@ class Delivery:
         if not self._waiting:
             self._filled.clear()
         if self._link.comes_again(parcel.message):
-            self._done(parcel.message)
+            self._let_go(parcel)
             return
         answers = [
             await connection.publish(topic, payload) for topic, payload in parcel.sends
@@ -104,7 +131,7 @@ class Delivery:
         message = parcel.message
         if error is None:
             message.ack()
-            self._done(message)
+            self._let_go(parcel)
         elif isinstance(error, Refused):
             self._refused(parcel, error)
         elif isinstance(error, Undelivered):
@@ -123,7 +150,7 @@ class Delivery:
         )
         if parcel.message.qos == 0:
             self._counts.lost += 1
-            self._done(parcel.message)
+            self._let_go(parcel)
             return
         self.put(parcel)
         self._link.hang_up()

@@ -7,9 +7,9 @@ Tokenizing and inference run in one worker thread, never in the event loop.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -43,12 +43,14 @@ log = structlog.get_logger()
 class Parcel:
     """All that one message caused: (topic, payload) to publish, in order.
 
-    Its cases must be in the outbox before the message is acknowledged.
+    Its cases must be in the outbox before the message is acknowledged. `meanwhile` is
+    what to publish while a case waits, by its key.
     """
 
     message: Message
     sends: tuple[tuple[str, bytes], ...]
     cases: tuple[Case, ...] = ()
+    meanwhile: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Engine:
         predict_s = time.perf_counter() - started
         answers = iter(zip(jobs, decisions, strict=True))
         for index, order in enumerate(batch):
-            sends, cases = [], []
+            sends, cases, meanwhile = [], [], {}
             for pipeline in order.pipelines:
                 why = unreadable.get((index, pipeline.name))
                 if why:
@@ -145,14 +147,16 @@ class Engine:
                     continue
                 job, decision = next(answers)
                 result = self._result(order.message, job, decision, predict_s, started)
-                plan = pipeline.plan
-                if plan and goes_up(result, pipeline.policy):
-                    cases.append(self._case(job, result, plan))
-                    if not plan.provisional:
-                        continue
-                    result = replace(result, final=False)
-                sends.append((pipeline.result_topic, result_payload(result)))
-            self._deliver(Parcel(order.message, tuple(sends), tuple(cases)))
+                plan, topic = pipeline.plan, pipeline.result_topic
+                if not plan or not goes_up(result, pipeline.policy):
+                    sends.append((topic, result_payload(result)))
+                    continue
+                case = self._case(job, result, plan)
+                cases.append(case)
+                if plan.provisional:
+                    guess = result_payload(replace(result, final=False))
+                    meanwhile[case.key] = topic, guess
+            self._deliver(Parcel(order.message, tuple(sends), tuple(cases), meanwhile))
         self._busy_since = None
 
     def _read(
@@ -201,7 +205,7 @@ class Engine:
             predict=predict_s * 1000,
             total=(time.perf_counter() - message.arrived) * 1000,
         )
-        result = Result(
+        whole = Result(
             id=job.text.id,
             device=self._device,
             pipeline=pipeline.name,
@@ -211,8 +215,7 @@ class Engine:
             received_at=message.received_at,
             timing=timing,
         )
-        if len(result_payload(result)) + ENVELOPE > self._packet_limit():
-            result = replace(result, decision=_too_long(decision))
+        result = fitting(whole, self._packet_limit())
         up = bool(pipeline.plan) and goes_up(result, pipeline.policy)
         self._counts.result(pipeline.name, result.decision, timing, escalated=up)
         decision = result.decision
@@ -256,11 +259,16 @@ def goes_up(result: Result, policy: Policy) -> bool:
     return not too_long and escalates(decision, policy)
 
 
-def _too_long(decision: Decision) -> Unresolved:
-    """Leave the entities out: a broker hangs up on a packet beyond its limit."""
-    prediction = decision.prediction
+def fitting(result: Result, packet_limit: int) -> Result:
+    """Return the result, without entities where it would be too long for a packet.
+
+    A broker hangs up on a packet beyond its limit, in bytes.
+    """
+    if len(result_payload(result)) + ENVELOPE <= packet_limit:
+        return result
+    prediction = result.decision.prediction
     bare = prediction and replace(prediction, entities=())
-    return Unresolved(Reason.TOO_LONG, bare)
+    return replace(result, decision=Unresolved(Reason.TOO_LONG, bare))
 
 
 def answer(jobs: Sequence[Job]) -> list[Decision]:

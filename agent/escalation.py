@@ -8,9 +8,16 @@ whatever breaks in between; publishing it twice is the same result twice.
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,21 +26,21 @@ import structlog
 from agent.alerts import Alerts
 from agent.cases import Case, decode_case, encode_case
 from agent.counts import Counts
-from agent.finals import Finals
+from agent.finals import Finals, Room
 from agent.link import Link
 from agent.outbox import cases as book
 from agent.outbox.cases import Row
 from agent.outbox.store import Database, Full, Store
 from agent.pipeline import Pipeline
 from agent.purse import OverBudget, today
-from agent.types import Decision, Outcome, Resolved, Result, Unresolved
+from agent.transports import Unavailable
+from agent.types import Outcome
 from agent.upstream import Settled, Upstream
-from agent.wire import Topics, result_payload
 
-FULL_S = 5.0  # how long an outbox must take everything to count as not full
-TURN_S = 1.0  # how often deadlines are looked at, and a full disk is tried again
+TURN_S = 1.0  # how often deadlines are looked at
+REST_S = 30.0  # how long a case rests that nobody could be asked about
+LARGEST = 8  # what a case may take at most of the outbox: an eighth
 AT_ONCE = 50
-OUTBOX_FULL = "outbox_full"
 UPSTREAM_GONE = "upstream_gone"
 
 log = structlog.get_logger()
@@ -70,18 +77,18 @@ class Escalation:
         """Take what cases need; `run` works on them."""
         self._terms = terms
         self._pipelines: Mapping[str, Pipeline] = {p.name: p for p in pipelines}
-        self._topics = Topics(terms.device)
         self._store = store
-        self._room = asyncio.Event()
+        self._room = Room(alerts)
         self._upstream = upstream
-        self._finals = Finals(store, link, self._room.set)
+        topics = {p.name: p.result_topic for p in pipelines}
+        self._finals = Finals(terms.device, topics, store, link, counts, self._room)
         self._alerts = alerts
         self._counts = counts
-        self._busy: set[str] = set()  # keys that a worker has in hand
+        self._busy: set[str] = set()  # keys that somebody has in hand
+        self._resting: dict[str, float] = {}  # until when (monotonic), by key
         self._barred: dict[str, str] = {}  # scopes whose budget is spent: on which day
         self._arrived = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._full_at = -FULL_S
         self._stats: book.Stats | None = None
 
     async def run(self) -> None:
@@ -99,6 +106,8 @@ class Escalation:
     def close(self) -> None:
         """Close the outbox; what waits is taken up at the next start."""
         self._store.close()
+        if self._upstream:
+            self._upstream.close()
 
     def summary(self) -> dict[str, Any]:
         """Return what waits and what was spent, ready for JSON."""
@@ -121,99 +130,112 @@ class Escalation:
 
     # -- in
 
-    async def take(self, cases: Sequence[Case]) -> dict[str, tuple[str, bytes]]:
-        """Commit cases to the outbox; return results of those dropped, by their keys.
+    def hold_back(self, keys: Iterable[str]) -> None:
+        """Publish no final result of these cases before `let_out`, called as often."""
+        self._finals.hold_back(keys)
 
-        Waits while the outbox is full and the policy is not to drop: the messages stay
-        unacknowledged, and the broker holds what follows.
+    def let_out(self, keys: Iterable[str]) -> None:
+        """Publish final results of these cases again."""
+        self._finals.let_out(keys)
+
+    async def take(self, cases: Sequence[Case]) -> AsyncIterator[Mapping[str, bool]]:
+        """Commit cases, in order; tell of those that are by their keys if they wait.
+
+        False: it has ended, now or before. Waits while the outbox is full and the
+        policy is not to drop: the messages stay unacknowledged, and the broker holds
+        what follows.
         """
         rows = [_row(case) for case in cases]
-        dropped: dict[str, tuple[str, bytes]] = {}
         while rows:
+            self._room.try_again()
+            adding = partial(_add, rows=rows, now=time.time())
             try:
-                await self._store.write(partial(_add, rows=rows, now=time.time()))
-                break
+                waits = await self._store.write(adding)
             except Full as why:
-                self._full(f"{why}; {self._terms.when_full}")
-                rows, gone = await self._make_room(rows)
-                dropped |= gone
-        self._arrived.set()
-        return dropped
+                self._room.lack(f"{why}; {self._terms.when_full}")
+                await self._make_room(rows[0])
+                continue
+            self._arrived.set()
+            yield {row.key: each for row, each in zip(rows, waits, strict=False)}
+            del rows[: len(waits)]
 
-    async def _make_room(
-        self, rows: list[Row]
-    ) -> tuple[list[Row], dict[str, tuple[str, bytes]]]:
-        """Drop something, or wait; return what is still to be added, and results."""
+    async def _make_room(self, row: Row) -> None:
+        """Drop something, be it the case that is to be added; or wait for room.
+
+        Nothing is dropped while something ended is about to leave.
+        """
+        if len(row.body) > self._terms.max_bytes // LARGEST:
+            await self._finals.end(row, Settled(Outcome.REFUSED), waits=False)
+            return
         lowest = self._terms.when_full == "drop_lowest"
-        if self._terms.when_full == "stop_acking":
-            await self._wait_for_room()
-            return rows, {}
-        kept: list[Row] = []
-        dropped = {}
-        for row in rows:
+        victim = None
+        if self._terms.when_full != "stop_acking":
             victim = await self._store.read(
-                lambda db: book.victim(db, lowest=lowest, besides=self._busy)
+                lambda db: _victim(db, lowest=lowest, besides=self._busy)
             )
-            if victim is None:  # all that waits is being asked right now
-                await self._wait_for_room()
-                kept.append(row)
-            elif lowest and victim.priority > row.priority:
-                dropped[row.key] = self._end(decode_case(row.body), FULL)
-            else:
-                await self._finish(victim.key, decode_case(victim.body), FULL)
-                kept.append(row)
-        return kept, dropped
-
-    def _full(self, why: str) -> None:
-        self._full_at = time.monotonic()
-        self._alerts.rise(OUTBOX_FULL, why)
-
-    async def _wait_for_room(self) -> None:
-        self._room.clear()
-        # After a while the disk may have room again, whoever made it.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TURN_S):
-                await self._room.wait()
+        if victim is None or victim.key in self._busy:
+            await self._room.wait()
+        elif lowest and victim.priority > row.priority:
+            await self._finals.end(row, Settled(Outcome.FULL), waits=False)
+        else:
+            with self._in_hand(victim):
+                await self._finals.end(victim, Settled(Outcome.FULL))
 
     # -- up
+
+    @contextlib.contextmanager
+    def _in_hand(self, row: Row) -> Iterator[None]:
+        self._busy.add(row.key)
+        try:
+            yield
+        finally:
+            self._busy.discard(row.key)
 
     async def _work(self) -> None:
         while True:
             row = await self._next()
-            try:
+            with self._in_hand(row):
                 await self._handle(row)
-            finally:
-                self._busy.discard(row.key)
 
     async def _next(self) -> Row:
         async with self._turn:
             while True:
                 self._arrived.clear()
+                besides = self._busy | self._resting.keys()
                 rows = await self._store.read(
-                    lambda db: book.waiting(
-                        db, 1, besides=self._busy, barred=self._barred
-                    )
+                    partial(book.waiting, limit=1, besides=besides, barred=self._barred)
                 )
-                if rows:
+                if not rows:
+                    await self._arrived.wait()
+                elif rows[0].key not in self._busy:  # nobody took it meanwhile
                     self._busy.add(rows[0].key)
                     return rows[0]
-                await self._arrived.wait()
 
     async def _handle(self, row: Row) -> None:
         case = decode_case(row.body)
         pipeline = self._pipelines.get(case.pipeline)
         if self._upstream is None or pipeline is None or pipeline.plan is None:
-            await self._finish(row.key, case, Settled(Outcome.REFUSED))
+            await self._finals.end(row, Settled(Outcome.REFUSED))
             return
         try:
             settled = await self._upstream.settle(case, pipeline.plan)
         except OverBudget as over:
-            if not self._terms.queues:
-                await self._finish(row.key, case, Settled(Outcome.BUDGET))
-                return
-            self._bar(over.scope)
-            return
-        await self._finish(row.key, case, settled)
+            if self._terms.queues:
+                self._bar(over.scope)
+            else:
+                await self._finals.end(row, Settled(Outcome.BUDGET))
+        except Unavailable:
+            self._resting[row.key] = time.monotonic() + REST_S
+        else:
+            change = self._upstream.remember(case, pipeline.plan, settled)
+            if await self._finals.end(row, settled) and change:
+                await self._remember(change)
+
+    async def _remember(self, change: Callable[[Database], None]) -> None:
+        try:
+            await self._store.write(change)
+        except Full as why:
+            log.warning("answer_not_remembered", why=str(why))
 
     def _bar(self, scope: str) -> None:
         """Let the cases of a scope wait for the next day; empty: all of them."""
@@ -223,115 +245,47 @@ class Escalation:
                 log.warning("budget_spent", pipeline=name, day=day)
             self._barred[name] = day
 
-    # -- out
-
-    def _result(self, case: Case, settled: Settled) -> Result:
-        found = settled.prediction
-        decision: Decision
-        if found is None:
-            decision = Unresolved(case.reason, case.guess)
-        else:
-            decision = Resolved(found, None, case.reason)
-        waited = (datetime.now(UTC) - case.received_at).total_seconds() * 1000
-        return Result(
-            id=case.id,
-            device=self._terms.device,
-            pipeline=case.pipeline,
-            topic=case.topic,
-            decision=decision,
-            model=settled.model or case.model,
-            received_at=case.received_at,
-            timing=replace(case.timing, total=max(waited, 0.0)),
-            rev=1,
-            upstream=settled.outcome,
-        )
-
-    def _end(self, case: Case, settled: Settled) -> tuple[str, bytes]:
-        """Count a case as ended; return topic and payload of its final result."""
-        result = self._result(case, settled)
-        self._count(result, settled.outcome)
-        return self._topic(case.pipeline), result_payload(result)
-
-    def _topic(self, pipeline: str) -> str:
-        known = self._pipelines.get(pipeline)
-        return known.result_topic if known else self._topics.result(pipeline)
-
-    def _count(self, result: Result, outcome: Outcome) -> None:
-        self._counts.case(result.pipeline, result.decision, outcome, result.timing)
-        guess = result.decision.prediction
-        log.info(
-            "case_ended",
-            id=result.id,
-            pipeline=result.pipeline,
-            upstream=outcome.value,
-            by=guess and guess.by.value,
-            ms_total=round(result.timing.total),
-        )
-
-    async def _finish(self, key: str, case: Case, settled: Settled) -> None:
-        """Write the end of a case down; a full disk is waited for."""
-        result = self._result(case, settled)
-        topic, payload = self._topic(case.pipeline), result_payload(result)
-        while True:
-            try:
-                first = await self._store.write(
-                    lambda db: book.finish(db, key, topic, payload)
-                )
-                break
-            except Full as why:
-                self._full(str(why))
-                await self._wait_for_room()
-        if not first:
-            return  # it ended already
-        self._count(result, settled.outcome)
-        self._finals.wake()
-        await self._remember(case, settled)
-
-    async def _remember(self, case: Case, settled: Settled) -> None:
-        pipeline = self._pipelines.get(case.pipeline)
-        if self._upstream is None or pipeline is None or pipeline.plan is None:
-            return
-        change = self._upstream.remember(case, pipeline.plan, settled)
-        if change is None:
-            return
-        try:
-            await self._store.write(change)
-        except Full as why:
-            log.warning("answer_not_remembered", why=str(why))
-
     # -- time
 
     async def _watch(self) -> None:
         """End what is too old, take up what may go again, and keep the figures."""
         while True:
             await asyncio.sleep(TURN_S)
-            expired = partial(book.expired, now=time.time(), limit=AT_ONCE)
-            late = await self._store.read(expired)
-            for row in late:
-                if row.key not in self._busy:
-                    await self._finish(row.key, decode_case(row.body), LATE)
-            day = today()
+            while await self._expire():
+                pass
+            day, now = today(), time.monotonic()
             if any(barred != day for barred in self._barred.values()):
                 self._barred.clear()
-            if not self._arrived.is_set():
-                self._arrived.set()
+            self._resting = {k: t for k, t in self._resting.items() if t > now}
+            self._arrived.set()
             self._stats = await self._store.read(book.stats)
             if self._upstream:
                 await self._upstream.purse.balance()
             self._tell()
 
+    async def _expire(self) -> int:
+        """End some cases whose deadline has passed; return how many."""
+        expired = partial(book.expired, now=time.time(), limit=AT_ONCE)
+        late = await self._store.read(expired)
+        late = [row for row in late if row.key not in self._busy]
+        with contextlib.ExitStack() as hands:
+            for row in late:
+                hands.enter_context(self._in_hand(row))
+            outcome = Settled(Outcome.TIMEOUT)
+            await asyncio.gather(*(self._finals.end(row, outcome) for row in late))
+        return len(late)
+
     def _tell(self) -> None:
         """Raise and clear the alerts about upstream and outbox."""
-        if self._upstream and self._upstream.down:
-            self._alerts.rise(UPSTREAM_GONE, self._upstream.down)
+        upstream = self._upstream
+        if upstream and upstream.full:
+            self._room.lack(upstream.full)
+            upstream.full = ""
+        if upstream and upstream.down:
+            self._alerts.rise(UPSTREAM_GONE, upstream.down)
         else:
             self._alerts.clear(UPSTREAM_GONE)
-        if time.monotonic() - self._full_at > FULL_S:
-            self._alerts.clear(OUTBOX_FULL)
-
-
-FULL = Settled(Outcome.FULL)
-LATE = Settled(Outcome.TIMEOUT)
+        self._room.tell()
 
 
 def _row(case: Case) -> Row:
@@ -345,6 +299,23 @@ def _row(case: Case) -> Row:
     )
 
 
-def _add(db: Database, rows: Sequence[Row], now: float) -> None:
+def _add(db: Database, rows: Sequence[Row], now: float) -> list[bool]:
+    """Add cases while there is room; return of each whether it waits."""
+    waits: list[bool] = []
     for row in rows:
-        book.add(db, row, now)
+        try:
+            verdict = book.add(db, row, now)
+        except Full:
+            if not waits:
+                raise
+            break
+        new = verdict is book.Verdict.NEW
+        waits.append(new or book.waits(db, row.key))
+    return waits
+
+
+def _victim(db: Database, *, lowest: bool, besides: Collection[str]) -> Row | None:
+    """Return what a full outbox drops, unless room is being made anyway."""
+    if book.stats(db).finished:
+        return None
+    return book.victim(db, lowest=lowest, besides=besides)

@@ -1,45 +1,186 @@
-"""Final results on their way from the outbox to the broker, oldest first.
+"""How cases end: a final result each, written down once, published, then forgotten.
 
-Each stays in the outbox until the broker has acknowledged it. After a crash it is
-published again: the same bytes, so that whoever knows the id can tell.
+It stays in the outbox until the broker has acknowledged it. After a crash it is
+published again: the same bytes, so that whoever knows the id can tell. None goes out
+before what was to be said while its case waited.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 
 import structlog
 
+from agent.alerts import Alerts
+from agent.cases import Case, decode_case
+from agent.counts import Counts
+from agent.engine import fitting
 from agent.errors import Refused, Undelivered
 from agent.link import Link
 from agent.outbox import cases as book
-from agent.outbox.cases import Final
-from agent.outbox.store import Database, Store
+from agent.outbox.cases import Final, Row
+from agent.outbox.store import Database, Full, Store
+from agent.types import Decision, Resolved, Result, Unresolved
+from agent.upstream import Settled
+from agent.wire import Topics, result_payload
 
 AT_ONCE = 50
 AGAIN_S = 1.0
 REFUSED_S = 30.0  # how long a result rests that the broker does not take
 TOMBSTONES_S = 86_400.0  # how long an ended case is remembered
+PRUNE_S = 60.0
+FULL_S = 5.0  # how long an outbox must take everything to count as not full
+DISK_S = 1.0  # how often a full disk is tried: others may have made room
+OUTBOX_FULL = "outbox_full"
 
 log = structlog.get_logger()
 
 
-class Finals:
-    """Owns what is ended and not yet published."""
+class Room:
+    """Owns what is known of the room in the outbox: who waits for it, and the alert."""
 
-    def __init__(self, store: Store, link: Link, went: Callable[[], None]) -> None:
-        """`went` is called when some have left the outbox: there is room."""
+    def __init__(self, alerts: Alerts) -> None:
+        """`alerts` hear when there is none."""
+        self._alerts = alerts
+        self._made = asyncio.Event()
+        self._full_at = -FULL_S
+
+    def try_again(self) -> None:
+        """Say that somebody tries; what is made from now on is worth another try."""
+        self._made.clear()
+
+    def lack(self, why: str) -> None:
+        """Say that there is none."""
+        self._full_at = time.monotonic()
+        self._alerts.rise(OUTBOX_FULL, why)
+
+    def make(self) -> None:
+        """Say that something has left."""
+        self._made.set()
+
+    async def wait(self) -> None:
+        """Wait until something has left, or a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISK_S):
+                await self._made.wait()
+
+    def tell(self) -> None:
+        """Clear the alert once nobody lacked any for a while."""
+        if time.monotonic() - self._full_at > FULL_S:
+            self._alerts.clear(OUTBOX_FULL)
+
+
+class Finals:
+    """Owns what is ended and not yet published.
+
+    `result_topics` are those of the pipelines, by name.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        result_topics: Mapping[str, str],
+        store: Store,
+        link: Link,
+        counts: Counts,
+        room: Room,
+    ) -> None:
+        """Take what results need; `run` publishes them."""
+        self._device = device
+        self._topics = result_topics
         self._store = store
         self._link = link
-        self._went = went
+        self._counts = counts
+        self._room = room
         self._woken = asyncio.Event()
         self._woken.set()  # what the last process left
         self._resting: dict[str, float] = {}  # until when, by key
+        self._held: Counter[str] = Counter()  # keys
+        self._out: set[str] = set()  # published, and not forgotten yet
+        self._prune_at = 0.0
 
-    def wake(self) -> None:
-        """Say that there may be something to publish."""
+    async def end(self, row: Row, settled: Settled, *, waits: bool = True) -> bool:
+        """Write the end of a case down, durably; a full disk is waited for.
+
+        `waits`: whether it is in the outbox. False: it ended before, and nothing
+        changes.
+        """
+        case = decode_case(row.body)
+        result = self._result(case, settled)
+        payload = result_payload(result)
+        # A pipeline that is gone has the topic it had unless it named another.
+        own = Topics(self._device).result(case.pipeline)
+        topic = self._topics.get(case.pipeline, own)
+        now = time.time()
+
+        def change(db: Database) -> bool:
+            if waits:
+                return book.finish(db, row.key, topic, payload)
+            return book.drop(db, row, now, topic, payload)
+
+        while True:
+            self._room.try_again()
+            try:
+                first = await self._store.write(change)
+                break
+            except Full as why:
+                self._room.lack(str(why))
+                await self._room.wait()
+        if first:
+            self._count(result)
+            self._woken.set()
+        return first
+
+    def _result(self, case: Case, settled: Settled) -> Result:
+        found = settled.prediction
+        decision: Decision
+        if found is None:
+            decision = Unresolved(case.reason, case.guess)
+        else:
+            decision = Resolved(found, None, case.reason)
+        waited = (datetime.now(UTC) - case.received_at).total_seconds() * 1000
+        whole = Result(
+            id=case.id,
+            device=self._device,
+            pipeline=case.pipeline,
+            topic=case.topic,
+            decision=decision,
+            model=settled.model or case.model,
+            received_at=case.received_at,
+            timing=replace(case.timing, total=max(waited, 0.0)),
+            rev=1,
+            upstream=settled.outcome,
+        )
+        return fitting(whole, self._link.max_packet_bytes)
+
+    def _count(self, result: Result) -> None:
+        if result.upstream is None:
+            raise AssertionError("a case ends in an outcome")
+        self._counts.case(
+            result.pipeline, result.decision, result.upstream, result.timing
+        )
+        guess = result.decision.prediction
+        log.info(
+            "case_ended",
+            id=result.id,
+            pipeline=result.pipeline,
+            upstream=result.upstream.value,
+            by=guess and guess.by.value,
+            ms_total=round(result.timing.total),
+        )
+
+    def hold_back(self, keys: Iterable[str]) -> None:
+        """Publish none of these before `let_out`, called as often."""
+        self._held.update(keys)
+
+    def let_out(self, keys: Iterable[str]) -> None:
+        """Publish these again."""
+        self._held -= Counter(keys)
         self._woken.set()
 
     async def run(self) -> None:
@@ -47,21 +188,19 @@ class Finals:
         while True:
             await self._wait()
             self._woken.clear()
+            await self._forget()
             while finals := await self._due():
                 connection = await self._link.connection()
-                try:
-                    pubacks = [
-                        await connection.publish(final.topic, final.payload)
-                        for final in finals
-                    ]
-                except Undelivered:
-                    continue
+                pubacks = [
+                    await connection.publish(final.topic, final.payload)
+                    for final in finals
+                ]
                 said = await asyncio.gather(*pubacks, return_exceptions=True)
                 await self._published(finals, said)
 
     async def _wait(self) -> None:
         """Wait for something new, or until what rests has rested."""
-        if not self._resting:
+        if not self._resting and not self._out:
             await self._woken.wait()
             return
         with contextlib.suppress(TimeoutError):
@@ -71,16 +210,16 @@ class Finals:
     async def _due(self) -> list[Final]:
         now = time.monotonic()
         self._resting = {k: t for k, t in self._resting.items() if t > now}
-        due = partial(book.finished, limit=AT_ONCE, besides=list(self._resting))
+        besides = [*self._resting, *self._held, *self._out]
+        due = partial(book.finished, limit=AT_ONCE, besides=besides)
         return await self._store.read(due)
 
     async def _published(
         self, finals: Sequence[Final], said: Sequence[BaseException | None]
     ) -> None:
-        done = []
         for final, error in zip(finals, said, strict=True):
             if error is None:
-                done.append(final.key)
+                self._out.add(final.key)
             elif isinstance(error, Undelivered):
                 refused = isinstance(error, Refused)
                 log.warning("final_not_published", topic=final.topic, why=str(error))
@@ -88,12 +227,27 @@ class Finals:
                 self._resting[final.key] = time.monotonic() + rest
             else:
                 raise error
-        if done:
-            await self._store.write(partial(_forget, keys=done, now=time.time()))
-            self._went()
+        await self._forget()
+
+    async def _forget(self) -> None:
+        """Forget what is published; a disk without any room at all is tried again."""
+        if not self._out:
+            return
+        prune = time.monotonic() > self._prune_at
+        change = partial(_forget, keys=list(self._out), now=time.time(), prune=prune)
+        try:
+            await self._store.write(change)
+        except Full as why:
+            log.warning("final_not_forgotten", why=str(why))
+            return
+        self._out.clear()
+        self._room.make()
+        if prune:
+            self._prune_at = time.monotonic() + PRUNE_S
 
 
-def _forget(db: Database, keys: Sequence[str], now: float) -> None:
+def _forget(db: Database, keys: Sequence[str], now: float, *, prune: bool) -> None:
     for key in keys:
         book.forget(db, key, now)
-    book.prune(db, now - TOMBSTONES_S)
+    if prune:
+        book.prune(db, now - TOMBSTONES_S)

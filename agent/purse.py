@@ -5,25 +5,31 @@ the egress ledger, in one commit; afterwards the books are set right. A call tha
 have been made stays booked, also after a crash: so a budget is never exceeded.
 """
 
+import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import structlog
 
 from agent.cases import Case, Request, Usage
 from agent.outbox import cases as book
 from agent.outbox import ledger, spending
 from agent.outbox.ledger import Egress
 from agent.outbox.spending import Limit, Spend
-from agent.outbox.store import Database, Store
+from agent.outbox.store import Database, Full, Store
 from agent.prompt import messages
 from agent.transports import Transport
 
+KEPT = timedelta(days=30)  # how long the books of a day are kept
 OVERHEAD_TOKENS = 100  # of roles and the like, beyond the bytes of the prompt
 MILLION = 1_000_000
+
+log = structlog.get_logger()
 
 
 class OverBudget(Exception):
@@ -61,6 +67,10 @@ class Purse:
         self._limit = limit
         self._prices = prices
         self._today = Spend()
+        self._kept_since = ""
+        self._open: dict[
+            int, asyncio.Future[None]
+        ] = {}  # calls that are being made now
 
     async def book(
         self,
@@ -70,10 +80,11 @@ class Purse:
         body: bytes,
         redactions: Mapping[str, int],
     ) -> int:
-        """Book a call and its egress, durably; return its number.
+        """Book a call and its egress, durably; return its number, for `close`.
 
-        `own` is what the pipeline may spend. Raises OverBudget, and then nothing is
-        booked.
+        `own` is what the pipeline may spend. What open calls take at most is mostly
+        more than they will take: we wait for them before giving up. Raises OverBudget,
+        and then nothing is booked.
         """
         wanted = self.at_most(request)
         device = self._limit
@@ -98,10 +109,23 @@ class Purse:
             book.tried(db, case.key)
             return number
 
-        booked = await self._store.write(change)
-        if isinstance(booked, str):
-            raise OverBudget(booked)
-        return booked
+        while True:
+            before = dict(self._open)
+            booked = await self._store.write(change)
+            if isinstance(booked, int):
+                self._open[booked] = asyncio.get_running_loop().create_future()
+                return booked
+            others = before | self._open
+            if not others:
+                raise OverBudget(booked)
+            await asyncio.wait(others.values(), return_when=asyncio.FIRST_COMPLETED)
+
+    def close(self, number: int) -> None:
+        """Say that a booked call is over.
+
+        If it was neither settled nor released, it may have been paid: it stays booked.
+        """
+        self._open.pop(number).set_result(None)
 
     async def settle(self, number: int, usage: Usage) -> None:
         """Set the books right: this is what the call took."""
@@ -110,14 +134,20 @@ class Purse:
         if usage.cost is not None:
             micros = round(usage.cost * MILLION)
         actual = Spend(1, tokens, micros)
-        await self._store.write(lambda db: spending.settle(db, number, actual))
+        await self._correct(lambda db: spending.settle(db, number, actual))
         self.calls += 1
         self.tokens += tokens
         self.micros += micros
 
     async def release(self, number: int) -> None:
         """Give back what was booked: the call was surely never made."""
-        await self._store.write(lambda db: spending.release(db, number))
+        await self._correct(lambda db: spending.release(db, number))
+
+    async def _correct(self, change: Callable[[Database], None]) -> None:
+        try:
+            await self._store.write(change)
+        except Full as why:
+            log.warning("booked_too_much", why=str(why))
 
     def at_most(self, request: Request) -> Spend:
         """Return an upper bound of a call: a token is at least a byte."""
@@ -129,8 +159,12 @@ class Purse:
         return Spend(1, sent + received, self._micros(sent, received))
 
     async def balance(self) -> None:
-        """Look up what is spent today."""
+        """Look up what is spent today, and forget what was spent long ago."""
         day = today()
+        if day != self._kept_since:
+            before = (datetime.now(UTC) - KEPT).date().isoformat()
+            await self._correct(lambda db: spending.prune(db, before))
+            self._kept_since = day
         self._today = await self._store.read(
             lambda db: spending.spent(db, day, self._limit.scope)
         )

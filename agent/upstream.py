@@ -32,15 +32,17 @@ from agent.outbox.store import Database, Full, Store
 from agent.pipeline import Plan
 from agent.privacy import Finder, Redacted, guess_without, redact, restored
 from agent.purse import OverBudget, Purse
-from agent.transports import Rejected, Transport, Unavailable
+from agent.transports import EncodeAgain, Rejected, Transport, Unavailable
 from agent.types import Outcome, Prediction, Tier
 from agent.wire import guess_object
 
 ROUNDS = 2  # an answer and, if it is not valid, one more
+TRIES = 3  # before another case has its turn
 FAILURES = 5  # in a row, and nobody is asked for a while
 COOL_DOWN_S = 15.0
-PAUSE_MAX_S = 30.0
+FULL_S = 1.0  # how often a full disk is tried
 ASKED_PAUSE_MAX_S = 3600.0
+LONGEST_QUOTE = 4000  # characters of an unusable answer that are sent back
 
 Change = Callable[[Database], None]
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
@@ -85,17 +87,19 @@ class Upstream:
         self.transport = transport
         self.purse = purse
         self.down = ""  # why nobody answers; empty: somebody does, or nobody was asked
+        self.full = ""  # why nobody can be asked; for whoever looks to take away
+        self._quiet_until = 0.0  # the endpoint asked for it; monotonic
         self._unavailable = self._invalid = self._cached = 0
         self._device = device
         self._terms = terms
         self._store = store
         self._finder = finder
         self._worker = worker
-        self._limiter = AsyncLimiter(max(1.0, terms.rate), max(1.0, 1 / terms.rate))
+        self._limiter = AsyncLimiter(1, 1 / terms.rate)
         self._breakers = AsyncCircuitBreakerFactory(
             default_threshold=FAILURES,
             default_ttl=COOL_DOWN_S,
-            exclude=[OverBudget, Rejected, Full],
+            exclude=[OverBudget, Rejected, Full, EncodeAgain],
         )
 
     def summary(self, seen: int) -> dict[str, Any]:
@@ -115,7 +119,10 @@ class Upstream:
         }
 
     async def settle(self, case: Case, plan: Plan) -> Settled:
-        """Ask until there is an answer or the deadline; raises OverBudget."""
+        """Ask until there is an answer or the deadline.
+
+        Raises OverBudget, and Unavailable when another case should have its turn.
+        """
         left = case.deadline.timestamp() - time.time()
         try:
             async with asyncio.timeout(max(0.0, left)):
@@ -126,6 +133,10 @@ class Upstream:
         except Rejected as why:
             log.warning("rejected", id=case.id, pipeline=case.pipeline, why=str(why))
             return Settled(Outcome.REFUSED)
+
+    def close(self) -> None:
+        """Let the worker go."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
     def remember(self, case: Case, plan: Plan, settled: Settled) -> Change | None:
         """Return the change that keeps an answer for the same text, if there is one."""
@@ -176,10 +187,10 @@ class Upstream:
                 if answer.abstains:
                     break
                 answer = restored(answer, hidden.hidden)
-                found = prediction(answer, case.text, Tier.UPSTREAM)
+                found = _placed(answer, case.text)
             except BadReply as why:
                 self._invalid += 1
-                repair = Repair(answer=reply.answer, error=str(why))
+                repair = Repair(answer=_quoted(reply.answer), error=str(why))
                 request = request.model_copy(update={"repair": repair})
             else:
                 model = reply.model or self.transport.name
@@ -198,27 +209,35 @@ class Upstream:
     async def _reply(
         self, request: Request, case: Case, plan: Plan, hidden: Redacted
     ) -> Reply:
-        """Ask again and again, until somebody replies or the deadline cancels."""
+        """Ask until somebody replies; raises Unavailable after a few tries."""
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type((Unavailable, OpenedState, Full)),
+            stop=_is_enough,
             wait=_pause,
-            before_sleep=self._note,
+            before_sleep=self._note_full,
+            reraise=True,
         ):
             with attempt:
                 return await self._ask(request, case, plan, hidden)
-        raise AssertionError("only a deadline ends the tries")
+        raise AssertionError("the last try raises")
 
-    def _note(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, Unavailable):
-            self._unavailable += 1
-            if not self.down:
-                log.warning("upstream_unavailable", why=str(error))
-            self.down = str(error)
+    def _note(self, why: Unavailable) -> None:
+        self._unavailable += 1
+        if not self.down:
+            log.warning("upstream_unavailable", why=str(why))
+        self.down = str(why)
+        asked = min(why.retry_after_s or 0.0, ASKED_PAUSE_MAX_S)
+        self._quiet_until = max(self._quiet_until, time.monotonic() + asked)
+
+    def _note_full(self, state: RetryCallState) -> None:
+        error = _error(state)
+        if isinstance(error, Full):
+            self.full = str(error)
 
     async def _ask(
         self, request: Request, case: Case, plan: Plan, hidden: Redacted
     ) -> Reply:
+        await asyncio.sleep(self._quiet_until - time.monotonic())
         breaker = await self._breakers.get_breaker(self.transport.name)
         async with breaker, self._limiter:
             body = self.transport.encode(request)
@@ -226,17 +245,34 @@ class Upstream:
                 request, case, plan.limit, body, hidden.counts
             )
             try:
-                reply = await self.transport.ask(request, body, self._terms.timeout_s)
-            except (Unavailable, Rejected) as why:
-                if isinstance(why, Rejected) or not why.maybe_paid:
-                    await self.purse.release(number)
-                raise
-            await self.purse.settle(number, reply.usage)
+                return await self._call(request, body, number)
+            finally:
+                self.purse.close(number)
+
+    async def _call(self, request: Request, body: bytes, number: int) -> Reply:
+        """Make a booked call, and set the books right."""
+        try:
+            reply = await self.transport.ask(request, body, self._terms.timeout_s)
+        except EncodeAgain:
+            await self.purse.release(number)
+            raise
+        except Unavailable as why:
+            self._note(why)
+            if not why.maybe_paid:
+                await self.purse.release(number)
+            raise
+        except Rejected:
             self.down = ""
-            free = not (reply.usage.input_tokens or reply.usage.output_tokens)
-            if reply.status == "error" and reply.answer is None and free:
-                # The broker side could not ask anybody: it may, later.
-                raise Unavailable(reply.error or "upstream error", maybe_paid=False)
+            await self.purse.release(number)
+            raise
+        await self.purse.settle(number, reply.usage)
+        free = not (reply.usage.input_tokens or reply.usage.output_tokens)
+        if reply.status == "error" and reply.answer is None and free:
+            # The broker side could not ask anybody: it may, later.
+            later = Unavailable(reply.error or "upstream error", maybe_paid=False)
+            self._note(later)
+            raise later
+        self.down = ""
         return reply
 
 
@@ -247,12 +283,42 @@ def _said(reply: Reply) -> Any:
     return reply.answer
 
 
+def _quoted(answer: Any) -> Any:
+    """Return an unusable answer, as much of it as is worth paying for once more."""
+    text = json.dumps(answer, ensure_ascii=False)
+    return answer if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE]
+
+
+def _placed(answer: Answer, text: str) -> Prediction:
+    try:
+        return prediction(answer, text, Tier.UPSTREAM)
+    except BadReply:
+        # Which one, is in the words of the original: nothing to go upstream.
+        raise BadReply("entities: one does not stand in the text") from None
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _is_enough(state: RetryCallState) -> bool:
+    error = _error(state)
+    fails = isinstance(error, Unavailable) and not isinstance(error, EncodeAgain)
+    return fails and state.attempt_number >= TRIES
+
+
 def _pause(state: RetryCallState) -> float:
-    """Wait longer each time, never all devices at once, and as long as asked to."""
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after_s if isinstance(error, Unavailable) else None
-    backoff = wait_random_exponential(multiplier=0.5, max=PAUSE_MAX_S)(state)
-    return max(backoff, min(asked or 0.0, ASKED_PAUSE_MAX_S))
+    """Wait longer each time, and never all devices at once."""
+    error = _error(state)
+    if isinstance(error, EncodeAgain):
+        return 0.0
+    if isinstance(error, Full):
+        return FULL_S
+    backoff = wait_random_exponential(multiplier=0.5, max=COOL_DOWN_S)(state)
+    if isinstance(error, OpenedState):
+        closes_s = error.opened_at + COOL_DOWN_S - time.time()
+        return min(max(closes_s, 0.0), COOL_DOWN_S) + min(backoff, 1.0)
+    return backoff
 
 
 def _question(case: Case, plan: Plan) -> str:

@@ -114,10 +114,9 @@ def add(db: sqlite3.Connection, row: Row, now: float) -> Verdict:
 
     Raises Full while there still is some room, for without any nothing could go out.
     """
-    if db.execute("SELECT 1 FROM tombstones WHERE key = ?", (row.key,)).fetchone():
-        return Verdict.DONE
-    if db.execute("SELECT 1 FROM cases WHERE key = ?", (row.key,)).fetchone():
-        return Verdict.KNOWN
+    known = _known(db, row.key)
+    if known:
+        return known
     space = room(db)
     waiting, size = db.execute(
         "SELECT waiting, waiting_bytes FROM cases_totals"
@@ -127,15 +126,27 @@ def add(db: sqlite3.Connection, row: Row, now: float) -> Verdict:
     taken = size + CASE_BYTES * (waiting + 1) + len(row.body)
     if space.free < space.most // 16 or taken > space.most * 5 // 8:
         raise Full(f"{waiting} cases wait")
-    db.execute(
-        "INSERT INTO cases (key, pipeline, priority, deadline, attempts, added, body)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(row.key, row.pipeline, row.priority, row.deadline, row.attempts),
-            *(now, row.body),
-        ),
-    )
+    _insert(db, row, now)
     return Verdict.NEW
+
+
+def drop(
+    db: sqlite3.Connection, row: Row, now: float, topic: str, payload: bytes
+) -> bool:
+    """Give a case its final result that never waited; False: it is known already.
+
+    It takes room that `add` leaves to what goes out.
+    """
+    if _known(db, row.key):
+        return False
+    _insert(db, row, now)
+    return finish(db, row.key, topic, payload)
+
+
+def waits(db: sqlite3.Connection, key: str) -> bool:
+    """Tell whether a case is known and has no final result."""
+    found = db.execute("SELECT 1 FROM cases WHERE key = ? AND finish IS NULL", (key,))
+    return found.fetchone() is not None
 
 
 def waiting(
@@ -255,6 +266,25 @@ def stats(db: sqlite3.Connection) -> Stats:
         "SELECT added FROM cases WHERE finish IS NULL ORDER BY number LIMIT 1"
     ).fetchone()
     return Stats(waiting, finished, size, oldest and oldest[0])
+
+
+def _known(db: sqlite3.Connection, key: str) -> Verdict | None:
+    if db.execute("SELECT 1 FROM tombstones WHERE key = ?", (key,)).fetchone():
+        return Verdict.DONE
+    if db.execute("SELECT 1 FROM cases WHERE key = ?", (key,)).fetchone():
+        return Verdict.KNOWN
+    return None
+
+
+def _insert(db: sqlite3.Connection, row: Row, now: float) -> None:
+    db.execute(
+        "INSERT INTO cases (key, pipeline, priority, deadline, attempts, added, body)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(row.key, row.pipeline, row.priority, row.deadline, row.attempts),
+            *(now, row.body),
+        ),
+    )
 
 
 def _rows(

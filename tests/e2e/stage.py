@@ -131,17 +131,21 @@ class Agent:
         hurry: dict[str, float] | None = None,
         pipelines: dict[str, tuple[list[str], str]] | None = None,
         enable: list[str] | None = None,
+        upstream: str = "",
+        outbox: str = "",
+        state: Path | str = "state",
     ) -> None:
         """Write the configuration.
 
-        `mqtt` holds more lines of that table; `pipelines` topics and more lines of
-        `[input]`, by name; None: the shipped ones, of which `enable` names some.
-        `hurry` gives constants of the agent another value ("link.YIELD_S"), where a
-        test cannot wait as long.
+        `mqtt`, `upstream` and `outbox` hold lines of those tables; `pipelines` topics
+        and more lines of `[input]`, and tables after it, by name; None: the shipped
+        ones, of which `enable` names some. `hurry` gives constants of the agent another
+        value ("link.YIELD_S"), where a test cannot wait as long.
         """
         self._program = ["-m", "agent"]
         if hurry:
             lines = ["import agent.app, agent.link, agent.__main__"]
+            lines += [f"import agent.{name.rpartition('.')[0]}" for name in hurry]
             lines += [f"agent.{name} = {value}" for name, value in hurry.items()]
             self._program = ["-c", "\n".join([*lines, "agent.__main__.main()"])]
         self.device = device
@@ -159,12 +163,19 @@ class Agent:
         for name, (topics, more) in (pipelines or {}).items():
             text = PIPELINE.format(topics=topics, input=more)
             (folder / f"{name}.toml").write_text(text, "utf-8")
-        self.config.write_text(
+        self._rest = (
             f'[device]\nid = "{device}"\n'
             f'[mqtt]\nurl = "{url or f"mqtt://127.0.0.1:{port}"}"\n{mqtt}\n'
-            f'[state]\ndir = "state"\n{enabled}',
-            "utf-8",
+            f'[state]\ndir = "{state}"\n{enabled}'
         )
+        self.state = folder / state
+        self.write(upstream, outbox)
+
+    def write(self, upstream: str = "", outbox: str = "") -> None:
+        """Write agent.toml (again); takes effect with the next start."""
+        tables = {"upstream": upstream, "outbox": outbox}
+        said = [f"[{name}]\n{lines}\n" for name, lines in tables.items() if lines]
+        self.config.write_text("\n".join([self._rest, *said]), "utf-8")
 
     @property
     def pid(self) -> int:
