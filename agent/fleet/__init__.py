@@ -1,0 +1,1 @@
+"""One signed file for hundreds of devices: what it says, to whom, and since when."""

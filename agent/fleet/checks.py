@@ -1,0 +1,285 @@
+"""`slm-agent fleet check`: what every device would make of a fleet file, beforehand."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from agent.config import nearest
+from agent.errors import ConfigError
+from agent.filters import overlap, split_share
+from agent.fleet.model import Condition, listed
+from agent.fleet.reading import Fleet
+from agent.fleet.resolve import AGENT, DEFAULT, Effective, Resolver, compared, stand_in
+from agent.fleet.values import changed, dotted
+
+MANY = 5  # the most findings of one kind about topics; the rest are like them
+HERE = {"localhost", "127.0.0.1", "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report, and the devices it is about."""
+
+    level: Literal["ok", "warning", "error"]
+    subject: str
+    detail: str
+    devices: tuple[str, ...] = ()
+
+    @property
+    def about(self) -> str:
+        """Name the devices for people: the first, and how many more."""
+        if not self.devices:
+            return ""
+        more = len(self.devices) - 1
+        return f"{self.devices[0]} and {more} more" if more else self.devices[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Every device, resolved."""
+
+    fleet: Fleet
+    devices: Mapping[str, Effective]
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+
+def resolved(fleet: Fleet) -> Checked:
+    """Resolve every device of the list."""
+    resolver = Resolver(fleet)
+    devices, broken = {}, {}
+    for device in fleet.entries:
+        try:
+            devices[device] = resolver.resolve(stand_in(device))
+        except ConfigError as error:
+            broken[device] = str(error)
+    return Checked(fleet, devices, broken)
+
+
+def check(fleet: Fleet, models: Path | None = None) -> list[Finding]:
+    """Return what is wrong, what is doubtful, and what is fine, in this order."""
+    checked = resolved(fleet)
+    found = [
+        *_broken(checked),
+        *_conditions(fleet),
+        *_conflicts(fleet),
+        *_client_ids(checked),
+        *_shared_topics(checked),
+        *_idle_pipelines(checked),
+        *(_bundles(checked, models) if models else ()),
+        *_summary(checked),
+    ]
+    order = {"error": 0, "warning": 1, "ok": 2}
+    return sorted(found, key=lambda finding: order[finding.level])
+
+
+def _broken(checked: Checked) -> Iterator[Finding]:
+    """Say once what is wrong with many devices."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for device, why in checked.broken.items():
+        for line in why.splitlines():
+            said = line.removeprefix(f"{checked.fleet.name}: device {device}: ")
+            alike[said.replace(device, "${device.id}")].append(device)
+    for said, devices in alike.items():
+        text = said.replace("${device.id}", devices[0])
+        yield Finding("error", "device", text, tuple(devices))
+
+
+def _conditions(fleet: Fleet) -> Iterator[Finding]:
+    """Find conditions that no device meets, and say why where it is a slip."""
+    if not fleet.entries:
+        return
+    known: dict[str, set[str]] = defaultdict(set)
+    for entry in fleet.entries.values():
+        for label, value in entry.labels.items():
+            known[label].add(value)
+    conditions: list[tuple[str, Condition]] = [
+        *((f"group {group.name}", group) for group in fleet.file.group),
+        *((f"layer {layer.name}", layer) for layer in fleet.file.layer),
+    ]
+    for where, condition in conditions:
+        yield from _unknown(where, condition, known, fleet.entries)
+    used: set[int] = set()
+    for device, entry in fleet.entries.items():
+        used.update(fleet.layers_of(device, entry.labels))
+    for number, layer in enumerate(fleet.file.layer):
+        if number not in used:
+            yield Finding("warning", f"layer {layer.name}", "is for no device")
+    for name in fleet.groups:
+        if not any(fleet.is_in([name], d, e.labels) for d, e in fleet.entries.items()):
+            yield Finding("warning", f"group {name}", "no device is in it")
+
+
+def _unknown(
+    where: str,
+    condition: Condition,
+    known: Mapping[str, set[str]],
+    entries: Mapping[str, Any],
+) -> Iterator[Finding]:
+    for label, choice in condition.select.items():
+        if label not in known:
+            hint = nearest(label, list(known))
+            yield Finding("error", where, f"no device has a label {label!r}{hint}")
+            continue
+        for value in listed(choice):
+            plain = value.removeprefix("!")
+            if plain not in known[label]:
+                hint = nearest(plain, list(known[label]))
+                yield Finding(
+                    "warning", where, f"no device has {label} = {plain!r}{hint}"
+                )
+    for device in condition.devices:
+        if device not in entries:
+            hint = nearest(device, list(entries))
+            yield Finding("error", where, f"device {device!r} is not listed{hint}")
+
+
+def _conflicts(fleet: Fleet) -> Iterator[Finding]:
+    """Find keys that two layers set differently for one device.
+
+    The later wins; `over` says that it is meant to.
+    """
+    together: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for device, entry in fleet.entries.items():
+        together[tuple(fleet.layers_of(device, entry.labels))].append(device)
+    found: dict[tuple[int, int, str], list[str]] = defaultdict(list)
+    for numbers, devices in together.items():
+        for one, other in combinations(numbers, 2):
+            if fleet.file.layer[one].name in fleet.file.layer[other].over:
+                continue
+            both = changed(fleet.layers[one].values, fleet.layers[other].values)
+            for key, _, _ in both:
+                found[one, other, dotted(key)] += devices
+    for (one, other, name), alike in found.items():
+        below, above = fleet.file.layer[one].name, fleet.file.layer[other].name
+        yield Finding(
+            "warning",
+            f"layer {above}",
+            f"sets {name} otherwise than layer {below}, and wins: it stands later; "
+            f'over = ["{below}"] says that you mean it',
+            tuple(alike),
+        )
+
+
+def _client_ids(checked: Checked) -> Iterator[Finding]:
+    users: dict[str, list[str]] = defaultdict(list)
+    for device, effective in checked.devices.items():
+        users[effective.config.client_id].append(device)
+    for client_id, devices in users.items():
+        if len(devices) > 1:
+            yield Finding(
+                "error",
+                "mqtt.client_id",
+                f"{client_id!r} is that of {len(devices)} devices: they would throw "
+                "each other out",
+                tuple(devices),
+            )
+
+
+def _shared_topics(checked: Checked) -> Iterator[Finding]:
+    """Find messages that several devices would answer: one broker, one pipeline.
+
+    Only where the fleet file names the broker, and it is not each device's own.
+    """
+    roads: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for device, effective in checked.devices.items():
+        url = effective.config.agent.mqtt.url
+        leaf = effective.values.get((AGENT, "mqtt", "url"))
+        if leaf is None or leaf.origin == DEFAULT or urlsplit(url).hostname in HERE:
+            continue
+        for name, pipeline in effective.config.pipelines.items():
+            road = roads.setdefault((url, name), {})
+            for topic in pipeline.input.topics:
+                if split_share(topic)[0] is None:
+                    road.setdefault(topic, []).append(device)
+    for (url, name), road in roads.items():
+        for number, (one, other, devices) in enumerate(_meeting(road)):
+            if number == MANY:
+                break
+            topics = f"{one!r} and {other!r} overlap" if other else f"{one!r} is read"
+            yield Finding(
+                "warning",
+                f"pipeline {name}",
+                f"{topics}: {len(devices)} devices at {url} would each answer the "
+                "same message; $share/<group>/... shares them",
+                tuple(devices),
+            )
+
+
+def _meeting(road: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, list[str]]]:
+    for topic, devices in road.items():
+        if len(devices) > 1:
+            yield topic, "", list(devices)
+    wild = [topic for topic in road if "+" in topic or "#" in topic]
+    for number, one in enumerate(wild):
+        later = set(wild[: number + 1])
+        for other in road:
+            if other not in later and overlap(one, other):
+                both = dict.fromkeys([*road[one], *road[other]])
+                if len(both) > 1:
+                    yield one, other, list(both)
+
+
+def _idle_pipelines(checked: Checked) -> Iterator[Finding]:
+    fleet = checked.fleet
+    if not fleet.entries:
+        return
+    parts = [fleet.file, *fleet.file.layer, *fleet.entries.values()]
+    told = {name for part in parts for name in part.pipelines}
+    enabled = {n for e in checked.devices.values() for n in e.config.pipelines}
+    broken = bool(checked.broken)  # they may run it
+    for name in sorted(told - enabled) if not broken else ():
+        yield Finding("warning", f"pipeline {name}", "runs on no device")
+
+
+def _bundles(checked: Checked, models: Path) -> Iterator[Finding]:
+    """Compare what devices ask and pin with a folder of bundles."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for device, effective in checked.devices.items():
+        for why in compared(effective, models):
+            alike[why].append(device)
+    for why, devices in alike.items():
+        yield Finding("error", "bundles", why, tuple(devices))
+    pinned = {item for e in checked.devices.values() for item in e.bundles.items()}
+    if pinned and not alike:
+        yield Finding("ok", "bundles", f"{len(pinned)} pins are as in {models}")
+
+
+def _summary(checked: Checked) -> Iterator[Finding]:
+    fleet, devices = checked.fleet, checked.devices
+    if not fleet.entries:
+        yield Finding("warning", "device", "none is listed, so none was resolved")
+        return
+    if devices:
+        kinds = {
+            tuple(fleet.layers_of(device, fleet.entries[device].labels))
+            for device in devices
+        }
+        yield Finding(
+            "ok",
+            f"version {fleet.version}",
+            f"{len(devices)} devices resolve, with {len(kinds)} combinations of layers",
+        )
+    rollout = fleet.file.rollout
+    if rollout is None:
+        return
+    takes = takers(fleet)
+    yield Finding(
+        "ok" if takes else "warning",
+        f"rollout {rollout.name}",
+        f"{rollout.percent:g} %: {len(takes)} of {len(fleet.entries)} devices take it",
+        tuple(takes),
+    )
+
+
+def takers(fleet: Fleet) -> list[str]:
+    """Return the listed devices that take this version now."""
+    return [d for d, entry in fleet.entries.items() if fleet.takes(d, entry.labels)]
+
+
+def worst(findings: Iterable[Finding]) -> bool:
+    """Tell whether anything is wrong."""
+    return any(finding.level == "error" for finding in findings)

@@ -1,0 +1,112 @@
+"""What a device remembers of its fleet, and what it says of it meanwhile."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from agent.fleet.signing import Content
+from agent.fleet.storage import Damaged, Ref, State, Status, Store
+from agent.wire import iso
+
+
+class Memory:
+    """Owns the state: on disk what counts, aside what is only said.
+
+    What is said aside lasts until the next word or the next start. So whoever can only
+    send us rubbish does not wear out the SD card.
+    """
+
+    def __init__(self, folder: Path, now: Callable[[], datetime]) -> None:
+        """Read what was remembered."""
+        self._store = Store(folder)
+        self._now = now
+        self._aside: tuple[Status, str, str] | None = None
+        self.state = State()
+        try:
+            self.state = self._store.read()
+        except (Damaged, OSError) as error:
+            self._forget(str(error))
+
+    def _forget(self, why: str) -> None:
+        self.note("refused", f"{why}; waiting for the fleet file to come again")
+        try:
+            self._store.set_aside()
+        except OSError as error:
+            self.note("refused", f"{why}; {error}")
+
+    @property
+    def said(self) -> tuple[Status, str | None, str]:
+        """Status, reason, and since when."""
+        return self._aside or (self.state.status, self.state.reason, self.state.since)
+
+    def content(self, ref: Ref) -> Content:
+        """Return a fleet file remembered; raises Untrusted."""
+        return self._store.content(ref)
+
+    def note(self, status: Status, reason: str) -> None:
+        """Say something aside."""
+        if self._aside is None or self._aside[:2] != (status, reason):
+            self._aside = (status, reason, iso(self._now()))
+
+    def clear(self) -> None:
+        """Say again what is remembered."""
+        self._aside = None
+
+    def settle(
+        self,
+        status: Status,
+        reason: str | None,
+        signed: Mapping[Ref, bytes] | None = None,
+        **changes: Any,
+    ) -> bool:
+        """Remember a verdict; False, and refused, where the disk does not take it."""
+        self._aside = None
+        try:
+            self._commit(self._changed(status, reason, changes), signed or {})
+        except OSError as error:
+            self.note("refused", f"state.dir: {error.strerror or error}")
+            return False
+        return True
+
+    def keep(
+        self, status: Status | None = None, reason: str | None = None, **changes: Any
+    ) -> None:
+        """Remember what holds in any case, if only until the next start."""
+        if status is None:
+            new = self.state.model_copy(update=changes)
+        else:
+            self._aside = None
+            new = self._changed(status, reason, changes)
+        try:
+            self._commit(new, {})
+        except OSError as error:
+            self.state = new
+            why = f"state.dir: {error.strerror or error}"
+            self.note(new.status, f"{new.reason}; {why}" if new.reason else why)
+
+    def _changed(
+        self, status: Status, reason: str | None, changes: dict[str, Any]
+    ) -> State:
+        state = self.state
+        same = (status, reason) == (state.status, state.reason)
+        since = state.since if same else iso(self._now())
+        said = {"status": status, "reason": reason, "since": since}
+        return state.model_copy(update={**changes, **said})
+
+    def _commit(self, new: State, signed: Mapping[Ref, bytes]) -> None:
+        """Replace what is remembered; after an error, what the disk has counts."""
+        if new == self.state:
+            return
+        try:
+            self._store.commit(new, signed)
+        except OSError:
+            if not self._is_there(new):
+                raise
+        self.state = new
+
+    def _is_there(self, state: State) -> bool:
+        try:
+            return self._store.read() == state
+        except (Damaged, OSError):
+            return False

@@ -1,0 +1,352 @@
+"""What a fleet file makes of one device: its configuration, and each value's origin.
+
+A pure function of the fleet file, the device's own files and this version of the
+software, so that an operator sees beforehand what a device will do.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from agent.config import (
+    AgentFile,
+    Config,
+    PipelineFile,
+    Pipelines,
+    assembled,
+    check_tls,
+    explain,
+    nearest,
+    read_file,
+    read_toml,
+    shipped,
+)
+from agent.errors import ConfigError
+from agent.fleet.reading import Fleet, Laid, laid
+from agent.fleet.values import (
+    Key,
+    Leaf,
+    Undefined,
+    Values,
+    filled,
+    flat,
+    nested,
+    overlay,
+)
+from agent.manifest import MANIFEST
+
+DEFAULT = "default"
+LOCAL = "local"  # agent.toml and pipelines/ of the device itself
+SHIPPED = "shipped"  # the pipelines of this version of the software
+AGENT, PIPELINES, BUNDLES, ENABLE = "agent", "pipelines", "bundles", ("enable",)
+# What only the device knows is no drift from what the fleet says.
+BOOTSTRAP = {"device", "mqtt", "state", "fleet"}
+PLACES = {("pipelines", "dir"), ("models", "dir")}
+
+File = TypeVar("File", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A device's own files, the lowest layer.
+
+    Relative paths, those of the fleet file too, are beside its agent.toml.
+    """
+
+    id: str
+    labels: Mapping[str, str]
+    folder: Path
+    pipelines_dir: Path
+    values: Values = field(repr=False)
+
+    def pipeline(self, name: str) -> Values:
+        """Return what its own or the shipped file says of a pipeline; may be nothing.
+
+        Raises ConfigError.
+        """
+        path = self.pipelines_dir / f"{name}.toml"
+        if not path.exists():
+            return {}
+        origin = SHIPPED if self.pipelines_dir == shipped("pipelines") else LOCAL
+        return flat(read_toml(path), origin, (PIPELINES, name))
+
+
+def read_local(path: Path | None) -> Local:
+    """Read a device's own agent.toml; None: an empty one. Raises ConfigError."""
+    if path is None:
+        return _local(AgentFile(), {}, Path())
+    return _local(read_file(AgentFile, path), read_toml(path), path.parent)
+
+
+def stand_in(device: str) -> Local:
+    """Return what is assumed of a device whose own files are not at hand."""
+    return Local(device, {}, Path(), shipped("pipelines"), {})
+
+
+def _local(agent: AgentFile, document: dict[str, Any], folder: Path) -> Local:
+    values = flat(document, LOCAL, (AGENT,))
+    enabled = values.pop((AGENT, "pipelines", "enable"), None)
+    if enabled is not None:
+        values[ENABLE] = enabled
+    return Local(
+        agent.device.id, agent.device.labels, folder, agent.pipelines.dir, values
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """A device's configuration; `values` has every key that somebody set.
+
+    `bundles` pins bundles to the sha256 of their manifest.
+    """
+
+    version: int
+    config: Config
+    bundles: Mapping[str, str]
+    values: Values = field(repr=False)
+
+    @property
+    def device(self) -> str:
+        """The device's id."""
+        return self.config.agent.device.id
+
+    def rows(self) -> dict[Key, Leaf]:
+        """Return every key there is, those by default too."""
+        document = {
+            AGENT: self.config.agent.model_dump(mode="json"),
+            PIPELINES: {
+                name: pipeline.model_dump(mode="json")
+                for name, pipeline in self.config.pipelines.items()
+            },
+            BUNDLES: dict(self.bundles),
+        }
+        found: dict[Key, Leaf] = {}
+        for key, leaf in flat(document, DEFAULT).items():
+            asked = ENABLE if key == (AGENT, "pipelines", "enable") else key
+            known = self.values.get(asked)
+            if known is not None:
+                found[key] = Leaf(leaf.value, known.origin, known.used)
+            elif leaf.value != {}:
+                found[key] = leaf
+        return found
+
+    def drift(self) -> list[str]:
+        """Return the keys that the device's own files set, besides what only it knows.
+
+        A fleet that wants them otherwise says so: its word is above.
+        """
+        return sorted(
+            ".".join(key)
+            for key, leaf in self.values.items()
+            if leaf.origin == LOCAL
+            and not (key[0] == AGENT and (key[1] in BOOTSTRAP or key[1:] in PLACES))
+        )
+
+    @property
+    def content(self) -> str:
+        """Name what is effective: versions with the same are the same for a device."""
+        pins = json.dumps(dict(self.bundles), sort_keys=True)
+        return f"{self.config.hash} {pins}"
+
+
+class Resolver:
+    """Resolves the devices of one fleet; owns what many of them share."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        """Nothing is resolved yet."""
+        self._fleet = fleet
+        self._merged: dict[
+            tuple[tuple[int, ...], tuple[str, ...]], dict[Key, Leaf]
+        ] = {}
+        self._files: dict[str, BaseModel] = {}
+        self._local: dict[tuple[Path, str], Values] = {}
+
+    def resolve(self, local: Local) -> Effective:
+        """Return the configuration of a device; raises ConfigError, a line each."""
+        fleet, device = self._fleet, local.id
+        entry = fleet.entries.get(device)
+        if entry is None and fleet.file.unlisted == "refuse":
+            raise ConfigError(f"{fleet.name}: device {device!r} is not listed")
+        labels = fleet.labels(device, local.labels)
+        numbers = fleet.layers_of(device, labels)
+        own = [laid(entry, "device")] if entry else []
+        try:
+            values = self._values(local, numbers, own, labels)
+        except Undefined as error:
+            raise ConfigError(f"{fleet.name}: device {device}: {error}") from error
+        return self._effective(local, labels, values)
+
+    def _values(
+        self,
+        local: Local,
+        numbers: list[int],
+        own: list[Laid],
+        labels: Mapping[str, str],
+    ) -> dict[Key, Leaf]:
+        fleet = self._fleet
+        parts = [fleet.base, *(fleet.layers[number] for number in numbers), *own]
+        names = _enabled([local.values, *(part.values for part in parts)])
+        bottom: dict[Key, Leaf] = dict(local.values)
+        for name in names:
+            bottom |= self._pipeline(local, name)
+        if local.values:
+            merged = _stacked(bottom, parts)
+        else:  # many devices share all but their own part
+            shared = (tuple(numbers), tuple(names))
+            if shared not in self._merged:
+                self._merged[shared] = _stacked(bottom, parts[: len(numbers) + 1])
+            merged = _stacked(self._merged[shared], own)
+        built_in = {"device.id": local.id}
+        built_in |= {f"label.{label}": value for label, value in labels.items()}
+        wanted = {
+            key: leaf
+            for key, leaf in merged.items()
+            if key[0] != PIPELINES or key[1] in names
+        }
+        return filled(wanted, built_in)
+
+    def _pipeline(self, local: Local, name: str) -> Values:
+        place = (local.pipelines_dir, name)
+        if place not in self._local:
+            self._local[place] = local.pipeline(name)
+        return self._local[place]
+
+    def _effective(
+        self, local: Local, labels: Mapping[str, str], values: dict[Key, Leaf]
+    ) -> Effective:
+        where = f"{self._fleet.name}: device {local.id}"
+        agent_document = nested(values, (AGENT,))
+        names = _enabled([values])
+        agent_document.setdefault("pipelines", {})["enable"] = names
+        agent_document["device"] = {"id": local.id, "labels": dict(labels)}
+        agent = self._file(AgentFile, agent_document, (AGENT,), local, values)
+        pipelines = {}
+        for name in names:
+            document = nested(values, (PIPELINES, name))
+            if not document:
+                raise ConfigError(f"{where}: enable: {_no_pipeline(name, values)}")
+            pipelines[name] = self._file(
+                PipelineFile, document, (PIPELINES, name), local, values
+            )
+        try:
+            check_tls(agent.mqtt, Path("agent"))
+            config = assembled(agent, pipelines)
+        except ConfigError as error:
+            said = re.sub(r"^pipelines/(\S+)\.toml: ", r"pipelines.\1.", str(error))
+            said = said.replace("agent: ", "agent.", 1)
+            raise ConfigError(f"{where}: {said}") from error
+        pins = {str(k): str(v) for k, v in nested(values, (BUNDLES,)).items()}
+        origin = "device" if local.id in self._fleet.entries else LOCAL
+        told = flat({"id": local.id, "labels": dict(labels)}, origin, (AGENT, "device"))
+        return Effective(self._fleet.version, config, pins, {**values, **told})
+
+    def _file(
+        self,
+        model: type[File],
+        document: dict[str, Any],
+        prefix: Key,
+        local: Local,
+        values: Values,
+    ) -> File:
+        """Validate a file as config does; what many devices share, once."""
+        content = f"{model.__name__} {local.folder} {json.dumps(document, default=str)}"
+        known = self._files.get(content)
+        if isinstance(known, model):
+            return known
+        try:
+            made = model.model_validate(document, context=local.folder)
+        except ValidationError as error:
+            name, device = self._fleet.name, local.id
+            lines = [
+                f"{name}: device {device}: {_origin(values, prefix, each['loc'])}"
+                f"{'.'.join(prefix)}.{explain(model, each)}"
+                for each in error.errors()
+            ]
+            raise ConfigError("\n".join(lines)) from error
+        self._files[content] = made
+        return made
+
+
+def check_pins(effective: Effective) -> None:
+    """Compare bundles with their pins; raises ConfigError.
+
+    A pin counts for a bundle that a pipeline asks, and for any other that is there.
+    """
+    folder = effective.config.agent.models.dir
+    there = {name for name in effective.bundles if (folder / name / MANIFEST).exists()}
+    wrong = [
+        why
+        for name, why in _differing(effective.bundles, folder)
+        if name in there | asked(effective)
+    ]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def compared(effective: Effective, folder: Path) -> list[str]:
+    """Return what a folder of bundles lacks of those asked and those pinned."""
+    missing = [
+        f"{folder / name}: no such bundle"
+        for name in sorted(asked(effective) - effective.bundles.keys())
+        if not (folder / name / MANIFEST).exists()
+    ]
+    return missing + [why for _, why in _differing(effective.bundles, folder)]
+
+
+def asked(effective: Effective) -> set[str]:
+    """Return the bundles that the pipelines ask."""
+    return {p.model.bundle for p in effective.config.pipelines.values()}
+
+
+def _differing(pins: Mapping[str, str], folder: Path) -> Iterator[tuple[str, str]]:
+    for name, pin in pins.items():
+        path = folder / name / MANIFEST
+        try:
+            found = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        except OSError as error:
+            yield name, f"bundles.{name}: {path}: {error.strerror or error}"
+            continue
+        if found != pin:
+            yield (
+                name,
+                f"bundles.{name}: {path} is {found[:19]}..., pinned is {pin[:19]}...",
+            )
+
+
+def _stacked(bottom: Values, parts: Iterable[Laid]) -> dict[Key, Leaf]:
+    values = dict(bottom)
+    for part in parts:
+        if part.values or part.unset:
+            values = overlay(values, part.values, part.unset)
+    return values
+
+
+def _enabled(stack: list[Values]) -> list[str]:
+    """Return which pipelines run: the last word on it, else the default."""
+    for values in reversed(stack):
+        if ENABLE in values:
+            return list(values[ENABLE].value)
+    return Pipelines().enable
+
+
+def _origin(values: Values, prefix: Key, loc: tuple[int | str, ...]) -> str:
+    """Say who set the key, or the list or table, that an error is about."""
+    parts = [str(part) for part in loc]
+    for length in range(len(parts), 0, -1):
+        leaf = values.get((*prefix, *parts[:length]))
+        if leaf is not None:
+            return f"{leaf.where}: "
+    return ""
+
+
+def _no_pipeline(name: str, values: Values) -> str:
+    enabled = values.get(ENABLE)
+    by = f" ({enabled.where})" if enabled else ""
+    known = sorted(path.stem for path in shipped("pipelines").glob("*.toml"))
+    return f"there is no pipeline {name!r}{nearest(name, known)}{by}"
