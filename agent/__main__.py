@@ -185,6 +185,48 @@ def top(config: Path | None, device: str, *, once: bool, as_json: bool) -> None:
         asyncio.run(watching.top(load(config), device, once=once, as_json=as_json))
 
 
+@cli.command()
+@CONFIG
+@JSON
+@click.option(
+    "--last", type=click.IntRange(min=1), help="Only so many; in a table 50 by default."
+)
+@click.option("--verify", is_flag=True, help="Check the chain instead of listing it.")
+def egress(
+    config: Path | None, last: int | None, *, as_json: bool, verify: bool
+) -> None:
+    """Show what left the device, and prove that nobody changed the list.
+
+    One entry for each request upstream, written before it leaves: when, for which
+    message, to whom, how many bytes, what was hidden in them, and their SHA-256. Never
+    a text. It may be read while the daemon runs.
+
+    Each entry's hash covers the entry before. --verify makes all of them anew: exit
+    status 1 if one was changed or is missing. Keep the last hash, which it prints,
+    somewhere else: who can write the file can write another chain, but none in which
+    your hash stands.
+
+    \b
+      slm-agent egress                          a table of the last 50
+      slm-agent egress --json | jq .redactions  one object a line, all of them
+      slm-agent egress --verify                 for a daily job
+    """  # noqa: D301  \b is click's mark of a paragraph to leave as it is
+    from agent import egress as shown
+    from agent.config import load
+    from agent.wiring import outbox_path
+
+    path = outbox_path(load(config))
+    if verify:
+        found = shown.judged(path)
+        click.echo(json.dumps(asdict(found)) if as_json else str(found))
+        sys.exit(1 if found.problem else 0)
+    if as_json:
+        for entry in shown.listed(path, last):
+            click.echo(json.dumps(shown.line(entry), ensure_ascii=False))
+        return
+    shown.show(list(shown.listed(path, last or 50)))
+
+
 @cli.command("try")
 @click.argument("pipeline")
 @click.argument("text")

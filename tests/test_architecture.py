@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("families", "families.bio", "families.patterns", "families.linear"),
         *("families.sessions", "families.encoder", "manifest", "bundle", "privacy"),
         *("outbox.store", "outbox.cases", "outbox.answers", "outbox.ledger"),
-        *("outbox.spending", "outbox"),
+        *("outbox.spending", "outbox", "outbox.reading"),
         *("ids", "mqtt", "link", "subscriptions", "systemd", "log", "files", "vitals"),
         *("fleet.signing", "fleet.storage"),
     ),
@@ -51,6 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("evaluate", "check", "recalibrate", "embedded", "simulated"),
         *("demo", "bench", "doctor", "watching"),
         *("fleet.checks", "fleet.differences", "fleet.tables", "fleet.commands"),
+        "egress",
         # the upstream side: nothing of the device's is above it
         *("broker", "broker.settings", "broker.llm", "broker.tally", "broker.replies"),
         *("broker.claims", "broker.group", "broker.answering", "broker.service"),
