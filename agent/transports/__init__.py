@@ -41,7 +41,7 @@ def open_transport(settings: Settings, device: str, own: Endpoint) -> Transport:
     parts = _checked_url(settings)
     if settings.transport == "mqtt":
         return MqttTransport(settings, device, endpoint_of(settings, own))
-    # Here, so that no device loads httpx that asks by MQTT: 25 MB.
+    # Here, so that no device loads httpx that asks by MQTT: 5 MB.
     from agent.transports.http import open_http  # noqa: PLC0415
 
     if not settings.url:

@@ -8,19 +8,21 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_drop, all_pass, kind
 from stage import BROKER, Mosquitto
-from upstreams import Asked, Says, ScriptedBroker
+from upstreams import Asked, Says, ScriptedBroker, reply
 
 from agent import link
 from agent.cases import Reply, Request
 from agent.mqtt import Endpoint
 from agent.transports import Rejected, Settings, Unavailable, open_transport
 from agent.transports.mqtt import MqttTransport
+from agent.types import Message
 
 LONG_S = 30.0  # never waited for
 YES, NO = {"label": "light_on"}, {"label": "light_off"}
@@ -241,9 +243,9 @@ async def test_broken_reply(
     """A reply that is surely ours, and broken, ends the waiting, with the reason."""
     upstream.script = lambda _asked: Says(raw=payload)
     async with connected(broker.port) as transport:
-        reply = await ask(transport)
-        assert (reply.id, reply.status, reply.answer) == ("m-1", "error", None)
-        assert error in (reply.error or "")
+        found = await ask(transport)
+        assert (found.id, found.status, found.answer) == ("m-1", "error", None)
+        assert error in (found.error or "")
         assert transport.late == 0
 
 
@@ -259,6 +261,58 @@ async def test_said_twice(broker: Mosquitto, upstream: ScriptedBroker) -> None:
         assert (await ask(transport)).answer == YES
         upstream.script = lambda _asked: Says(answer=YES)
         assert (await ask(transport, id="m-2")).answer == YES
+        assert transport.late == 1
+
+
+def heard(correlation: bytes | None, answer: Any) -> Message:
+    """Return a reply to the message, as it comes from the connection."""
+    return Message(
+        topic="slm/pi/answer",
+        payload=reply(Says(answer=answer), "m-1"),
+        qos=1,
+        id="r-1",
+        seq=1,
+        epoch=1,
+        received_at=datetime.now(UTC),
+        arrived=0.0,
+        ack=lambda: None,
+        correlation=correlation,
+    )
+
+
+async def test_said_twice_at_once(broker: Mosquitto, upstream: ScriptedBroker) -> None:
+    """The second of two replies in one read is counted, though the first still waits.
+
+    Whoever waits for the first had no turn yet.
+    """
+    upstream.script = lambda _asked: None
+    async with connected(broker.port) as transport:
+        asking = asyncio.ensure_future(ask(transport))
+        await asyncio.to_thread(upstream.wait_asked, 1)
+        for answer in (YES, NO):
+            transport._heard(heard(upstream.asked[0].correlation, answer))
+        assert (await asking).answer == YES
+        assert transport.late == 1
+
+
+async def test_bare_replies(broker: Mosquitto, upstream: ScriptedBroker) -> None:
+    """A reply without correlation is nobody's while two wait for the same id.
+
+    Once one of them has its answer, it is the other's.
+    """
+    upstream.script = lambda _asked: None
+    async with connected(broker.port) as transport:
+        asking = [asyncio.ensure_future(ask(transport)) for _ in range(2)]
+        await asyncio.to_thread(upstream.wait_asked, 2)
+        transport._heard(heard(None, NO))
+        assert transport.late == 1
+        transport._heard(heard(upstream.asked[0].correlation, NO))
+        transport._heard(heard(None, YES))
+        replies = await asyncio.gather(*asking)
+        assert sorted(one.answer["label"] for one in replies) == [
+            "light_off",
+            "light_on",
+        ]
         assert transport.late == 1
 
 
