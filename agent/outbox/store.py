@@ -62,7 +62,11 @@ class Closed(Exception):
 
 
 class _Damaged(Exception):
-    pass
+    """The file was damaged; it is put aside."""
+
+    def __init__(self, aside: Path) -> None:
+        super().__init__(str(aside))
+        self.aside = aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +106,8 @@ class Store:
         self.set_aside = None
         try:
             self._db = self._opened(schema)
-        except _Damaged:
-            self.set_aside = _put_aside(path)
+        except _Damaged as damaged:
+            self.set_aside = damaged.aside
             self._db = self._opened(schema)
         _pragma(self._db, f"journal_size_limit={log_bytes}")
         self._pages = (max_bytes - 2 * log_bytes) // _pragma(self._db, "page_size")
@@ -328,7 +332,10 @@ def _open(path: Path, schema: str) -> sqlite3.Connection:
         with ExitStack() as undo:
             db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             undo.callback(db.close)
-            _prepare(db, schema, path)
+            if _is_damaged(db):
+                # Before it is closed: closing would remove the log.
+                raise _Damaged(_put_aside(path))
+            _bring_to(db, schema, path)
             undo.pop_all()
             return db
     except OSError as error:
@@ -336,24 +343,24 @@ def _open(path: Path, schema: str) -> sqlite3.Connection:
             raise Full(f"{path}: {error.strerror}") from error
         raise ConfigError(f"{path}: {error.strerror}") from error
     except sqlite3.Error as error:
-        code = error.sqlite_errorcode & 0xFF
-        if code in DAMAGE:
-            raise _Damaged from error
         if _is_full(error):
             raise Full(f"{path}: {error}") from error
-        if code in REFUSED:
+        if error.sqlite_errorcode & 0xFF in REFUSED:
             raise ConfigError(f"{path}: {error}") from error
         raise
 
 
-def _prepare(db: sqlite3.Connection, schema: str, path: Path) -> None:
-    for name, value in (BIRTH | PRAGMAS).items():
-        _pragma(db, f"{name}={value}")
-    # Not quick_check: an index that disagrees with its table would be found later,
-    # and again after each restart.
-    if _pragma(db, "integrity_check(1)") != "ok":
-        raise _Damaged
-    _bring_to(db, schema, path)
+def _is_damaged(db: sqlite3.Connection) -> bool:
+    try:
+        for name, value in (BIRTH | PRAGMAS).items():
+            _pragma(db, f"{name}={value}")
+        # Not quick_check: an index that disagrees with its table would be found later,
+        # and again after each restart.
+        return bool(_pragma(db, "integrity_check(1)") != "ok")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in DAMAGE:
+            return True
+        raise
 
 
 def _bring_to(db: sqlite3.Connection, schema: str, path: Path) -> None:

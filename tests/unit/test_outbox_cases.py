@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from agent.outbox import SCHEMA, cases
 from agent.outbox.cases import Final, Row, Stats, Verdict
-from agent.outbox.store import Full
+from agent.outbox.store import Full, room
 
 PAGE = 4096
 
@@ -284,6 +284,26 @@ def test_nothing_left_at_all(small: sqlite3.Connection) -> None:
     assert cases.stats(small).waiting == 0
     assert cases.add(small, ended[0], 1.0) is Verdict.NEW
     assert cases.add(small, ended[-1], 1.0) is Verdict.DONE  # there was room again
+
+
+def test_room_that_others_took(small: sqlite3.Connection) -> None:
+    """However few cases there are, the last pages are for what goes out."""
+    small.execute("CREATE TABLE others (body)")
+    while room(small).free >= 2**20 // 16:
+        small.execute("INSERT INTO others VALUES (zeroblob(3000))")
+    with pytest.raises(Full, match="0 cases wait"):
+        cases.add(small, row("more"), 1.0)
+
+
+def test_tombstones_take_their_share(small: sqlite3.Connection) -> None:
+    """A small outbox remembers less: tombstones may not crowd out the living."""
+    small.execute("BEGIN")
+    for number in range(10_000):
+        cases.add(small, row(f"{number:032x}"), 1.0)
+        end(small, f"{number:032x}")
+    (kept,) = small.execute("SELECT count(*) FROM tombstones").fetchone()
+    assert kept == 2**20 // 8 // cases.TOMBSTONE_BYTES
+    assert room(small).free > 2**20 * 3 // 4
 
 
 def test_costs(db: sqlite3.Connection) -> None:

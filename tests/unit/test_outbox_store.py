@@ -258,6 +258,16 @@ async def test_bytes(store: Store, path: Path) -> None:
     assert store.bytes == path.stat().st_size + log
 
 
+async def test_the_log_is_cut(store: Store, path: Path) -> None:
+    """A log that one large change made long is short again soon."""
+    log = Path(f"{path}-wal")
+    await store.write(note("much", 400_000))
+    assert log.stat().st_size > 400_000
+    for _ in range(2):
+        await store.write(note("one"))
+    assert log.stat().st_size <= MAX_BYTES // 4
+
+
 async def test_private(store: Store, path: Path) -> None:
     """Only the daemon's user may read what is kept, in the log neither."""
     await store.write(note("one"))
@@ -407,6 +417,23 @@ async def test_damaged(path: Path, harm: Callable[[bytearray], None]) -> None:
     assert aside.name.startswith("store.db.damaged-2")
     assert aside.read_bytes()[4096:] == content[4096:]  # SQLite may touch the header
     assert on_disk(path) == ["new"]
+
+
+async def test_the_log_goes_with_its_file(path: Path) -> None:
+    """What a damaged file had not taken from its log yet is put aside with it."""
+    store = Store(path, SCHEMA, MAX_BYTES)
+    await store.write(note("before", 300_000))
+    await store.write(note("one"))
+    log = Path(f"{path}-wal").read_bytes()
+    assert b"one" in log
+    store.close()
+    path.write_bytes(b"x" * path.stat().st_size)
+    Path(f"{path}-wal").write_bytes(log)
+    store = Store(path, SCHEMA, MAX_BYTES)
+    assert await store.read(words) == []
+    store.close()
+    assert store.set_aside
+    assert Path(f"{store.set_aside}-wal").read_bytes() == log
 
 
 async def test_damaged_again(path: Path) -> None:
