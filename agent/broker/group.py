@@ -146,6 +146,7 @@ class Group:
             await self._say(claim)
             return await answer
         except Undelivered:
+            await asyncio.sleep(0)  # nobody but the loop tells us that we are out
             return False
         finally:
             del self._proposed[claim.id]
@@ -263,6 +264,8 @@ class Group:
             await self._say(claim, connection)
         for told in list(self._untold.values()):
             await self._publish_told(connection, told)
+        if connection.ended.done():
+            raise Undelivered("the connection was short")
         self._connection = connection
         self._in.set()
 

@@ -196,6 +196,7 @@ class Service:
                 self._tally.undeliverable += 1
                 log.warning("reply_refused", topic=address, why=str(why))
             except Undelivered:
+                await asyncio.sleep(0)  # nobody but the loop tells the link
                 continue
             return True
 

@@ -81,8 +81,10 @@ def test_connection_lost_in_mid_call(
 
 
 def test_sent_again(new_broker: New, device: Device, model: Provider) -> None:
-    """A case sent again gets the stored answer, also after a restart; another text
-    under the same id is another case."""
+    """Sent again, a case gets the stored answer, after a restart too.
+
+    Another text under the same id is another case.
+    """
     broker = new_broker(model.base, more="cache = { entries = 0 }")
     broker.start()
     one = case(1)
@@ -127,7 +129,7 @@ def test_stopped_in_mid_call(new_broker: New, device: Device) -> None:
 
 
 def test_stop_does_not_wait_for_ever(new_broker: New, device: Device) -> None:
-    """A model that hangs keeps a stop no longer than its limit; the case comes again."""
+    """A model that hangs delays a stop up to a limit; the case comes again."""
     over = threading.Event()
 
     def first_hangs(_call: Call) -> str:

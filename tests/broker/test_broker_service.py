@@ -129,10 +129,12 @@ def test_nobody_answers(new_broker: New, device: Device) -> None:
         (b'{"id": "m-9"}', "device: Field required"),
         (b"[1]", "object"),
         (b"\xff\xfe", "Invalid JSON"),
-        (b'{"id": "m-9", "device": "d", "pipeline": "p", "text": "t", '
-         b'"deadline_ms": 1}', "neither labels nor entities"),
+        (
+            b'{"id":"m-9","device":"d","pipeline":"p","text":"t","deadline_ms":1}',
+            "neither labels nor entities",
+        ),
     ],
-)  # fmt: skip
+)
 def test_broken_case(
     new_broker: New, device: Device, model: Provider, payload: bytes, why: str
 ) -> None:
