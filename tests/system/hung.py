@@ -1,0 +1,31 @@
+"""The daemon with a model that hangs, once: for the test of the watchdog."""
+
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, "/usr/lib/slm-agent")
+
+import agent.app
+import agent.engine
+from agent.__main__ import main
+from agent.engine import Job
+from agent.types import Decision
+
+HUNG = Path("/var/lib/slm-agent/hung")
+
+answer = agent.engine.answer
+
+
+def hang_once(jobs: Sequence[Job]) -> list[Decision]:
+    """Answer, unless it is the text that hangs, and for the first time."""
+    if any(job.text.text == "hang" for job in jobs) and not HUNG.exists():
+        HUNG.touch()
+        threading.Event().wait()
+    return answer(jobs)
+
+
+agent.engine.answer = hang_once
+agent.app.STALL_S = 2.0  # a test does not wait for a minute
+main()
