@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from agent.config import nearest
 from agent.errors import ConfigError
 from agent.filters import overlap, split_share
-from agent.fleet.model import Condition, listed
+from agent.fleet.model import Condition, Entry, listed
 from agent.fleet.reading import Fleet
 from agent.fleet.resolve import AGENT, DEFAULT, Effective, Resolver, compared, stand_in
 from agent.fleet.values import changed, dotted
@@ -79,13 +79,24 @@ def check(fleet: Fleet, models: Path | None = None) -> list[Finding]:
 def _broken(checked: Checked) -> Iterator[Finding]:
     """Say once what is wrong with many devices."""
     alike: dict[str, list[str]] = defaultdict(list)
+    told: dict[str, str] = {}
     for device, why in checked.broken.items():
         for line in why.splitlines():
             said = line.removeprefix(f"{checked.fleet.name}: device {device}: ")
-            alike[said.replace(device, "${device.id}")].append(device)
-    for said, devices in alike.items():
-        text = said.replace("${device.id}", devices[0])
-        yield Finding("error", "device", text, tuple(devices))
+            kind = generic(said, device, checked.fleet.entries[device])
+            alike[kind].append(device)
+            told.setdefault(kind, said)
+    for kind, devices in alike.items():
+        yield Finding("error", "device", told[kind], tuple(devices))
+
+
+def generic(said: str, device: str, entry: Entry) -> str:
+    """Return words about a device without what it alone, or some, are named by."""
+    names = {device, *entry.labels.values()}
+    names |= {each for each in entry.variables.values() if isinstance(each, str)}
+    for name in sorted(names - {""}, key=len, reverse=True):
+        said = said.replace(name, "\0")
+    return said
 
 
 def _conditions(fleet: Fleet) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.fleet.checks import Checked, resolved, takers
+from agent.fleet.checks import Checked, generic, resolved, takers
 from agent.fleet.reading import Fleet
 from agent.fleet.resolve import AGENT, Effective
 from agent.fleet.values import Key, Leaf, dotted
@@ -68,8 +68,7 @@ def radius(old: Fleet, new: Fleet) -> Radius:
     groups: dict[str, list[str]] = defaultdict(list)
     changes: dict[str, tuple[Change, ...]] = {}
     for device, found in _changes(before, after):
-        # Values that carry the device's id are alike, too.
-        kind = repr(found).replace(device, "${device.id}")
+        kind = generic(repr(found), device, new.entries[device])
         groups[kind].append(device)
         changes.setdefault(kind, found)
     alike = (

@@ -209,7 +209,7 @@ class Resolver:
             for key, leaf in merged.items()
             if key[0] != PIPELINES or key[1] in names
         }
-        return filled(wanted, built_in)
+        return filled(wanted, built_in, literal={LOCAL, SHIPPED})
 
     def _pipeline(self, local: Local, name: str) -> Values:
         place = (local.pipelines_dir, name)

@@ -5,7 +5,7 @@ key by key; a list is one value and is replaced, never merged. Later wins, alway
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -96,8 +96,12 @@ def changed(below: Values, above: Values) -> Iterator[tuple[Key, Leaf, Leaf]]:
             yield key, before, leaf
 
 
-def filled(values: Values, built_in: Mapping[str, str]) -> dict[Key, Leaf]:
+def filled(
+    values: Values, built_in: Mapping[str, str], literal: Container[str] = ()
+) -> dict[Key, Leaf]:
     """Fill `${name}` into every string; raises Undefined, naming where.
+
+    Values whose origin is `literal` stay as they are.
 
     A string that is nothing but `${name}` becomes the variable's value, whatever its
     type; `$${` stands for `${`. Variables may be made of others.
@@ -111,7 +115,8 @@ def filled(values: Values, built_in: Mapping[str, str]) -> dict[Key, Leaf]:
     made: dict[Key, Leaf] = {}
     for key, leaf in values.items():
         try:
-            made[key] = _filled(leaf, known) if key[0] != VARIABLES else leaf
+            plain = key[0] == VARIABLES or leaf.origin in literal
+            made[key] = leaf if plain else _filled(leaf, known)
         except Undefined as error:
             raise Undefined(f"{leaf.origin}: {dotted(key)}: {error}") from error
     return made
@@ -140,7 +145,7 @@ class _Known:
 def _filled(leaf: Leaf, known: _Known) -> Leaf:
     used: dict[str, str] = {}
     value = _substituted(leaf.value, known, used)
-    return replace(leaf, value=value, used=tuple(used.items())) if used else leaf
+    return replace(leaf, value=value, used=tuple(used.items()))
 
 
 def _substituted(value: Any, known: _Known, used: dict[str, str]) -> Any:
