@@ -152,18 +152,26 @@ async def test_full_disk(small_disk: Path, max_bytes: int) -> None:
     store.close()
 
 
-async def test_started_on_a_full_disk(small_disk: Path) -> None:
-    """Killed on a disk that is full since, it starts, and works off what it has."""
-    killed = Store(small_disk / "outbox.db", SCHEMA, 2**21)
-    keys = await crowd(killed, "first")
+@pytest.mark.parametrize("end_of", ["killed", "closed"])
+async def test_started_on_a_full_disk(small_disk: Path, end_of: str) -> None:
+    """On a disk that became full since it ended, it starts and works off what it has.
+
+    What was closed in order has neither log nor shared memory to begin with: then the
+    spare file makes room for them.
+    """
+    before = Store(small_disk / "outbox.db", SCHEMA, 2**21)
+    keys = await crowd(before, "first")
+    if end_of == "closed":
+        before.close()
     fill(small_disk / "others")
     store = Store(small_disk / "outbox.db", SCHEMA, 2**21)
     assert store.set_aside is None
     for key in keys:
         await store.write(partial(end, key=key))
-    assert await store.write(lambda db: cases.add(db, row("new"), 1.0)) is Verdict.NEW
+    new = partial(cases.add, row=row("new"), now=1.0)
+    assert await store.write(new) is Verdict.NEW
     store.close()
-    killed.close()
+    before.close()
 
 
 def test_no_disk_at_all(small_disk: Path) -> None:
