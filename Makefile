@@ -1,15 +1,19 @@
 # The whole interface: make run | test | check | bench. Each sets up what it needs.
 # For whoever trains models, there are workshop (the extra, torch: large, and its tests)
 # and models: every shipped bundle anew, from DATA=the folder of the data sets.
+# For whoever ships it: deb (ARCH=amd64 or arm64), system (that package in a container under
+# systemd), arm64 (that package, emulated, against amd64's), lock (the libraries inside).
 # slm-agent and its tools live in .venv; nothing else is touched, but for Debian's
-# packages python3-venv and mosquitto (tests), installed if they are missing.
+# packages python3-venv, mosquitto (tests), debhelper (deb), mmdebstrap and
+# systemd-container (system, arm64), qemu-user-static and binfmt-support (arm64),
+# installed if they are missing.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
 
-.PHONY: all run test workshop models check bench clean
+.PHONY: all run test workshop models check bench deb lock system arm64 clean
 all: check test
 
 run: .venv/.run
@@ -43,6 +47,36 @@ bench: .venv/.workshop
 	$(BIN)/slm-agent bench --out bench/results/$(shell uname -m).json
 	$(BIN)/python bench/peers.py --out bench/results/peers-$(shell uname -m).json
 
+ARCH ?= $(shell dpkg --print-architecture)
+deb: .venv/.run
+	@command -v dh >/dev/null || { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends debhelper; }
+	packaging/build-deb $(ARCH) $(BIN)/python
+
+# What the package carries, to the hash: after a change of the dependencies, and now and
+# then for their repairs.
+lock: .venv/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+		--override packaging/leave-out.txt --custom-compile-command "make lock" \
+		--output-file packaging/requirements.txt pyproject.toml
+
+system: .venv/.dev deb
+	@command -v mmdebstrap >/dev/null && command -v systemd-nspawn >/dev/null \
+		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mmdebstrap systemd-container; }
+	SLM_DEB=$$(ls -t dist/slm-agent_*_$(ARCH).deb | head -1) $(BIN)/python -m pytest tests/system
+
+# Emulation needs root, and the kernel's binfmt_misc.
+arm64: .venv/.dev
+	$(MAKE) deb ARCH=amd64
+	$(MAKE) deb ARCH=arm64
+	@command -v arch-test >/dev/null && command -v mmdebstrap >/dev/null && command -v systemd-nspawn >/dev/null \
+		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends \
+			mmdebstrap systemd-container qemu-user-static binfmt-support arch-test; }
+	mountpoint -q /proc/sys/fs/binfmt_misc || $(SUDO) mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+	$(SUDO) update-binfmts --enable qemu-aarch64
+	$(SUDO) $(BIN)/python tests/system/arm64.py $$(ls -t dist/slm-agent_*_arm64.deb | head -1) \
+		$$(ls -t dist/slm-agent_*_amd64.deb | head -1) bench/results/arm64.json
+
 .venv/pyvenv.cfg:
 	$(PYTHON) -m venv .venv \
 		|| { rm -rf .venv; $(SUDO) apt-get update -qq && $(APT) python3-venv && $(PYTHON) -m venv .venv; }
@@ -60,4 +94,4 @@ bench: .venv/.workshop
 	@touch $@
 
 clean:
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache
