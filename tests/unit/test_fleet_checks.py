@@ -148,9 +148,10 @@ def test_result_topics_read_again() -> None:
 def test_warnings(old: str, new: str, subject: str, detail: str) -> None:
     """What may be meant, but rarely is, is a warning."""
     assert old in TOML
-    findings = found(TOML.replace(old, new, 1), "warning")
-    assert any(f.subject == subject and detail in f.detail for f in findings)
-    assert not [f for f in found(TOML.replace(old, new, 1)) if f.devices]
+    findings = check(fleet(TOML.replace(old, new, 1), FLEET))
+    doubtful = [each for each in findings if each.level == "warning"]
+    assert any(f.subject == subject and detail in f.detail for f in doubtful)
+    assert not worst(findings)
 
 
 def test_two_devices_on_one_topic() -> None:
