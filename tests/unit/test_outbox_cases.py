@@ -147,6 +147,26 @@ def test_one_final(db: sqlite3.Connection) -> None:
     assert cases.finished(db, 10) == []
 
 
+def test_dropped_before_it_waited(db: sqlite3.Connection) -> None:
+    """A case there is no room for ends at once, once, and is remembered like any."""
+    assert cases.drop(db, row("a"), 1.0, "topic", b"final")
+    assert not cases.drop(db, row("a"), 2.0, "topic", b"other")
+    assert cases.finished(db, 10) == [Final("a", "topic", b"final")]
+    assert cases.stats(db) == Stats(0, 1, 5, None)
+    cases.forget(db, "a", 3.0)
+    assert not cases.drop(db, row("a"), 4.0, "topic", b"other")
+    assert cases.add(db, row("a"), 5.0) is Verdict.DONE
+
+
+def test_waits(db: sqlite3.Connection) -> None:
+    """A case waits from when it was added until it is finished."""
+    add_all(db, "a")
+    assert cases.waits(db, "a")
+    assert not cases.waits(db, "unknown")
+    cases.finish(db, "a", "topic", b"final")
+    assert not cases.waits(db, "a")
+
+
 def test_finals_come_in_the_order_they_were_made(db: sqlite3.Connection) -> None:
     """Whoever is asked first is not always answered first."""
     add_all(db, "abcd")
