@@ -52,8 +52,10 @@ class Probe(Frozen):
 class Model(Protocol):
     """A loaded tier."""
 
-    def predict(self, texts: Sequence[str]) -> list[Guess]:
-        """Return the guess about each text."""
+    def predict(
+        self, texts: Sequence[str], earlier: Sequence[Guess] = ()
+    ) -> list[Guess]:
+        """Return the guess about each text; `earlier` is the tier before's of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ class Bundle:
             last = number == len(self.stages) - 1
             asked = [texts[index] for index in waiting]
             checked = self.manifest.patterns if last else ()
-            said = _asked(stage.model, asked, checked)
+            earlier = [before[index] for index in waiting] if number else []
+            said = _asked(stage.model, asked, earlier, checked)
             later = []
             for index, raw in zip(waiting, said, strict=True):
                 guess = with_agreement(raw, before.get(index))
@@ -131,14 +134,19 @@ def guesses(models: Sequence[Model], patterns: Sequence[str], text: str) -> list
     found: list[Guess] = []
     for model in models:
         checked = patterns if model is models[-1] else ()
-        [raw] = _asked(model, [text], checked)
+        [raw] = _asked(model, [text], found[-1:], checked)
         found.append(with_agreement(raw, found[-1] if found else None))
     return found
 
 
-def _asked(model: Model, texts: Sequence[str], patterns: Sequence[str]) -> list[Guess]:
+def _asked(
+    model: Model,
+    texts: Sequence[str],
+    earlier: Sequence[Guess],
+    patterns: Sequence[str],
+) -> list[Guess]:
     """Ask a model, and look for checked patterns beside it."""
-    said = model.predict(texts)
+    said = model.predict(texts, earlier)
     if not patterns:
         return said
     return [

@@ -69,9 +69,12 @@ class Manifest(About):
         A calibration holds for one fingerprint.
         """
         names = {name for tier in self.tiers for name in tier.files}
-        files = {name: self.files[name].sha256 for name in names & self.files.keys()}
+        what = {name: self.files[name].sha256 for name in names & self.files.keys()}
+        for tier in self.tiers:
+            if isinstance(tier, EncoderSpec) and tier.heeds:
+                what[f"{tier.model} heeds"] = f"{tier.heeds:g}"
         return fingerprint(
-            files, self.labels, [*self.entities, "", *self.patterns], runtime()
+            what, self.labels, [*self.entities, "", *self.patterns], runtime()
         )
 
 

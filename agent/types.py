@@ -136,7 +136,8 @@ class Guess:
     The evidence is what tells right from wrong answers: numbers whose first is the
     log-odds that the model itself gives its answer, and whose meaning is the family's.
     `outside` is the model's own probability that the text is none of its business;
-    None where it was not taught what is outside.
+    None where it was not taught what is outside. `opinion` is for a later tier to heed:
+    the log-probability of each label, in the bundle's order; empty if there is none.
     """
 
     label: str | None
@@ -144,6 +145,7 @@ class Guess:
     label_evidence: tuple[float, ...] = ()
     entities_evidence: tuple[float, ...] = ()
     outside: float | None = None
+    opinion: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

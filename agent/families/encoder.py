@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 SPECIAL_TOKENS = 2  # one in front, one behind
+TINY = 1e-30  # a probability whose logarithm is finite
 TOKENS_A_RUN = 1024  # bounds the memory of one inference, whatever waits
 
 
@@ -59,6 +60,9 @@ class EncoderSpec(BaseModel):
     """Whether the logit after the labels is for texts that are none of them."""
     levels: int = Field(default=1, ge=1, le=3)
     """How deep entities may lie in one another."""
+    heeds: float = Field(default=0.0, ge=0, le=1)
+    """How much the tier before has a say in the label: a product of experts, in which
+    its log-probabilities count so much and the encoder's own count 1."""
     transitions: str | None = None
     """An .npy, levels x (tags + 1) x (tags + 1): which tags follow which (bio.py)."""
 
@@ -143,9 +147,12 @@ class Encoder:
         self._transitions = transitions
         self._outputs = [output.name for output in session.get_outputs()]
 
-    def predict(self, texts: Sequence[str]) -> list[Guess]:
+    def predict(
+        self, texts: Sequence[str], earlier: Sequence[Guess] = ()
+    ) -> list[Guess]:
         """Return the guess about each text, whatever its length.
 
+        `earlier` is what the tier before said of each, if there was one.
         A text longer than the window is read in overlapping windows: label
         probabilities are averaged, each word is judged where it has most context.
         Raises ValueError if the model answers with numbers that are none.
@@ -159,7 +166,11 @@ class Encoder:
         read: list[list[tuple[Window, dict[str, Floats]]]] = [[] for _ in texts]
         for window, output in zip(windows, outputs, strict=True):
             read[window.text].append((window, output))
-        return [self._guess(text, own) for text, own in zip(texts, read, strict=True)]
+        opinions = [guess.opinion for guess in earlier] or [()] * len(texts)
+        return [
+            self._guess(text, own, opinion)
+            for text, own, opinion in zip(texts, read, opinions, strict=True)
+        ]
 
     def _windows(self, index: int, text: str) -> Iterator[Window]:
         encoding = self._tokenizer.encode(text)
@@ -193,7 +204,10 @@ class Encoder:
         ]
 
     def _guess(
-        self, text: str, windows: Sequence[tuple[Window, dict[str, Floats]]]
+        self,
+        text: str,
+        windows: Sequence[tuple[Window, dict[str, Floats]]],
+        opinion: Sequence[float],
     ) -> Guess:
         label: str | None = None
         label_evidence: tuple[float, ...] = ()
@@ -202,6 +216,8 @@ class Encoder:
             logits: Floats = np.stack([out["label_logits"] for _, out in windows])
             share = np.exp(_log_softmax(logits)).mean(axis=0)
             known = len(self._labels)
+            if opinion and self._spec.heeds:
+                share[:known] = _heeding(share[:known], opinion, self._spec.heeds)
             label = self._labels[int(share[:known].argmax())]
             best, second = top_two(share[:known])
             odds = log_odds(best)
@@ -246,7 +262,7 @@ class Encoder:
             tags = best_tags(log_probs, follow)
             sure = np.exp(log_probs[np.arange(len(words)), tags])
             least = min(least, float(sure.min()))
-            whole += float(np.log(np.maximum(sure, 1e-30)).sum())
+            whole += float(np.log(np.maximum(sure, TINY)).sum())
             for entity, first, last in runs(tags):
                 start = spans[words[first]][0]
                 end = _with_marks(text, spans[words[last]][1])
@@ -300,6 +316,13 @@ def _with_marks(text: str, end: int) -> int:
     while end < len(text) and unicodedata.category(text[end]).startswith("M"):
         end += 1
     return end
+
+
+def _heeding(share: Floats, opinion: Sequence[float], weight: float) -> Floats:
+    """Return probabilities, in all as many as before, that heed another opinion."""
+    mixed = np.log(np.maximum(share, TINY)) + np.float32(weight) * np.asarray(opinion)
+    result: Floats = np.exp(_log_softmax(mixed)) * share.sum()
+    return result
 
 
 def _log_softmax(logits: Floats) -> Floats:

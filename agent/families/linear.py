@@ -99,8 +99,11 @@ class Linear:
         self._labels = labels
         self._extracts = extracts
 
-    def predict(self, texts: Sequence[str]) -> list[Guess]:
+    def predict(
+        self, texts: Sequence[str], earlier: Sequence[Guess] = ()
+    ) -> list[Guess]:
         """Return the guess about each text."""
+        del earlier  # it comes first
         return [self._guess(self._logits(text)) for text in texts]
 
     def _logits(self, text: str) -> Floats:
@@ -115,17 +118,20 @@ class Linear:
         known = len(self._labels)
         label: str | None = None
         evidence: tuple[float, ...] = ()
+        opinion: tuple[float, ...] = ()
         outside: float | None = None
         if known:
             own = logits[: known + self._spec.outside]
-            shifted = np.exp(own - own.max())
-            share = shifted / shifted.sum()
+            logs = own - own.max()
+            logs -= np.log(np.exp(logs).sum())
+            share = np.exp(logs)
+            opinion = tuple(logs[:known].tolist())
             label = self._labels[int(share[:known].argmax())]
             best, second = top_two(share[:known])
             evidence = (log_odds(best), log_odds(best) - log_odds(second))
             outside = float(share[known]) if self._spec.outside else None
         nothing = (float(logits[-1]),) if self._extracts else ()
-        return Guess(label, (), evidence, nothing, outside)
+        return Guess(label, (), evidence, nothing, outside, opinion)
 
 
 def features(text: str, bits: int) -> list[int]:

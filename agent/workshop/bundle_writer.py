@@ -5,18 +5,21 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from agent.bundle import CALIBRATION, PROBES
 from agent.calibration import Calibration
 from agent.fitting import Heard
-from agent.manifest import MANIFEST, Manifest
+from agent.manifest import CARD, MANIFEST, Manifest
 from agent.types import Prediction, Tier
+from agent.workshop.recipe import Said
+from agent.workshop.scoring import Figures
 
 MODEL = "encoder.onnx"
+HEADS = "heads.onnx"  # of a bundle that stands on a trunk
 TOKENIZER = "tokenizer.json"
-CARD = "README.md"
 
 STEADY = 0.03  # a probe whose score moves more than this by quantising is a bad probe
 
@@ -36,9 +39,55 @@ def replaced(folder: Path) -> Iterator[Path]:
     part.replace(folder)
 
 
+@contextmanager
+def replaced_together(folder: Path, name: str) -> Iterator[Path]:
+    """Give an empty folder whose folders take their places in `folder` if all is well.
+
+    A trunk and its bundles fit each other only: they lie side by side from the start.
+    """
+    with replaced(folder / f".{name}.set") as part:
+        yield part
+    for made in sorted((folder / f".{name}.set").iterdir()):
+        place = folder / made.name
+        shutil.rmtree(place, ignore_errors=True)
+        made.replace(place)
+    (folder / f".{name}.set").rmdir()
+
+
+def told(about: Said) -> dict[str, Any]:
+    """Return what manifests have of a recipe's words."""
+    return {
+        "name": about.name,
+        "version": about.version,
+        "description": about.description,
+        "language": about.language,
+        "licence": about.licence,
+        "sources": about.sources,
+        "created": about.created or datetime.now(UTC).date().isoformat(),
+    }
+
+
+def scores_of(before: Figures, after: Figures) -> dict[str, float]:
+    """Return the figures that a manifest has: of int8, and of fp32 before it."""
+    found = {
+        "accuracy": after.alone.accuracy,
+        "accuracy_fp32": before.alone.accuracy,
+        "span_f1": after.alone.span_f1,
+        "span_f1_fp32": before.alone.span_f1,
+        "coverage": after.cascade.coverage,
+        "coverage_fp32": before.cascade.coverage,
+        "resolved_accuracy": after.cascade.resolved_accuracy,
+        "resolved_accuracy_fp32": before.cascade.resolved_accuracy,
+        "kept_outside": after.kept_outside,
+        "label_ece": after.alone.ece,
+        "entity_ece": after.alone.entity_ece,
+    }
+    return {name: round(value, 4) for name, value in found.items() if value is not None}
+
+
 def fingerprint_of(folder: Path, content: dict[str, Any]) -> str:
     """Return the fingerprint that the finished bundle will have."""
-    whole = {**content, "scores": {}, "files": _listed(folder)}
+    whole = {**content, "scores": {}, "files": _listed(folder, content)}
     return Manifest.model_validate(whole).fingerprint()
 
 
@@ -101,19 +150,27 @@ def _agree(one: Prediction, other: Prediction) -> bool:
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write the manifest, with size and sha256 of every other file."""
-    whole = {**content, "files": _listed(folder)}
+    """Write the manifest, with size and sha256 of every other file.
+
+    Of the trunk, if the bundle stands on one, all that answers.
+    """
+    whole = {**content, "files": _listed(folder, content)}
     text = json.dumps(whole, indent=1, ensure_ascii=False)
     (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
 
 
-def _listed(folder: Path) -> dict[str, Any]:
+def _listed(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Return size and sha256 of every file but the manifest."""
+    names = {path.name for path in folder.iterdir()} - {MANIFEST}
+    for tier in content.get("tiers", []):
+        if tier.get("trunk"):
+            trunk = (folder / tier["trunk"]).parent
+            answering = {path.name for path in trunk.iterdir()} - {MANIFEST, CARD}
+            names |= {f"../{trunk.name}/{name}" for name in answering}
     return {
-        path.name: {
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "bytes": path.stat().st_size,
+        name: {
+            "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+            "bytes": (folder / name).stat().st_size,
         }
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
+        for name in sorted(names)
     }

@@ -1,13 +1,13 @@
 """The model card: what a bundle is, from what, how good, and where it ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 from agent.calibration import Calibration, Threshold
 from agent.types import Guarantee
-from agent.workshop.recipe import SHIPPED, Recipe
+from agent.workshop.recipe import SHIPPED, Recipe, Said
 from agent.workshop.scoring import Figures
 
 CARD = Template("""\
@@ -27,7 +27,7 @@ $description
 
 $sources
 
-Trained on $train examples ($trained_on), all of them, with a fixed schedule; scored on
+Trained on $train examples ($trained_on), all of them, $how; scored on
 $valid others ($scored_on) that were never trained on. Of these, $fitted_on fitted the
 scores, the other $certified_on certified the thresholds.$more
 
@@ -79,6 +79,35 @@ WRONG = {
 
 
 @dataclass(frozen=True, slots=True)
+class Encoding:
+    """What reads the texts: an encoder of the bundle's own, or its trunk."""
+
+    package: str  # of the pretrained encoder
+    layers: int
+    pieces: int
+    max_tokens: int
+    trunk: Said | None = None
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return (
+            f"{self.layers} layers of {self.package}, {self.pieces:,} word pieces, "
+            f"window of {self.max_tokens} tokens, int8"
+        )
+
+    @property
+    def source(self) -> str:
+        """What a bundle on a trunk has it from."""
+        if self.trunk is None:
+            return ""
+        name = self.trunk.name
+        return (
+            f"{name} {self.trunk.version}, the trunk: {self.trunk.description} Its "
+            f"sources and licences: ../{name}/README.md"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """What the card says beyond the recipe."""
 
@@ -89,8 +118,7 @@ class Measured:
     max_error: float
     labels: int
     entities: int
-    pieces: int
-    layers: int
+    encoding: Encoding
     train: int
     valid: int
 
@@ -101,20 +129,24 @@ def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
     made = measured.calibration
     generated = recipe.data.generated
     folder = recipe.data.folder
-    shipped = (SHIPPED / f"{about.name}.toml").is_file()
+    trunk = measured.encoding.trunk
+    maker = trunk.name if trunk else about.name
+    shipped = (SHIPPED / f"{maker}.toml").is_file()
+    sources = [*about.sources, *([measured.encoding.source] if trunk else [])]
     text = CARD.substitute(
         name=about.name,
         version=about.version,
         description=about.description,
         language=about.language,
         answers=f"{measured.labels} labels, {measured.entities} entity types",
-        model=_model(recipe, measured),
+        model=_model(recipe, measured.encoding),
         licence=about.licence,
-        size=_sizes(path.parent),
-        sources=_listed(about.sources),
+        size=sizes(path.parent),
+        sources=listed(sources),
         train=f"{measured.train:,}",
         valid=f"{measured.valid:,}",
         trained_on="generated" if generated else f"{folder}/train.jsonl",
+        how="together with the trunk" if trunk else "with a fixed schedule",
         scored_on="generated" if generated else f"{folder}/valid.jsonl",
         fitted_on=f"{made.fitted_on:,}",
         certified_on=f"{made.certified_on:,}",
@@ -126,20 +158,19 @@ def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
             _table(guarantee, rows) for guarantee, rows in made.tables.items()
         ),
         promise="" if made.certified else PROMISE,
-        limits=_listed(about.limits or ["Not examined."]),
-        recipe=about.name if shipped else "RECIPE.toml",
+        limits=listed(about.limits or ["Not examined."]),
+        recipe=maker if shipped else f"{maker if trunk else 'RECIPE'}.toml",
         data=_data(recipe),
     )
     path.write_text(text, encoding="utf-8")
 
 
-def _model(recipe: Recipe, measured: Measured) -> str:
+def _model(recipe: Recipe, encoding: Encoding) -> str:
     linear = f"hashed n-grams (2^{recipe.linear.bits}), then " if recipe.linear else ""
-    return (
-        f"{linear}{measured.layers} layers of {recipe.pretrained.package}, "
-        f"{measured.pieces:,} word pieces, window of {recipe.pretrained.max_tokens} "
-        "tokens, int8"
-    )
+    if encoding.trunk is None:
+        return f"{linear}{encoding}"
+    name = encoding.trunk.name
+    return f"{linear}heads on the trunk [{name}](../{name}/README.md): {encoding}"
 
 
 def _more(recipe: Recipe) -> str:
@@ -151,7 +182,8 @@ def _more(recipe: Recipe) -> str:
         )
     if recipe.outside:
         others = ", ".join(other.file for other in recipe.outside.others)
-        pupil = "it" if recipe.outside.encoder else "the linear tier"
+        whole = recipe.outside.encoder and recipe.trunk is None
+        pupil = "it" if whole else "the linear tier"
         said.append(
             f"\nTexts of other domains, in other languages and nonsense taught {pupil} "
             "what is out of scope"
@@ -164,25 +196,33 @@ def _data(recipe: Recipe) -> str:
     if recipe.data.generated:
         return "The texts are generated; `DIR` may be empty."
     folder = recipe.data.folder
-    others = [*recipe.vocabulary.texts]
+    others = [] if recipe.trunk else [*recipe.vocabulary.texts]
     if recipe.outside:
         others += [other.file for other in recipe.outside.others]
     named = ", ".join(f"`{name}`" for name in dict.fromkeys(others))
-    return f"`DIR` has `{folder}/train.jsonl` and `{folder}/valid.jsonl`" + (
-        f"; vocabulary and what is out of scope also come from {named}."
-        if named
-        else "."
+    what = "what" if recipe.trunk else "vocabulary and what"
+    return (
+        f"`DIR` has `{folder}/train.jsonl` and `{folder}/valid.jsonl`"
+        + (f"; {what} is out of scope also comes from {named}." if named else ".")
+        + (
+            f"\nThat makes the trunk and all that stand on it; `DIR` has the data of "
+            f"all (../{recipe.trunk}/README.md)."
+            if recipe.trunk
+            else ""
+        )
     )
 
 
-def _sizes(folder: Path) -> str:
-    names = ("encoder.onnx*", "linear.npz", "tokenizer.json")
+def sizes(folder: Path) -> str:
+    """Say how large the files are that matter."""
+    names = ("encoder.onnx*", "heads.onnx*", "linear.npz", "tokenizer.json")
     files = [path for name in names for path in folder.glob(name)]
     sizes = sorted(((p.stat().st_size, p.name) for p in files), reverse=True)
     return ", ".join(f"{name} {size / 1e6:.1f} MB" for size, name in sizes)
 
 
-def _listed(items: list[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """Return the lines of a list."""
     return "\n".join(f"- {item}" for item in items)
 
 
@@ -199,13 +239,14 @@ def _scores(exact: Figures, quantised: Figures) -> str:
         "calibration error of entity scores": lambda f: f.alone.entity_ece,
     }
     return "\n".join(
-        f"| {name} | {_number(of(exact))} | {_number(of(quantised))} |"
+        f"| {name} | {number(of(exact))} | {number(of(quantised))} |"
         for name, of in named.items()
         if of(quantised) is not None
     )
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a figure with four digits, or nothing."""
     return "" if value is None else f"{value:.4f}"
 
 

@@ -14,13 +14,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from agent.workshop.recipe import Recipe, find_recipe, read_recipe
+from agent.errors import ConfigError
+from agent.workshop.recipe import (
+    Recipe,
+    TrunkRecipe,
+    find_recipe,
+    read_any,
+    read_members,
+)
 
 if TYPE_CHECKING:
     from agent.workshop.scoring import Figures
 
 Report = Callable[[str, int, int, str], None]  # stage, done, total, detail
 T = TypeVar("T")
+R = TypeVar("R", Recipe, TrunkRecipe)
 
 CONSOLE = Console(stderr=True)
 
@@ -32,19 +40,41 @@ def build(
     seed: int | None = None,
     epochs: int | None = None,
 ) -> Path:
-    """Build the bundle of a shipped recipe or a recipe file; return its folder.
+    """Build what a shipped recipe or a recipe file is for; return its folder.
 
-    `data` has the folder that the recipe names, with train.jsonl and valid.jsonl.
-    `out` is `models/<name>` unless given. Raises ConfigError.
+    `data` has the folders that the recipe names, with train.jsonl and valid.jsonl.
+    `out` is the folder of the bundle, `models/<name>` unless given; for a trunk that of
+    all bundles, `models`. Raises ConfigError.
     """
-    chosen = _changed(read_recipe(find_recipe(recipe)), seed, epochs)
+    path = find_recipe(recipe)
+    chosen = read_any(path)
+    if isinstance(chosen, TrunkRecipe):
+        whole = _changed(chosen, seed, epochs)
+        return _build_trunk(whole, path, data, out or Path("models"))
+    if chosen.trunk:
+        raise ConfigError(
+            f"{chosen.about.name} stands on the trunk {chosen.trunk} and is made with "
+            f"it: slm-agent train {chosen.trunk}"
+        )
+    changed = _changed(chosen, seed, epochs)
     folder = out or Path("models") / chosen.about.name
     # Seconds, and only the workshop has them: `slm-agent train --help` does not wait.
     from agent.workshop.building import train_bundle
 
-    scores = _shown(lambda report: train_bundle(chosen, data, folder, report))
-    _say(scores)
+    _say(_shown(lambda report: train_bundle(changed, data, folder, report)))
     return folder
+
+
+def _build_trunk(recipe: TrunkRecipe, path: Path, data: Path, out: Path) -> Path:
+    """Make a trunk and all that stands on it, in the folder `out`."""
+    members = read_members(path, recipe)
+    from agent.workshop.trunk_building import train_trunk
+
+    found = _shown(lambda report: train_trunk(recipe, members, data, out, report))
+    for name, scores in found.items():
+        _tell(f"{out / name}:")
+        _say(scores)
+    return out / recipe.about.name
 
 
 def build_own(lines: Path, name: str, out: Path) -> Path:
@@ -86,7 +116,7 @@ def _say(scores: "Figures") -> None:
             CONSOLE.print(f"{name}, on the validation texts: {value:.4f}")
 
 
-def _changed(recipe: Recipe, seed: int | None, epochs: int | None) -> Recipe:
+def _changed(recipe: R, seed: int | None, epochs: int | None) -> R:
     given = {"seed": seed, "epochs": epochs}
     changes = {name: value for name, value in given.items() if value is not None}
     training = recipe.training.model_copy(update=changes)

@@ -27,8 +27,9 @@ from agent.fitting import LEAST, Heard, parted, places
 from agent.pipeline import open_pipelines
 from agent.text import checked
 from agent.types import Decision, Guarantee, Resolved
-from agent.workshop.building import Report, train_bundle
+from agent.workshop.building import train_bundle
 from agent.workshop.features import nested
+from agent.workshop.finishing import Report
 from agent.workshop.recipe import Outside, Training, read_recipe
 from agent.workshop.scoring import certifiable
 

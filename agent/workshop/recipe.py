@@ -89,6 +89,8 @@ class LinearTier(Frozen):
     batch: int = Field(default=64, ge=1)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     """Share of a text's features that are left out in training."""
+    heeded: float = Field(default=0.3, ge=0, le=1)
+    """How much its opinion on the label counts beside the encoder's; 0: not."""
 
 
 class Vocabulary(Frozen):

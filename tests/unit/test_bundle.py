@@ -277,8 +277,9 @@ class Parrot:
 
     asked: list[str] = field(default_factory=list)
 
-    def predict(self, texts: Sequence[str]) -> list[Guess]:
+    def predict(self, texts: Sequence[str], earlier: Sequence[Guess]) -> list[Guess]:
         """Return a guess about each text."""
+        assert [guess.label for guess in earlier] in ([], list(texts))
         self.asked += texts
         return [Guess(text, (), (float(text[0]),), (4.0,)) for text in texts]
 
@@ -371,6 +372,31 @@ def test_real_cascade(cascade: Bundle) -> None:
         assert prediction.by is by
         assert prediction.label == label
         assert [e.text for e in prediction.entities] == entities
+
+
+def test_later_tier_heeds_the_earlier_one(folder: Path) -> None:
+    """Each text's answer heeds what the tier before said of that very text."""
+    plain = open_bundle(write_bundle(folder, cascade=True), 1)
+    heeding = open_bundle(write_bundle(folder, cascade=True, heeds=0.1), 1)
+    texts = ["turn on", "hello turn off", "the lamp", "turn off"]
+    found = heeding.predict(texts)
+    assert [p.label for p in found] == [p.label for p in plain.predict(texts)]
+    for text, one, other in zip(texts, found, plain.predict(texts), strict=True):
+        sure = text != "the lamp"  # of which nobody knows anything
+        assert ((one.score or 0) > (other.score or 0)) == sure
+        assert heeding.predict([text]) == [one]
+        linear, encoder = heeding.guesses(text)
+        assert linear.opinion
+        assert encoder.label == one.label
+
+
+def test_heeding_is_part_of_what_answers(folder: Path) -> None:
+    """A calibration is for the weight it was made with."""
+    marks = {
+        read_manifest(write_bundle(folder, heeds=heeds)).fingerprint()
+        for heeds in (0.0, 0.1, 0.3)
+    }
+    assert len(marks) == 3
 
 
 def test_guesses_are_what_predictions_are_made_of(cascade: Bundle) -> None:

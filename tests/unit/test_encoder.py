@@ -312,6 +312,50 @@ def test_not_taught_what_is_outside(bundle: Bundle) -> None:
     assert found.outside is None
 
 
+@pytest.fixture(scope="module")
+def heeding(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """Return an encoder that heeds an opinion half as much as itself."""
+    folder = tmp_path_factory.mktemp("models") / "heeding"
+    opened = open_bundle(write_bundle(folder, outside=True, heeds=0.5), 1)
+    model = opened.stages[0].model
+    assert isinstance(model, Encoder)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("opinion", "label"),
+    [
+        ((-9.0, -9.0, -0.1), "lamp_on"),  # less sure than the encoder is
+        ((-0.1, -14.0, -9.0), "lamp_off"),  # surer
+        ((-1.0, -1.0, -1.0), "lamp_on"),  # nothing to say
+    ],
+)
+def test_opinion_is_heeded(
+    heeding: Encoder, opinion: tuple[float, ...], label: str
+) -> None:
+    """The label is that of the product of both, weighed; what is outside stays."""
+    [alone] = heeding.predict(["turn on"])
+    [found] = heeding.predict(["turn on"], [Guess("chat", opinion=opinion)])
+    assert found.label == label
+    assert found.outside == pytest.approx(alone.outside)
+    product = np.exp(np.array([0.0, 6.0, 0.0]) + 0.5 * np.array(opinion))
+    share = product / product.sum() * (1 - (found.outside or 0))
+    best, second = sorted(share)[:-3:-1]
+    odds = np.log(best / (1 - best))
+    margin = odds - np.log(second / (1 - second))
+    assert found.label_evidence[:2] == pytest.approx((odds, margin), rel=1e-3)
+    assert found.label_evidence[2] == alone.label_evidence[2]
+
+
+def test_no_opinion(heeding: Encoder, bundle: Bundle) -> None:
+    """Without a tier before it, or where none is heeded, the encoder says its own."""
+    [alone] = heeding.predict(["turn on"])
+    assert heeding.predict(["turn on"], [Guess("chat")]) == [alone]
+    deaf = bundle.stages[0].model
+    said = [Guess("lamp_off", opinion=(-0.1, -14.0, -9.0))]
+    assert deaf.predict(["turn on"], said) == deaf.predict(["turn on"])
+
+
 def test_label_evidence(wary: Bundle) -> None:
     """Log-odds, margin over the next label, energy, margin over what is outside."""
     [found] = wary.guesses("turn on")

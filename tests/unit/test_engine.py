@@ -30,7 +30,7 @@ class Brittle:
     fails_on: str = "bad"
     asked: list[list[str]] = field(default_factory=list)
 
-    def predict(self, texts: Sequence[str]) -> list[Guess]:
+    def predict(self, texts: Sequence[str], _earlier: object) -> list[Guess]:
         """Return the same for every text; raise if a bad one is among them."""
         self.asked.append(list(texts))
         if any(self.fails_on in text for text in texts):

@@ -138,6 +138,18 @@ def test_outside(tmp_path: Path) -> None:
     assert strange.label_evidence[0] < -3
 
 
+def test_opinion(tmp_path: Path) -> None:
+    """The log-probability of each label is told, beside what is outside of them."""
+    [found] = opened(tmp_path).predict(["turn on"])
+    shares = np.exp(found.opinion)
+    assert LABELS[int(shares.argmax())] == found.label
+    assert shares.sum() == pytest.approx(1)
+    [strange] = opened(tmp_path, outside=True).predict(["zebra"])
+    assert np.exp(strange.opinion).sum() == pytest.approx(1 - (strange.outside or 0))
+    [silent] = opened(tmp_path, labels=[]).predict(["turn on"])
+    assert silent.opinion == ()
+
+
 def test_one_task(tmp_path: Path) -> None:
     """Without labels there is no opinion on them, without entities none on those."""
     [found] = opened(tmp_path, labels=[]).predict(["turn on in the kitchen"])

@@ -113,11 +113,12 @@ def write_bundle(
     levels: int = 1,
     patterns: tuple[str, ...] = (),
     trunk: str | None = None,
+    heeds: float = 0.0,
 ) -> Path:
     """Write a complete bundle and return its folder.
 
-    A `cascade` has a linear tier before the encoder. With a `trunk`, which stands
-    beside it by `write_trunk`, the bundle itself has only the heads.
+    A `cascade` has a linear tier before the encoder, which `heeds` it. With a `trunk`,
+    which stands beside it by `write_trunk`, the bundle itself has only the heads.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = f"../{trunk}/" if trunk else ""
@@ -136,6 +137,7 @@ def write_bundle(
             "stride": stride,
             "outside": outside,
             "levels": levels,
+            "heeds": heeds,
         }
     ]
     if cascade:

@@ -18,7 +18,8 @@ from agent.decide import Policy, decide, stands
 from agent.errors import ConfigError
 from agent.types import Guarantee, Reason, Tier, Unresolved
 from agent.workshop import bundle_writer, training
-from agent.workshop.building import read_material, train_bundle
+from agent.workshop.building import train_bundle
+from agent.workshop.material import read_material
 from agent.workshop.network import Network
 from agent.workshop.recipe import Recipe
 

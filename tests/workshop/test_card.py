@@ -13,7 +13,7 @@ from agent.calibration import Calibration, Threshold
 from agent.manifest import read_manifest
 from agent.scoring import scoreboard
 from agent.types import Guarantee
-from agent.workshop.card import WRONG, Measured, write_card
+from agent.workshop.card import WRONG, Encoding, Measured, write_card
 from agent.workshop.recipe import Recipe
 from agent.workshop.scoring import Figures, certifiable
 
@@ -97,8 +97,7 @@ def test_nothing_certified_is_said(
         max_error=0.05,
         labels=1,
         entities=0,
-        pieces=1,
-        layers=1,
+        encoding=Encoding("tiny_encoder", 1, 1, 32),
         train=1,
         valid=1,
     )

@@ -10,8 +10,8 @@ pytest.importorskip("torch", reason="the extra `workshop` is not installed")
 pytest.importorskip("faker", reason="the extra `workshop` is not installed")
 
 from agent.families.linear import LinearSpec
-from agent.workshop.building import Material, read_material
 from agent.workshop.linear_training import train_linear, write_linear
+from agent.workshop.material import Material, read_material
 from agent.workshop.recipe import LinearTier, Recipe
 
 PLAN = LinearTier(bits=10, epochs=6)

@@ -1,0 +1,92 @@
+"""What a bundle is made from: the files that its recipe names, read and checked."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agent.examples import Example, read_examples
+from agent.workshop.catalogue import Catalogue, catalogue
+from agent.workshop.negatives import Negatives, negatives
+from agent.workshop.personal import generate
+from agent.workshop.recipe import Recipe
+from agent.workshop.vocabulary import Trimmed
+
+VALID_SEED = 2  # generated texts to validate with are others than those that taught
+OUTSIDE_FITTED = 0.1  # texts from outside that help fit the scores, as a share of valid
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The data of one bundle, read and checked."""
+
+    train: list[Example]
+    valid: list[Example]
+    texts: list[str]  # the vocabulary is chosen by these
+    known: Catalogue
+    negatives: Negatives | None
+    outside: list[Example]  # help fit the scores; never trained on
+
+    @property
+    def scope(self) -> Catalogue:
+        """What there is to know, without what is outside of it."""
+        return replace(self.known, outside=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Workpiece:
+    """What becomes a bundle."""
+
+    recipe: Recipe
+    material: Material
+    trimmed: Trimmed
+
+
+def read_material(recipe: Recipe, data: Path) -> Material:
+    """Read the files a recipe names below `data`; raises ConfigError."""
+    if recipe.data.generated:
+        training = generate(recipe.data.generated, recipe.training.seed)
+        valid = generate(recipe.data.generated_valid, VALID_SEED)
+    else:
+        folder = data / recipe.data.folder
+        training = read_examples(folder / "train.jsonl")
+        valid = read_examples(folder / "valid.jsonl")
+    texts = [example.text for example in training]
+    texts += texts_of(data, recipe.vocabulary.texts)
+    outside = recipe.outside
+    label = outside.label if outside else None
+    known = catalogue(training, label, recipe.levels)
+    drawn, held = None, []
+    if outside:
+        own = [example.text for example in training if example.label == label]
+        training = [example for example in training if example.label != label]
+        drawn = negatives(outside, data, own, len(training))
+        spare = negatives(outside, data, [], len(valid), "valid")
+        held = spare.some(round(OUTSIDE_FITTED * len(valid)))
+    return Material(training, valid, texts, known, drawn, held)
+
+
+def texts_of(data: Path, patterns: list[str]) -> list[str]:
+    """Return the texts of more files: globs below the data folder."""
+    return [
+        example.text
+        for pattern in patterns
+        for path in sorted(data.glob(pattern))
+        for example in read_examples(path)
+    ]
+
+
+def fingerprint(recipe: Recipe, material: Material) -> str:
+    """Name a training: another recipe or other data must not go on from its state."""
+    digest = hashlib.sha256()
+    for section in (recipe.training, recipe.pretrained, recipe.vocabulary):
+        digest.update(section.model_dump_json().encode())
+    if recipe.outside:
+        # A key that came later counts only where it is used: states stay valid.
+        later = {"encoder"} if recipe.outside.encoder else None
+        digest.update(recipe.outside.model_dump_json(exclude=later).encode())
+    digest.update(bytes([recipe.levels]))
+    for text in material.texts:
+        digest.update(text.encode() + b"\0")
+    for example in material.train:
+        digest.update(example.model_dump_json().encode())
+    return digest.hexdigest()[:16]
