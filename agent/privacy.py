@@ -208,7 +208,7 @@ def _trimmed(text: str, entity: Entity) -> Span | None:
     """Return where an entity stands without white space around it, if it does."""
     words = text[entity.start : entity.end]
     start = entity.start + len(words) - len(words.lstrip())
-    kind = re.sub(r"[^A-Z0-9_]", "_", entity.label.upper()) or "_"
+    kind = re.sub(r"[^A-Z0-9_]", "_", entity.label.upper())
     return (start, start + len(words.strip()), kind) if words.strip() else None
 
 

@@ -54,7 +54,7 @@ TEXT = st.one_of(
         st.sampled_from(["Ann", "ANN", "Anna", "Lee", " ", "[A_1]", "A_", "_1", "]"])
     ).map("".join),
 )
-KINDS = ["A", "A_1", "PERSON", "a b]"]
+KINDS = ["A", "A_1", "PERSON", "a b]", ""]
 
 
 def named(text: str, *finds: tuple[str, str]) -> list[Entity]:
@@ -133,6 +133,11 @@ def values(found: Sequence[Entity]) -> set[str]:
             "[PERSON_1] is in [GPE_1]",
         ),
         (
+            "Paris, Paris, Paris",
+            [("Paris", "PERSON"), ("Paris", "GPE")],
+            "[PERSON_1], [GPE_1], [PERSON_1]",
+        ),
+        (
             "Ann is ANN",
             [("Ann", "PERSON"), ("ANN", "PERSON")],
             "[PERSON_1] is [PERSON_2]",
@@ -145,6 +150,7 @@ def values(found: Sequence[Entity]) -> set[str]:
         ("Mark marked Marking", [("Mark", "P")], "[P_1] marked [P_1]ing"),
         # ... whatever the case as words of their own, ...
         ("Mark: mark, MARK, market", [("Mark", "P")], "[P_1]: [P_2], [P_3], market"),
+        ("Anan, bAnanan", [("Anan", "P"), ("anan", "P")], "[P_1], b[P_2]"),
         ("Weiß is WEISS", [("Weiß", "P")], "[P_1] is [P_2]"),
         # ... short ones as they are.
         ("Al is also Al's AL", [("Al", "P")], "[P_1] is also [P_1]'s AL"),
@@ -479,6 +485,7 @@ def test_a_part_of_a_placeholder_is_no_entity(words: str) -> None:
     """It names nothing of the original, and why says nothing of what is hidden."""
     with pytest.raises(BadReply) as caught:
         returned(says("Anna", words), HIDDEN)
+    assert repr(words) in str(caught.value)
     assert "Lee" not in str(caught.value)
 
 
