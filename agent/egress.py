@@ -84,8 +84,8 @@ def _exists(path: Path) -> None:
         path.stat()
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: there is no outbox yet, so nothing has left this device; if it "
-            "should be there, look at state.dir"
+            f"{path}: there is no outbox yet: nothing was sent upstream, or it lies "
+            "elsewhere (state.dir)"
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
