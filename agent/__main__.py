@@ -12,6 +12,7 @@ import click
 
 from agent import __version__
 from agent.errors import ConfigError, Undelivered
+from agent.fleet.commands import fleet
 
 if TYPE_CHECKING:
     from agent.check import Finding
@@ -51,14 +52,14 @@ def cli() -> None:
 def run(config: Path | None) -> None:
     """Run the daemon until SIGTERM."""
     from agent import app, log
-    from agent.config import Config, load
+    from agent.config import Config
 
-    def loaded() -> Config:
-        found = load(config)
-        log.configure(found.agent.log.level)
-        return found
+    log.configure("info")
 
-    asyncio.run(app.run(loaded))
+    def told(found: Config) -> None:
+        log.set_level(found.agent.log.level)
+
+    asyncio.run(app.run(config, told))
 
 
 @cli.command()
@@ -489,6 +490,9 @@ def train(
         return
     folder = command.build(recipe, data, out, seed, epochs)
     click.echo(f"{folder}: done; its README.md says how good it is")
+
+
+cli.add_command(fleet)
 
 
 def main() -> None:

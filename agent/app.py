@@ -6,7 +6,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from agent.ids import IdTable
 from agent.link import Link
 from agent.metrics import served
 from agent.mqtt import Connection
+from agent.pilot import Pilot
 from agent.presence import Presence, Sources
+from agent.steering import Steering
 from agent.subscriptions import obsolete, write_down
 from agent.systemd import notify, watchdog_interval
 from agent.types import Message
 from agent.wire import Topics
-from agent.wiring import Parts, open_escalation, prepare
+from agent.wiring import Parts, open_escalation
 
 FINISH_S = 10.0  # how long a stop waits for what is in hand
 STALL_S = 60.0  # a batch that takes longer is hung; the watchdog is not fed then
@@ -46,19 +49,22 @@ def id_table_path(config: Config) -> Path:
     return Path(runtime or config.agent.state.dir) / "inflight.ids"
 
 
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What takes over."""
+
+    steering: Steering
+    parts: Parts
+
+
 class Daemon:
     """Owns the parts of a running agent, until it stops or another takes over."""
 
-    def __init__(
-        self, parts: Parts, ids: IdTable | None, load: Callable[[], Config]
-    ) -> None:
-        """Open the outbox; raises ConfigError. Nothing is connected yet.
-
-        `load` reads the configuration anew, for a reload.
-        """
+    def __init__(self, parts: Parts, ids: IdTable | None, steering: Steering) -> None:
+        """Open the outbox; raises ConfigError. Nothing is connected yet."""
         config = parts.config
         self._config = config
-        self._load = load
+        self._steering = steering
         self._endpoint = parts.endpoint
         self._topics = Topics(config.agent.device.id)
         self._pipelines = parts.pipelines
@@ -67,7 +73,8 @@ class Daemon:
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
         self._home_status = status_topic(home.prefix) if home.enable else None
         self._filters = [topic for p in self._pipelines for topic in p.filters]
-        self._filters += [self._topics.requests, *filter(None, [self._home_status])]
+        more = (self._topics.requests, self._home_status, steering.topic)
+        self._filters += filter(None, more)
         self._link = Link(
             self._endpoint,
             self._filters,
@@ -102,18 +109,21 @@ class Daemon:
             *(self._link, self._engine, self._pipelines, self._recent),
             self._reload,
         )
+        self._pilot = Pilot(
+            steering, self._link, self._topics, self._problem, self._switch
+        )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = asyncio.Event()
         self._hangup = asyncio.Event()
-        self._next: Parts | None = None
+        self._next: Next | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._ready = False
 
-    async def run(self) -> Parts | None:
+    async def run(self) -> Next | None:
         """Run until SIGTERM or SIGINT, then finish what is in hand and leave.
 
-        Returns what is to run instead, after a reload.
+        Returns what is to run instead, after a reload or a file from the fleet.
         """
         asyncio.get_running_loop().set_exception_handler(self._failed)
         async with asyncio.TaskGroup() as group:
@@ -125,6 +135,7 @@ class Daemon:
                 group.create_task(self._alerts.run(), name="alerts"),
                 group.create_task(self._control.run(), name="control"),
                 group.create_task(self._reloads(), name="reload"),
+                group.create_task(self._pilot.run(), name="fleet"),
                 group.create_task(self._presence.run(), name="heartbeat"),
                 group.create_task(self._watchdog(), name="watchdog"),
             ]
@@ -163,17 +174,38 @@ class Daemon:
 
     async def _reload(self) -> None:
         """Open everything anew, and let it take over; raises ConfigError."""
-        loop = asyncio.get_running_loop()
         try:
-            parts = await loop.run_in_executor(None, lambda: prepare(self._load()))
+            following = await asyncio.to_thread(self._opened_anew)
         except ConfigError as error:
             log.error("reload_refused", why=_one_line(error))  # noqa: TRY400
             self._alerts.rise(REFUSED, str(error))
             raise
-        log.info("reloading", config_sha256=parts.config.hash)
-        self._next = parts
+        self._make_room_for(following)
+
+    def _opened_anew(self) -> Next:
+        steering = self._steering.anew()
+        self._steering.leaves()
+        return Next(steering, steering.begin())
+
+    def _switch(self, parts: Parts) -> None:
+        self._make_room_for(Next(self._steering, parts))
+
+    def _make_room_for(self, following: Next) -> None:
+        log.info("reloading", config_sha256=following.parts.config.hash)
+        self._next = following
         # A moment later, so that who asked for it by MQTT hears of it.
+        loop = asyncio.get_running_loop()
         loop.call_later(FAREWELL_S, self._stopping.set)
+
+    def _problem(self) -> str | None:
+        """Say what is wrong with how we run, for a version on probation."""
+        if not self._link.connected:
+            return "no connection to the broker"
+        if self._engine.busy_s() >= STALL_S:
+            return "a model hangs"
+        if self._counts.unresolved["model_failed"]:
+            return "a model failed"
+        return None
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Let a bug in a callback end the process, as it would in a task."""
@@ -191,7 +223,11 @@ class Daemon:
     def _arrived(self, message: Message) -> None:
         if self._stopping.is_set():
             return  # unacknowledged: the broker keeps it for our next start
-        if self._control.takes(message) or self._is_home_assistant(message):
+        if (
+            self._control.takes(message)
+            or self._is_home_assistant(message)
+            or self._pilot.takes(message)
+        ):
             return
         self._counts.received += 1
         filters = self._link.filters_of(message)
@@ -255,6 +291,7 @@ class Daemon:
         """Say who is here, each time we come, once the subscriptions are ours."""
         await self._unsubscribe(connection)
         await self._presence.introduce(connection)
+        await self._pilot.introduce(connection)
         if not self._ready:
             self._ready = True
             log.info("ready", pipelines=[p.name for p in self._pipelines])
@@ -301,22 +338,34 @@ def _one_line(error: Exception) -> str:
     return "; ".join(str(error).splitlines())
 
 
-async def run(load: Callable[[], Config]) -> None:
+async def run(path: Path | None, told: Callable[[Config], None]) -> None:
     """Run the daemon until it is told to stop; raises ConfigError.
 
-    `load` reads the configuration: now, and for each reload.
+    `path` is that of agent.toml; `told` hears of every configuration before it runs.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # too early to reload
-    parts: Parts | None = prepare(load())
-    while parts:
-        path = id_table_path(parts.config)
-        try:
-            ids = IdTable(path)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise ConfigError(f"state.dir: {path}: {error}") from error
-            log.warning("no_room_for_ids", path=str(path))  # duplicates differ in id
-            parts = await Daemon(parts, None, load).run()
-        else:
-            with ids:
-                parts = await Daemon(parts, ids, load).run()
+    steering = Steering(path, told)
+    following: Next | None = Next(steering, steering.begin())
+    while following:
+        steering = following.steering
+        with ExitStack() as stack:
+            ids = _id_table(following.parts.config, stack)
+            try:
+                daemon = Daemon(following.parts, ids, steering)
+            except ConfigError as error:
+                following = Next(steering, steering.failed(str(error)))
+                continue
+            steering.runs(following.parts)
+            following = await daemon.run()
+    steering.leaves()
+
+
+def _id_table(config: Config, stack: ExitStack) -> IdTable | None:
+    path = id_table_path(config)
+    try:
+        return stack.enter_context(IdTable(path))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise ConfigError(f"state.dir: {path}: {error}") from error
+        log.warning("no_room_for_ids", path=str(path))  # duplicates differ in id
+        return None

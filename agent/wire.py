@@ -24,6 +24,11 @@ class Topics:
         self.health = f"{self._base}/health"
 
     @property
+    def fleet(self) -> str:
+        """Which fleet file the device wants, runs, and why."""
+        return f"{self._base}/fleet"
+
+    @property
     def requests(self) -> str:
         """The filter of what the device may be asked to do."""
         return f"{self._base}/request/+"

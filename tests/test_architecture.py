@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("fleet.memory", "fleet.device"),
         *("pipeline", "engine", "alerts", "purse", "upstream", "finals"),
         *("escalation", "delivery", "control", "wiring", "presence", "metrics"),
-        "app",
+        *("steering", "pilot", "app"),
     ),
     # 6: the commands
     (

@@ -1,0 +1,97 @@
+"""The fleet's word at work: takes signed files, judges how they do, says what became.
+
+What a file may do is `agent/fleet/device.py`'s to say; this carries it out.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from pydantic_core import to_json
+
+from agent.errors import Undelivered
+from agent.fleet.device import Outcome
+from agent.link import Link
+from agent.mqtt import Connection
+from agent.steering import Steering
+from agent.types import Message
+from agent.wire import Topics
+from agent.wiring import Parts
+
+TURN_S = 0.5  # how often we look what came, and how we do
+
+log = structlog.get_logger()
+
+
+class Pilot:
+    """Owns the fleet file that came last, until it is judged."""
+
+    def __init__(
+        self,
+        steering: Steering,
+        link: Link,
+        topics: Topics,
+        problem: Callable[[], str | None],
+        switch: Callable[[Parts], None],
+    ) -> None:
+        """`problem` says what is wrong now; `switch` lets other parts take over."""
+        self._steering = steering
+        self._link = link
+        self._topic = topics.fleet
+        self._problem = problem
+        self._switch = switch
+        self._came: bytes | None = None
+        self._said: dict[str, Any] | None = None
+
+    def takes(self, message: Message) -> bool:
+        """Take a message if it is a fleet file; empty: it was taken off its topic."""
+        if not self._steering.topic or message.topic != self._steering.topic:
+            return False
+        message.ack()  # it is retained: it comes again with the next subscription
+        self._came = message.payload or None
+        return True
+
+    async def introduce(self, connection: Connection) -> None:
+        """Say on a new connection what we run, if we belong to a fleet."""
+        report = self._steering.report()
+        if report:
+            said = to_json(report)
+            await (await connection.publish(self._topic, said, retain=True))
+
+    async def run(self) -> None:
+        """Work until something else takes over."""
+        while self._steering.active:
+            await asyncio.sleep(TURN_S)
+            outcome = await self._turn()
+            await self._tell()
+            if outcome and outcome.switch:
+                effective = outcome.effective
+                parts = await asyncio.to_thread(self._steering.parts, effective)
+                self._steering.leaves()
+                self._switch(parts)
+                return
+
+    async def _turn(self) -> Outcome | None:
+        payload, self._came = self._came, None
+        if payload is not None:
+            return await asyncio.to_thread(self._steering.offer, payload)
+        if not self._steering.on_probation:
+            return None
+        problem, connected = self._problem(), self._link.connected
+        return await asyncio.to_thread(
+            self._steering.judge, problem, connected=connected
+        )
+
+    async def _tell(self) -> None:
+        report = self._steering.report()
+        if report is None or report == self._said or not self._link.connected:
+            return
+        connection = await self._link.connection()
+        try:
+            said = to_json(report)
+            await (await connection.publish(self._topic, said, retain=True))
+        except Undelivered as error:
+            log.warning("fleet_report_not_published", why=str(error))
+        else:
+            self._said = report

@@ -1,0 +1,196 @@
+"""Fleet files at work: signed, applied, proven, taken back; messages are answered."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage import Agent, Client, Mosquitto, text_of
+
+from agent.fleet.model import drawn
+from agent.fleet.signing import Content, sign, write_keys
+
+TOPIC = "office/fleet"
+HURRY = {"pilot.TURN_S": 0.1}
+
+
+class Office:
+    """Owns the keys of a fleet, and publishes its files."""
+
+    def __init__(self, folder: Path, client: Client) -> None:
+        """Make the keys."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.private, self.public = folder / "fleet.key", folder / "fleet.pub"
+        write_keys(self.private, self.public)
+        self._client = client
+
+    def join(self, agent: Agent, probation_s: float = 1.0) -> Agent:
+        """Make a device a member."""
+        lines = (
+            f'\n[fleet]\npublic_key_files = ["{self.public}"]\n'
+            f'topic = "{TOPIC}"\n'
+            f"probation_s = {probation_s}\n[metrics]\nport = 0\n"
+        )
+        agent.config.write_text(agent.config.read_text("utf-8") + lines, "utf-8")
+        return agent
+
+    def signed(self, toml: str) -> bytes:
+        """Return a signed fleet file that takes every device."""
+        text = f'unlisted = "accept"\n{toml}'
+        return sign(Content(text.encode()), self.private.read_bytes())
+
+    def push(self, data: bytes) -> None:
+        """Publish a file, retained."""
+        self._client.send(TOPIC, data, retain=True)
+
+    def report(self, device: str) -> dict[str, Any]:
+        """Return what a device said last."""
+        said = self._client.said[f"slm/{device}/fleet"]
+        found: dict[str, Any] = json.loads(said[-1]) if said else {}
+        return found
+
+    def wait(self, device: str, **wanted: object) -> dict[str, Any]:
+        """Wait for a report with these values."""
+        self._client.wait(lambda: wanted.items() <= self.report(device).items())
+        return self.report(device)
+
+
+@pytest.fixture
+def office(tmp_path: Path, client: Client) -> Office:
+    """Open the office of a fleet."""
+    return Office(tmp_path / "office", client)
+
+
+def asked(client: Client, device: str, start: int) -> None:
+    """Ask a device, and see that it answers."""
+    before = client.answers
+    client.send(f"{device}/home/utterance", text_of(start))
+    client.wait_answers(before + 1)
+
+
+def member(
+    office: Office,
+    new_agent: Callable[..., Agent],
+    broker: Mosquitto,
+    device: str = "pi",
+    probation_s: float = 1.0,
+) -> Agent:
+    """Start a device that belongs to the fleet."""
+    pipelines = {"one": ([f"{device}/+/utterance"], "")}
+    agent = new_agent(broker.port, hurry=HURRY, device=device, pipelines=pipelines)
+    office.join(agent, probation_s).start()
+    return agent
+
+
+def version(number: int, max_error: float = 0.1, more: str = "") -> str:
+    """Return a fleet file that changes what the pipeline `one` may get wrong."""
+    return (
+        f"version = {number}\n{more}\n[pipelines.one.decide]\nmax_error = {max_error}\n"
+    )
+
+
+def test_a_version_is_applied_and_proves_itself(
+    broker: Mosquitto, client: Client, office: Office, new_agent: Callable[..., Agent]
+) -> None:
+    """It runs at once, on probation, then stands; also after a restart."""
+    agent = member(office, new_agent, broker)
+    office.push(office.signed(version(1)))
+    office.wait("pi", state="probation", applied=1)
+    asked(client, "pi", 1)
+    office.wait("pi", state="applied", applied=1, last_good=1)
+    agent.wait_log("ready", 2)
+    birth = json.loads(client.said["slm/pi/birth"][-1])
+    assert birth["pipelines"]["one"]["max_error"] == 0.1
+    agent.terminate()
+    agent.start()
+    asked(client, "pi", 2)
+    birth = json.loads(client.said["slm/pi/birth"][-1])
+    assert birth["pipelines"]["one"]["max_error"] == 0.1
+
+
+def test_what_may_not_be_believed_is_refused(
+    broker: Mosquitto,
+    client: Client,
+    office: Office,
+    new_agent: Callable[..., Agent],
+    tmp_path: Path,
+) -> None:
+    """A stranger's signature, an older version, a cut file: refused, each by name."""
+    member(office, new_agent, broker)
+    good = office.signed(version(2))
+    office.push(good)
+    office.wait("pi", state="applied", applied=2)
+    stranger = Office(tmp_path / "stranger", client)
+    broken = version(4, more='[agent.engine]\nthreads = "many"')
+    for data, why in (
+        (stranger.signed(version(3)), "key"),
+        (office.signed(version(1)), "older"),
+        (office.signed(version(2, 0.2)), "another file"),
+        (good[: len(good) // 2], ""),
+        (b"{}", ""),
+        (office.signed(broken), "threads"),
+    ):
+        office.push(data)
+        said = office.wait("pi", state="refused", applied=2)
+        assert why in said["reason"], said
+        asked(client, "pi", 1)
+        office.push(good)
+        office.wait("pi", state="applied", applied=2)
+
+
+def test_a_version_that_cuts_the_device_off_is_taken_back(
+    broker: Mosquitto, client: Client, office: Office, new_agent: Callable[..., Agent]
+) -> None:
+    """The device comes back by itself, with the last good version, and says why."""
+    member(office, new_agent, broker)
+    office.push(office.signed(version(1)))
+    office.wait("pi", state="applied", applied=1)
+    lost = '[agent.mqtt]\nurl = "mqtt://127.0.0.1:9"'
+    office.push(office.signed(version(2, more=lost)))
+    said = office.wait("pi", state="rolled_back", applied=1)
+    assert "broker" in said["reason"]
+    asked(client, "pi", 1)
+
+
+def test_a_crash_on_probation_takes_a_version_back(
+    broker: Mosquitto, client: Client, office: Office, new_agent: Callable[..., Agent]
+) -> None:
+    """A process that ends unexpectedly with a new version starts with the old one."""
+    agent = member(office, new_agent, broker, probation_s=600)
+    office.push(office.signed(version(1)))
+    office.wait("pi", state="probation", applied=1)
+    agent.wait_log("ready", 2)
+    agent.kill()
+    agent.start()
+    said = office.wait("pi", state="rolled_back", applied=None)
+    assert "unexpectedly" in said["reason"]
+    asked(client, "pi", 1)
+
+
+def test_a_staged_rollout(
+    broker: Mosquitto, client: Client, office: Office, new_agent: Callable[..., Agent]
+) -> None:
+    """Ten percent take it, the others hold, then all; a bad one is taken back there."""
+    names = [f"pi-{number}" for number in range(1000)]
+    early = [name for name in names if drawn("autumn", name) < 10][:2]
+    late = [name for name in names if drawn("autumn", name) >= 10][:2]
+    for device in (*early, *late):
+        member(office, new_agent, broker, device)
+    ten = '[rollout]\nname = "autumn"\npercent = 10'
+    office.push(office.signed(version(1, more=ten)))
+    for device in early:
+        office.wait(device, state="applied", applied=1)
+    for device in late:
+        office.wait(device, state="held", applied=None, desired=1)
+    office.push(office.signed(version(2, more=ten.replace("10", "100"))))
+    for device in (*early, *late):
+        office.wait(device, state="applied", applied=2)
+    lost = f'[agent.mqtt]\nurl = "mqtt://127.0.0.1:9"\n{ten}'
+    office.push(office.signed(version(3, more=lost)))
+    for device in early:
+        office.wait(device, state="rolled_back", applied=2)
+    for device in late:
+        office.wait(device, state="held", applied=2)
+    for device in (*early, *late):
+        asked(client, device, 1)
