@@ -555,7 +555,7 @@ def parse_toml(data: bytes, name: str | Path) -> dict[str, Any]:
     """Return what bytes say as TOML; raises ConfigError, naming where they are from."""
     try:
         return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
 
 
