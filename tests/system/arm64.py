@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from container import make_root
+from container import check_possible, in_memory, make_root
 
 TOLERANCE = 1e-3
 ASK = Path(__file__).with_name("ask_cases.py")
@@ -85,8 +85,12 @@ def apart(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
 
 def main(arm64: Path, amd64: Path, out: Path) -> int:
     """Compare two packages; return the exit status."""
-    with tempfile.TemporaryDirectory(prefix="slm-arm64-") as folder:
-        emulated, native = (answers(deb, Path(folder)) for deb in (arm64, amd64))
+    check_possible()
+    with (
+        tempfile.TemporaryDirectory(prefix="slm-arm64-") as folder,
+        in_memory(Path(folder) / "memory") as memory,
+    ):
+        emulated, native = (answers(deb, memory) for deb in (arm64, amd64))
     wrong = 0
     most = 0.0
     for text, result in emulated["results"].items():

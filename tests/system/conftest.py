@@ -3,14 +3,16 @@
 import os
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from container import Container, Missing, make_root
+from container import Container, Missing, check_possible, in_memory, make_root
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SITE = Path(sysconfig.get_paths()["purelib"])
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,7 +44,7 @@ def newer(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.write("# as of version 99\n")
     made = folder / "slm-agent_99.0.deb"
     # Quickly: only its size differs from a real one's.
-    command = ["dpkg-deb", "-Zzstd", "-z1", "--root-owner-group", "-b", tree, made]
+    command = ["dpkg-deb", "-Znone", "--root-owner-group", "-b", tree, made]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(tree)
     return made
@@ -60,14 +62,14 @@ def box(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Con
     fields = [line.partition(": ")[2] for line in depends.splitlines()]
     needed = {part.split()[0] for field in fields for part in field.split(",")}
     folder = tmp_path_factory.mktemp("container")
+    see = {package.parent: "/packages", REPOSITORY: "/repository", SITE: "/site"}
     try:
-        make_root(folder / "root", [*sorted(needed), "mosquitto", "mosquitto-clients"])
+        check_possible()
+        with in_memory(folder / "memory") as memory:
+            root = memory / "root"
+            make_root(root, [*sorted(needed), "mosquitto", "mosquitto-clients"])
+            with closing(Container(root, see)) as running:
+                running.boot()
+                yield running
     except Missing as why:
         pytest.skip(str(why))
-    see = {package.parent: "/packages", REPOSITORY: str(REPOSITORY)}
-    try:
-        with closing(Container(folder / "root", see)) as running:
-            running.boot()
-            yield running
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SUITE = "bookworm"  # whose Python the package is built for
@@ -17,17 +17,21 @@ class Missing(Exception):
     """No container can be made here; the message says why."""
 
 
-def make_root(folder: Path, packages: list[str], *options: str) -> None:
-    """Install a small Debian into a folder, with options of mmdebstrap.
-
-    Raises Missing.
-    """
+def check_possible() -> None:
+    """Raise Missing where no container can be made."""
     if os.geteuid() != 0:
         raise Missing("needs root, to make a container")
     for program in ("mmdebstrap", "systemd-nspawn", "nsenter"):
         if not shutil.which(program):
             raise Missing(f"needs {program}: make system installs it")
-    wanted = ["systemd-sysv", "dbus", "libpam-systemd", *packages]
+
+
+def make_root(folder: Path, packages: list[str], *options: str) -> None:
+    """Install a small Debian into a folder, with options of mmdebstrap.
+
+    Raises Missing.
+    """
+    wanted = ["systemd-sysv", "dbus", *packages]
     made = subprocess.run(
         [
             *("mmdebstrap", "--variant=minbase", f"--include={','.join(wanted)}"),
@@ -40,6 +44,18 @@ def make_root(folder: Path, packages: list[str], *options: str) -> None:
     if made.returncode:
         last = made.stderr.strip().splitlines()[-3:]
         raise Missing(f"mmdebstrap made no Debian: {' '.join(last)}")
+
+
+@contextlib.contextmanager
+def in_memory(folder: Path) -> Iterator[Path]:
+    """Give a folder in memory: dpkg syncs each of its thousands of files to disk."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3G,mode=755", "slm-agent", folder]
+    subprocess.run(mount, check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 class Container:
@@ -57,6 +73,7 @@ class Container:
 
     def boot(self) -> None:
         """Start it, and wait until systemd has started what it starts."""
+        self.write("/etc/hostname", f"{HOST}\n")
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(
                 [
@@ -146,7 +163,7 @@ class Container:
         if not self._nspawn:
             return
         if self._init:
-            self.run("systemctl", "poweroff", "--force", check=False)
+            self.run("systemctl", "poweroff", "--force", "--force", check=False)
         try:
             self._nspawn.wait(30)
         except subprocess.TimeoutExpired:

@@ -7,6 +7,7 @@ else: the watchdog, the sandbox with onnxruntime in it, credentials, upgrade and
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ UNIT = "slm-agent.service"
 CONFIG = "/etc/slm-agent/agent.toml"
 DROP_IN = f"/etc/systemd/system/{UNIT}.d/test.conf"
 MOST_EXPOSED = 1.2
+REPOSITORY = Path(__file__).resolve().parents[2]
+BROKER = """\
+[[models]]
+model = "openai/none"
+api_base = "http://127.0.0.1:9"
+"""
 # What Debian itself writes while packages come and go.
 NOT_OURS = (
     *("/tmp", "/var/tmp"),  # noqa: S108
@@ -37,7 +44,18 @@ def ask(box: Container, text: str, *options: str, pipeline: str = "home") -> Any
     """Send a text as a device in the house would; return its result."""
     topic = {"home": "home/hall/utterance", "support": "support/desk/message"}[pipeline]
     said = box.run(
-        *("mosquitto_rr", "-V", "5", "-q", "1", "-W", str(int(DEADLINE_S)), *options),
+        *(
+            "mosquitto_rr",
+            "-h",
+            "127.0.0.1",
+            "-V",
+            "5",
+            "-q",
+            "1",
+            "-W",
+            str(int(DEADLINE_S)),
+            *options,
+        ),
         *("-e", f"slm/{HOST}/result/{pipeline}", "-t", topic, "-m", text),
     )
     assert said, box.tail()
@@ -161,7 +179,7 @@ def test_hung_work(box: Container) -> None:
 
     The message it hung on is answered after all, and the log says where it hung.
     """
-    hung = Path(__file__).with_name("hung.py")
+    hung = "/repository/tests/system/hung.py"
     command = f"/usr/bin/python3 -IXfaulthandler {hung} run --config {CONFIG}"
     drop_in(box, "WatchdogSec=4", "ExecStart=", f"ExecStart={command}")
     assert ask(box, "hang")["pipeline"] == "home"
@@ -195,11 +213,36 @@ def test_reload(box: Container) -> None:
     assert line in good
     box.write(CONFIG, good.replace(line, 'enable = ["home", "support"]'))
     box.run("systemctl", "reload", UNIT)
-    # Retained: told by each who introduces itself, so no wait is needed for the reload.
+    told = '"pipelines": ["home", "support"], "event": "ready"'
+    box.wait(lambda: told in box.journal(UNIT), "reloaded")
     asked = ask(box, "my card has not arrived yet", pipeline="support")
     assert asked["pipeline"] == "support"
     assert box.show(UNIT, "MainPID") == pid
     assert answers(box)
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11),
+    reason="the container's Python is 3.11, ours is not",
+)
+def test_upstream_side(box: Container) -> None:
+    """The upstream side becomes ready in its sandbox, with LiteLLM in it."""
+    unit = "slm-agent-broker.service"
+    text = (REPOSITORY / "systemd" / unit).read_text("utf-8")
+    start = "/usr/bin/python3 -m agent broker --config /etc/slm-agent/broker.toml"
+    text = re.sub("(?m)^ExecStart=.*$", f"ExecStart={start}", text)
+    text += "\n[Service]\nEnvironment=PYTHONPATH=/repository:/site\n"
+    box.write(f"/etc/systemd/system/{unit}", text)
+    box.write("/etc/slm-agent/broker.toml", BROKER)
+    box.run("systemctl", "daemon-reload")
+    box.run("systemctl", "start", unit)
+    assert "connected" in box.show(unit, "StatusText")
+    assert "Traceback" not in box.journal(unit)
+    box.run("systemctl", "stop", unit)
+    box.run("systemctl", "clean", "--what=all", unit)
+    box.place(f"/etc/systemd/system/{unit}").unlink()
+    box.place("/etc/slm-agent/broker.toml").unlink()
+    box.run("systemctl", "daemon-reload")
 
 
 def test_credentials(box: Container) -> None:
