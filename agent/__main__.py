@@ -448,7 +448,7 @@ def calibrate(
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the bundle; default models/<name>.",
+    help="Folder of the bundle, default models/<name>; of a trunk's bundles, models.",
 )
 @click.option("--name", help="Of the pipeline made from a .jsonl file.")
 @click.option("--seed", type=int, help="Instead of the recipe's.")
@@ -466,7 +466,8 @@ def train(
     RECIPE is the name of a shipped one, a TOML file, or your own labelled texts.
 
     \b
-      slm-agent train home --data DIR        a shipped recipe; DIR has hwu64/...
+      slm-agent train maintenance --data DIR a shipped recipe; DIR has maintie/...
+      slm-agent train english --data DIR     the trunk of four bundles, and these
       slm-agent train my.toml --data DIR     a recipe of yours
       slm-agent train my.jsonl --name desk --out desk
                                              some hundred labelled lines: a bundle, a

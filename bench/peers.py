@@ -66,25 +66,31 @@ class Weights(NamedTuple):
     epsilon: float
 
 
-def read_weights(path: Path) -> Weights:
-    """Read encoder and label head from a bundle's graph, dequantised.
+def read_weights(graphs: Sequence[Path]) -> Weights:
+    """Read encoder and label head from a bundle's graphs, dequantised: trunk and heads.
 
     The exporter keeps torch's names but for the matrices, which it transposes and
     numbers: such a one is called after the bias that is added to its product.
     """
     import onnx
 
-    graph = Graph(onnx.load(path).graph)
-    found = {n: a for n, a in graph.held.items() if n.endswith((".weight", ".bias"))}
+    opened = [Graph(onnx.load(path).graph) for path in graphs]
+    found = {}
     head = ""
-    for node in graph.nodes:
-        if node.op_type == "DequantizeLinear":
-            name, array = graph.embeddings(node)
-            found[name] = array
-        elif node.op_type in {"MatMulInteger", "MatMul"} and graph.holds(node):
-            name, array, result = graph.matrix(node)
-            found[f"{name}.weight"] = array
-            head = name if result == "label_logits" else head
+    for graph in opened:
+        found |= {
+            n: a for n, a in graph.held.items() if n.endswith((".weight", ".bias"))
+        }
+        for node in graph.nodes:
+            if node.op_type == "DequantizeLinear":
+                name, array = graph.embeddings(node)
+                found[name] = array
+            elif node.op_type in {"MatMulInteger", "MatMul"} and graph.holds(node):
+                name, array, result = graph.matrix(node)
+                found[f"{name}.weight"] = array
+                head = name if result == "label_logits" else head
+            elif node.output[0] == "label_logits":  # a Gemm, in torch's own layout
+                head = node.input[1].removesuffix(".weight")
     first = "embeddings.LayerNorm.weight"
     prefix = next(n for n in found if n.endswith(first)).removesuffix(first)
     tensors = {
@@ -94,7 +100,8 @@ def read_weights(path: Path) -> Weights:
     }
     for part in ("weight", "bias"):
         tensors[f"classifier.{part}"] = found[f"{head}.{part}"]
-    norm = next(node for node in graph.nodes if node.op_type == "LayerNormalization")
+    nodes = (node for graph in opened for node in graph.nodes)
+    norm = next(node for node in nodes if node.op_type == "LayerNormalization")
     epsilon = next(a.f for a in norm.attribute if a.name == "epsilon")
     return Weights(tensors, epsilon)
 
@@ -200,7 +207,8 @@ def build_peer(bundle: Path, folder: Path) -> None:
 
     logging.disable_progress_bar()
     manifest, tier = encoder_tier(bundle)
-    tensors, epsilon = read_weights(bundle / tier["model"])
+    graphs = [bundle / name for name in (tier.get("trunk"), tier["model"]) if name]
+    tensors, epsilon = read_weights(graphs)
     names = [*manifest["labels"], OUT_OF_SCOPE][: len(tensors["classifier.bias"])]
     words = tensors["bert.embeddings.word_embeddings.weight"]
     layers = {int(n) for name in tensors for n in re.findall(r"\.layer\.(\d+)", name)}
@@ -240,15 +248,18 @@ def logits_off(bundle: Path, folder: Path, texts: Sequence[str]) -> float:
     Labels alone would hardly tell: with half the heads 98 % of them stay the same.
     """
     import numpy as np
-    import onnxruntime
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from agent.families.encoder import EncoderSpec
 
     peer_classes()
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    graph = bundle / encoder_tier(bundle)[1]["model"]
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    manifest, tier = encoder_tier(bundle)
+    spec = EncoderSpec.model_validate(tier)
+    encoder = spec.load(bundle, manifest["labels"], manifest["entities"], 1)
+    session = encoder._session  # noqa: SLF001  its graphs, as they ship
     ours, theirs = [], []
     for text in texts:
         feed = dict(tokenizer(text, return_tensors="np"))
