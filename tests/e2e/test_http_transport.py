@@ -210,6 +210,18 @@ async def test_format_at_once(http: HttpTransport, llm: ScriptedLLM) -> None:
     assert (await ask(http)).status == "ok"
 
 
+async def test_format_learned_meanwhile(http: HttpTransport, llm: ScriptedLLM) -> None:
+    """Who asks in a form of long ago unlearns nothing."""
+    llm.script = only("text")
+    old = http.encode(ASKED)
+    for _ in range(2):
+        with pytest.raises(EncodeAgain):
+            await ask(http)
+    with pytest.raises(EncodeAgain):
+        await http.ask(ASKED, old, LONG_S)
+    assert (await ask(http)).status == "ok"
+
+
 # -- answers that are none
 
 

@@ -18,7 +18,7 @@ from stage import BROKER, Mosquitto
 from upstreams import Asked, Says, ScriptedBroker, reply
 
 from agent import link
-from agent.cases import Reply, Request
+from agent.cases import LONGEST_ANSWER, Reply, Request
 from agent.mqtt import Endpoint
 from agent.transports import Rejected, Settings, Unavailable, open_transport
 from agent.transports.mqtt import MqttTransport
@@ -247,6 +247,19 @@ async def test_broken_reply(
         assert (found.id, found.status, found.answer) == ("m-1", "error", None)
         assert error in (found.error or "")
         assert transport.late == 0
+
+
+async def test_overlong_reply(broker: Mosquitto) -> None:
+    """A reply beyond all measure is not read: by MQTT 3.1.1 nothing keeps it away."""
+    raw = reply(Says(answer="x" * LONGEST_ANSWER), "m-1")
+    upstream = ScriptedBroker(broker.port, lambda _asked: Says(raw=raw), version=4)
+    with upstream:
+        async with connected(broker.port, version=4) as transport:
+            with pytest.raises(Unavailable, match="no answer in"):
+                await ask(transport, timeout_s=1)
+            upstream.script = lambda _asked: Says(answer=YES)
+            assert (await ask(transport, id="m-2")).answer == YES
+            assert transport.late == 1
 
 
 async def test_said_twice(broker: Mosquitto, upstream: ScriptedBroker) -> None:
