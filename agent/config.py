@@ -381,6 +381,8 @@ class Escalation(Section):
     privacy: Literal["never", "redact", "allow"] = "redact"
     """`never` lets no text leave, `redact` hides personal data first, `allow` sends the
     text as it is."""
+    visible: list[str] = []
+    """Types of personal data that `redact` leaves to be seen, as DATE_TIME."""
     on_unresolved: Literal["hold", "provisional"] = "hold"
     """While upstream is asked: publish nothing, or the best guess as not final."""
     deadline_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None

@@ -33,6 +33,7 @@ class Plan:
     labels: Mapping[str, str]
     entities: Mapping[str, str]
     redacts: bool
+    visible: frozenset[str]  # types of personal data that may leave
     provisional: bool
     deadline_s: float
     priority: int
@@ -202,6 +203,7 @@ def _plan(
         labels=meant(bundle.manifest.labels, Task.CLASSIFY),
         entities=meant(bundle.manifest.entities, Task.EXTRACT),
         redacts=asked.privacy == "redact",
+        visible=frozenset(asked.visible),
         provisional=asked.on_unresolved == "provisional",
         deadline_s=asked.deadline_s or upstream.deadline_s,
         priority=asked.priority,

@@ -8,12 +8,12 @@ is.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import Any
 
 from agent.bundle import Bundle
-from agent.cases import Answer, BadReply, Named, placed
+from agent.cases import BadReply, Named, placed
 from agent.errors import BundleError
 from agent.families import patterns
 from agent.occurrences import occurrences, word_edges
@@ -111,34 +111,6 @@ def guess_without(
             entities.append({**kept, "text": redacted.text[start:end]})
     kept = {key: guess[key] for key in ("by", "label", "score")}
     return {**kept, "entities": entities}
-
-
-def restored(answer: Answer, hidden: Mapping[str, str]) -> Answer:
-    """Return an answer about a redacted text in the words of the original.
-
-    Labels are never restored. Raises BadReply for words that cut a placeholder; what it
-    says may go upstream.
-    """
-    heads = {name[at:] for name in hidden for at in range(1, len(name))}
-    tails = {name[:at] for name in hidden for at in range(1, len(name))}
-    for entity in answer.entities:
-        rest = _PLACEHOLDER.sub(lambda m: "" if m[0] in hidden else m[0], entity.text)
-        head, head_ends, _ = rest.partition("]")
-        _, tail_begins, tail = rest.rpartition("[")
-        bare = {f"[{word}]" for word in re.findall(r"[A-Z0-9_]+", rest)}
-        if (
-            head + head_ends in heads
-            or tail_begins + tail in tails
-            or bare & hidden.keys()
-        ):
-            raise BadReply(_cut(entity))
-    return replace(
-        answer,
-        entities=tuple(
-            Named(label=entity.label, text=restore(entity.text, hidden))
-            for entity in answer.entities
-        ),
-    )
 
 
 def returned(named: Sequence[Named], redacted: Redacted) -> tuple[Entity, ...]:

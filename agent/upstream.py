@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -17,20 +17,11 @@ from pydantic import TypeAdapter
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
-from agent.cases import (
-    Answer,
-    BadReply,
-    Case,
-    Repair,
-    Reply,
-    Request,
-    checked,
-    prediction,
-)
+from agent.cases import BadReply, Case, Repair, Reply, Request, checked
 from agent.outbox import answers
 from agent.outbox.store import Database, Full, Store
 from agent.pipeline import Plan
-from agent.privacy import Finder, Redacted, guess_without, redact, restored
+from agent.privacy import Finder, Redacted, guess_without, redact, returned
 from agent.purse import OverBudget, Purse
 from agent.transports import EncodeAgain, Rejected, Transport, Unavailable
 from agent.types import Outcome, Prediction, Tier
@@ -45,7 +36,7 @@ ASKED_PAUSE_MAX_S = 3600.0
 LONGEST_QUOTE = 4000  # characters of an unusable answer that are sent back
 
 Change = Callable[[Database], None]
-_ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
+_PREDICTION: TypeAdapter[Prediction] = TypeAdapter(Prediction)
 
 log = structlog.get_logger()
 
@@ -67,7 +58,6 @@ class Settled:
     outcome: Outcome
     prediction: Prediction | None = None
     model: str | None = None
-    answer: Answer | None = None  # to be remembered
 
 
 class Upstream:
@@ -141,10 +131,11 @@ class Upstream:
     def remember(self, case: Case, plan: Plan, settled: Settled) -> Change | None:
         """Return the change that keeps an answer for the same text, if there is one."""
         entries = self._terms.cache_entries
-        if settled.answer is None or not entries:
+        found = settled.prediction
+        if found is None or found.by is not Tier.UPSTREAM or not entries:
             return None
         said = {
-            "answer": _ANSWER.dump_python(settled.answer, mode="json"),
+            "found": _PREDICTION.dump_python(found, mode="json"),
             "model": settled.model,
         }
         key, body = _question(case, plan), json.dumps(said).encode()
@@ -160,15 +151,14 @@ class Upstream:
         if body is None:
             return None
         said = json.loads(body)
-        answer = _ANSWER.validate_python(said["answer"])
+        found = replace(_PREDICTION.validate_python(said["found"]), by=Tier.CACHE)
         self._cached += 1
-        found = prediction(answer, case.text, Tier.CACHE)
         return Settled(Outcome.ANSWERED, found, said["model"])
 
     async def _settle(self, case: Case, plan: Plan) -> Settled:
         hidden = await self._redacted(case.text, plan)
         request = Request(
-            id=case.id,
+            id=_named(case, hidden),
             device=self._device,
             pipeline=case.pipeline,
             text=hidden.text,
@@ -186,15 +176,15 @@ class Upstream:
                 answer = checked(_said(reply), request)
                 if answer.abstains:
                     break
-                answer = restored(answer, hidden.hidden)
-                found = _placed(answer, case.text)
+                entities = returned(answer.entities, hidden)
             except BadReply as why:
                 self._invalid += 1
                 repair = Repair(answer=_quoted(reply.answer), error=str(why))
                 request = request.model_copy(update={"repair": repair})
             else:
                 model = reply.model or self.transport.name
-                return Settled(Outcome.ANSWERED, found, model, answer)
+                found = Prediction(Tier.UPSTREAM, answer.label, None, entities)
+                return Settled(Outcome.ANSWERED, found, model)
         return Settled(Outcome.ABSTAINED)
 
     async def _redacted(self, text: str, plan: Plan) -> Redacted:
@@ -202,9 +192,12 @@ class Upstream:
             return Redacted(text, {}, {})
         if self._finder is None:
             raise AssertionError("a pipeline redacts, and nothing was opened for it")
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._worker, self._finder.find, text)
-        return redact(text, found)
+        find, visible = self._finder.find, plan.visible
+
+        def hide() -> Redacted:
+            return redact(text, [e for e in find(text) if e.label not in visible])
+
+        return await asyncio.get_running_loop().run_in_executor(self._worker, hide)
 
     async def _reply(
         self, request: Request, case: Case, plan: Plan, hidden: Redacted
@@ -289,12 +282,10 @@ def _quoted(answer: Any) -> Any:
     return answer if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE]
 
 
-def _placed(answer: Answer, text: str) -> Prediction:
-    try:
-        return prediction(answer, text, Tier.UPSTREAM)
-    except BadReply:
-        # Which one, is in the words of the original: nothing to go upstream.
-        raise BadReply("entities: one does not stand in the text") from None
+def _named(case: Case, hidden: Redacted) -> str:
+    """Return the id to ask by; one that holds what is hidden does not leave."""
+    told = any(words in case.id for words in hidden.hidden.values())
+    return case.key if told else case.id
 
 
 def _error(state: RetryCallState) -> BaseException | None:

@@ -10,7 +10,7 @@ import structlog
 
 from agent import upstream
 from agent.alerts import Alerts
-from agent.bundle import Bundle, open_bundle
+from agent.bundle import open_bundle
 from agent.config import Config
 from agent.config import Upstream as UpstreamSection
 from agent.counts import Counts
@@ -20,7 +20,7 @@ from agent.link import Link
 from agent.mqtt import Endpoint, Will, tls_context
 from agent.outbox import SCHEMA
 from agent.outbox.store import Store
-from agent.pipeline import Pipeline, bundles_of, limit, open_pipelines
+from agent.pipeline import Pipeline, limit, open_pipelines
 from agent.privacy import Finder
 from agent.purse import Prices, Purse
 from agent.transports import Settings, Transport, open_transport
@@ -117,15 +117,10 @@ def finder_of(config: Config, pipelines: Sequence[Pipeline]) -> Finder | None:
     if not any(pipeline.plan and pipeline.plan.redacts for pipeline in pipelines):
         return None
     folder = config.agent.models.dir / PRIVACY
-    opened = {b.manifest.name: b for b in bundles_of(pipelines)}
-    bundle: Bundle | None = opened.get(PRIVACY)
-    if bundle is None:
-        if not folder.is_dir():
-            raise ConfigError(
-                f"{folder}: no such bundle, and upstream.privacy is 'redact'"
-            )
-        bundle = open_bundle(folder, config.agent.engine.threads)
-    return Finder(bundle)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such bundle, and upstream.privacy is 'redact'")
+    # Also where a pipeline has it open: that one belongs to another thread.
+    return Finder(open_bundle(folder, config.agent.engine.threads))
 
 
 def open_escalation(

@@ -109,7 +109,7 @@ COMMANDS = len(LAYERS) - 1
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
 # One subject each: splitting them would only satisfy the number.
-LONG_MODULES = {"__main__": 460, "mqtt": 590, "config": 680}
+LONG_MODULES = {"__main__": 520, "mqtt": 590, "config": 680}
 
 
 def name_of(path: Path) -> str:
