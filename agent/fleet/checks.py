@@ -1,5 +1,6 @@
 """`slm-agent fleet check`: what every device would make of a fleet file, beforehand."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from agent.fleet.resolve import AGENT, DEFAULT, Effective, Resolver, compared, s
 from agent.fleet.values import changed, dotted
 
 MANY = 5  # the most findings of one kind about topics; the rest are like them
+QUOTED = re.compile(r"'[^']*'")
 HERE = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -91,12 +93,21 @@ def _broken(checked: Checked) -> Iterator[Finding]:
 
 
 def generic(said: str, device: str, entry: Entry) -> str:
-    """Return words about a device without what it alone, or some, are named by."""
-    names = {device, *entry.labels.values()}
-    names |= {each for each in entry.variables.values() if isinstance(each, str)}
-    for name in sorted(names - {""}, key=len, reverse=True):
-        said = said.replace(name, "\0")
-    return said
+    """Return words about a device, without its own names where values are quoted.
+
+    So what is wrong alike with many devices is told once.
+    """
+    found = {device, *entry.labels.values()}
+    found |= {each for each in entry.variables.values() if isinstance(each, str)}
+    names = sorted(found - {""}, key=len, reverse=True)
+
+    def nameless(quoted: re.Match[str]) -> str:
+        text = quoted[0]
+        for name in names:
+            text = text.replace(name, "\0")
+        return text
+
+    return QUOTED.sub(nameless, said)
 
 
 def _conditions(fleet: Fleet) -> Iterator[Finding]:

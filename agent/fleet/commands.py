@@ -175,12 +175,12 @@ def diff(old: Path, new: Path, *, as_json: bool) -> None:
     )
     for group in found.alike:
         now = f", now {len(group.now)}" if len(group.now) < len(group.devices) else ""
-        click.echo(f"\n{len(group.devices)} devices{now}: {_few(group.devices)}")
+        click.echo(f"\n{_count(group.devices)}{now}: {_few(group.devices)}")
         for change in group.changes:
             click.echo(f"  {_change_text(change)}")
     for what, devices in (("added", found.added), ("removed", found.removed)):
         if devices:
-            click.echo(f"\n{what}: {len(devices)} devices: {_few(devices)}")
+            click.echo(f"\n{what}: {_count(devices)}: {_few(devices)}")
     for device, why in found.broken.items():
         click.echo(click.style(f"broken: {device}: {why}", fg="red"))
     if found.broken:
@@ -193,6 +193,10 @@ def _change_text(change: "Change") -> str:
         f"{change.key}: {_text(change.old)} -> {_text(change.new)}  "
         f"({change.origin}){mark}"
     )
+
+
+def _count(devices: tuple[str, ...]) -> str:
+    return f"{len(devices)} device{'' if len(devices) == 1 else 's'}"
 
 
 def _few(devices: tuple[str, ...], most: int = 5) -> str:
@@ -247,10 +251,14 @@ def sign(file: Path, key: Path, out: Path | None, models: Path | None) -> None:
 
     read = read_path(file)
     content = read.content
-    for finding in findings(read, models):
-        if finding.level == "error":
-            about = f" ({finding.about})" if finding.about else ""
-            raise ConfigError(f"{file}: {finding.subject}: {finding.detail}{about}")
+    wrong = [
+        f"{file}: {finding.subject}: {finding.detail}"
+        + (f" ({finding.about})" if finding.about else "")
+        for finding in findings(read, models)
+        if finding.level == "error"
+    ]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
     place = out or file.with_suffix(SIGNED)
     if place.exists():
         before = read_path(place)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.fleet.checks import Checked, generic, resolved, takers
+from agent.fleet.model import Entry
 from agent.fleet.reading import Fleet
 from agent.fleet.resolve import AGENT, Effective
 from agent.fleet.values import Key, Leaf, dotted
@@ -68,7 +69,7 @@ def radius(old: Fleet, new: Fleet) -> Radius:
     groups: dict[str, list[str]] = defaultdict(list)
     changes: dict[str, tuple[Change, ...]] = {}
     for device, found in _changes(before, after):
-        kind = generic(repr(found), device, new.entries[device])
+        kind = _kind(found, device, new.entries[device])
         groups[kind].append(device)
         changes.setdefault(kind, found)
     alike = (
@@ -84,6 +85,13 @@ def radius(old: Fleet, new: Fleet) -> Radius:
         removed=tuple(d for d in old.entries if d not in new.entries),
         broken=after.broken,
     )
+
+
+def _kind(changes: tuple[Change, ...], device: str, entry: Entry) -> str:
+    """Name changes that are alike, but for values that carry a device's own names."""
+    values = (repr((change.old, change.new)) for change in changes)
+    keys = [(change.key, change.origin) for change in changes]
+    return f"{keys} {[generic(value, device, entry) for value in values]}"
 
 
 def _changes(
