@@ -16,11 +16,18 @@ from provider import Provider
 from proxy import Proxy
 from stage import Mosquitto
 
+SETTINGS = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+set_tcp_nodelay true
+max_queued_messages 0
+"""
+
 
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     """Run a Mosquitto of our own."""
-    with closing(Mosquitto(tmp_path / "mosquitto")) as running:
+    with closing(Mosquitto(tmp_path / "mosquitto", SETTINGS)) as running:
         running.start()
         yield running
 
