@@ -1,0 +1,65 @@
+"""A fleet file on its way from the desk, over a real broker."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from paho.mqtt import subscribe
+from stage import Mosquitto, free_port
+
+from agent.__main__ import cli
+from agent.errors import Undelivered
+
+TOML = "version = {}\nunlisted = 'accept'\n"
+
+
+def pushed(folder: Path, version: int, *words: str) -> bytes:
+    """Sign a version and push it; return what was signed."""
+    (folder / "fleet.toml").write_text(TOML.format(version))
+    runner = CliRunner()
+    if not (folder / "ours.key").exists():
+        assert not runner.invoke(cli, ["fleet", "keygen", f"{folder}/ours"]).exit_code
+    for command in (
+        ("sign", f"{folder}/fleet.toml", "--key", f"{folder}/ours.key"),
+        ("push", f"{folder}/fleet.signed.json", *words),
+    ):
+        found = runner.invoke(cli, ["fleet", *command])
+        if found.exception:
+            raise found.exception
+        assert f"version {version}" in found.output
+    return (folder / "fleet.signed.json").read_bytes().rstrip()
+
+
+def retained(port: int, topic: str) -> bytes:
+    """Return what the broker holds for a topic."""
+    message = subscribe.simple(topic, hostname="127.0.0.1", port=port)
+    assert message.retain
+    return bytes(message.payload)
+
+
+def test_push(broker: Mosquitto, tmp_path: Path) -> None:
+    """A pushed file is retained as it was signed; a newer one takes its place."""
+    url = ("--url", f"mqtt://127.0.0.1:{broker.port}")
+    first = pushed(tmp_path, 1, *url)
+    assert retained(broker.port, "slm/fleet") == first
+    second = pushed(tmp_path, 2, *url, "--public-key", f"{tmp_path}/ours.pub")
+    assert retained(broker.port, "slm/fleet") == second != first
+    aside = pushed(tmp_path, 3, *url, "--topic", "plants/fleet")
+    assert retained(broker.port, "plants/fleet") == aside
+
+
+def test_push_as_agent_toml_says(broker: Mosquitto, tmp_path: Path) -> None:
+    """With --config broker, topic and keys are those of the devices."""
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        f'mqtt = {{ url = "mqtt://127.0.0.1:{broker.port}", version = "3.1.1" }}\n'
+        '[fleet]\npublic_key_files = ["ours.pub"]\ntopic = "slm/oslo"\n'
+    )
+    signed = pushed(tmp_path, 1, "--config", str(config))
+    assert retained(broker.port, "slm/oslo") == signed
+
+
+def test_push_to_nobody(tmp_path: Path) -> None:
+    """Without a broker the push fails, and says so."""
+    with pytest.raises(Undelivered):
+        pushed(tmp_path, 1, "--url", f"mqtt://127.0.0.1:{free_port()}")
