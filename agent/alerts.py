@@ -29,7 +29,6 @@ class Alerts:
         self._link = link
         self._topics = topics
         self._active: dict[str, dict[str, Any]] = {}
-        self._known: set[str] = set()  # what we have said anything about
         self._unsaid: set[str] = set(NAMES)
         self._changed = asyncio.Event()
         self._changed.set()
@@ -50,20 +49,20 @@ class Alerts:
         self._say(name)
 
     def clear(self, name: str) -> None:
-        """End an alert, if it is active; at first, too: before a crash it may have been."""
+        """End an alert, if it is active."""
         if self._active.pop(name, None):
             log.info("alert_cleared", alert=name)
             self._say(name)
-        elif name not in self._known:
-            self._say(name)
 
     def repeat(self) -> None:
-        """Say all again, also what is over: the broker may have missed or forgotten it."""
-        for name in self._known:
-            self._say(name)
+        """Say all that is active again, and what the broker did not hear.
+
+        It may have forgotten the one, and missed that the other is over.
+        """
+        self._unsaid.update(self._active)
+        self._changed.set()
 
     def _say(self, name: str) -> None:
-        self._known.add(name)
         self._unsaid.add(name)
         self._changed.set()
 

@@ -100,7 +100,7 @@ class Finals:
         self._woken = asyncio.Event()
         self._woken.set()  # what the last process left
         self._resting: dict[str, float] = {}  # until when, by key
-        self._held: Counter[str] = Counter()  # keys
+        self._held: Counter[str] = Counter()  # keys, and how often
         self._out: set[str] = set()  # published, and not forgotten yet
         self._prune_at = 0.0
 
@@ -176,11 +176,11 @@ class Finals:
 
     def hold_back(self, keys: Iterable[str]) -> None:
         """Publish none of these before `let_out`, called as often."""
-        self._held.update(keys)
+        self._held.update(list(keys))
 
     def let_out(self, keys: Iterable[str]) -> None:
         """Publish these again."""
-        self._held -= Counter(keys)
+        self._held -= Counter(list(keys))
         self._woken.set()
 
     async def run(self) -> None:

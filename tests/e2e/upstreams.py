@@ -224,6 +224,8 @@ class ScriptedLLM(Scripted):
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         size = int(handler.headers.get("content-length", 0))
         body = handler.rfile.read(size)
+        if len(body) < size:
+            return  # who asked is gone
         head = {name.lower(): value for name, value in handler.headers.items()}
         asked = Asked(body, handler.path, head)
         self.note(asked)
