@@ -235,14 +235,30 @@ def _meeting(road: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, list
     for topic, devices in road.items():
         if len(devices) > 1:
             yield topic, "", list(devices)
-    wild = [topic for topic in road if "+" in topic or "#" in topic]
-    for number, one in enumerate(wild):
-        later = set(wild[: number + 1])
-        for other in road:
-            if other not in later and overlap(one, other):
-                both = dict.fromkeys([*road[one], *road[other]])
-                if len(both) > 1:
-                    yield one, other, list(both)
+    for one, other in _overlapping(list(road)):
+        both = dict.fromkeys([*road[one], *road[other]])
+        if len(both) > 1:
+            yield one, other, list(both)
+
+
+def _overlapping(topics: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the pairs that overlap, without asking all pairs.
+
+    Two filters can only meet if what stands before the first wildcard of one begins
+    with what stands before that of the other.
+    """
+    starts: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    heads: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for topic in topics:  # each pair once: with those before it
+        levels = topic.split("/")
+        until = [n for n, level in enumerate(levels) if level in {"+", "#"}]
+        head = tuple(levels[: until[0] if until else len(levels)])
+        shorter = [head[:length] for length in range(len(head))]
+        near = [*starts[head], *(each for part in shorter for each in heads[part])]
+        yield from ((other, topic) for other in near if overlap(other, topic))
+        heads[head].append(topic)
+        for part in (*shorter, head):
+            starts[part].append(topic)
 
 
 def _idle_pipelines(checked: Checked) -> Iterator[Finding]:

@@ -1,11 +1,15 @@
 """Checking and comparing whole fleets: 500 devices, every finding with its devices."""
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from fleets import fleet, inventory
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agent.fleet.checks import Finding, check, worst
+from agent.filters import overlap
+from agent.fleet.checks import Finding, _overlapping, check, worst
 from agent.fleet.differences import Change, radius
 
 TOML = """
@@ -160,6 +164,24 @@ def test_two_devices_on_one_topic() -> None:
     findings = found(TOML, "warning", greedy)
     assert [each.devices for each in findings] == [("pi-0", "pi-4"), ("pi-4", "pi-8")]
     assert "overlap: 2 devices at mqtt://broker.example" in findings[0].detail
+
+
+LEVELS = st.sampled_from(["a", "b", "", "$x", "+"])
+FILTERS = st.builds(
+    lambda levels, tail: "/".join([*levels, *tail]),
+    st.lists(LEVELS, min_size=1, max_size=4),
+    st.sampled_from([[], ["#"]]),
+)
+
+
+@given(st.lists(FILTERS, unique=True, max_size=12))
+def test_no_pair_is_overlooked(topics: list[str]) -> None:
+    """The quick search finds every pair that overlaps, each once."""
+    pairs = [(one, other) for one, other in combinations(topics, 2)]
+    wanted = {frozenset(pair) for pair in pairs if overlap(*pair)}
+    found_pairs = [frozenset(pair) for pair in _overlapping(topics)]
+    assert set(found_pairs) == wanted
+    assert len(found_pairs) == len(wanted)
 
 
 def test_own_brokers_share_nothing() -> None:
