@@ -268,6 +268,8 @@ class Daemon:
         try:
             async with asyncio.timeout(FINISH_S):
                 await self._idle.wait()
+                if self._escalation and self._link.connected:
+                    await self._escalation.finish()
         except TimeoutError:
             log.warning("left_unfinished", messages=self._backlog.messages)
         if not self._link.connected:

@@ -103,6 +103,12 @@ class Escalation:
             for number in range(self._terms.concurrency):
                 group.create_task(self._work(), name=f"case-{number}")
 
+    async def finish(self) -> None:
+        """Begin no call any more, and wait for those being made and their results."""
+        if self._upstream:
+            await self._upstream.finish()
+        await self._finals.flush()
+
     def close(self) -> None:
         """Close the outbox; what waits is taken up at the next start."""
         self._store.close()

@@ -102,6 +102,7 @@ class Finals:
         self._resting: dict[str, float] = {}  # until when, by key
         self._held: Counter[str] = Counter()  # keys, and how often
         self._out: set[str] = set()  # published, and not forgotten yet
+        self._gone = asyncio.Event()
         self._prune_at = 0.0
 
     async def end(self, row: Row, settled: Settled, *, waits: bool = True) -> bool:
@@ -183,6 +184,12 @@ class Finals:
         self._held -= Counter(list(keys))
         self._woken.set()
 
+    async def flush(self) -> None:
+        """Wait until all is published that nothing keeps from it."""
+        while self._out or await self._due():
+            self._gone.clear()
+            await self._gone.wait()
+
     async def run(self) -> None:
         """Publish until cancelled."""
         while True:
@@ -241,6 +248,7 @@ class Finals:
             log.warning("final_not_forgotten", why=str(why))
             return
         self._out.clear()
+        self._gone.set()
         self._room.make()
         if prune:
             self._prune_at = time.monotonic() + PRUNE_S

@@ -78,6 +78,7 @@ class Upstream:
         self.purse = purse
         self.down = ""  # why nobody answers; empty: somebody does, or nobody was asked
         self.full = ""  # why nobody can be asked; for whoever looks to take away
+        self._leaving = False
         self._quiet_until = 0.0  # the endpoint asked for it; monotonic
         self._unavailable = self._invalid = self._cached = 0
         self._device = device
@@ -123,6 +124,11 @@ class Upstream:
         except Rejected as why:
             log.warning("rejected", id=case.id, pipeline=case.pipeline, why=str(why))
             return Settled(Outcome.REFUSED)
+
+    async def finish(self) -> None:
+        """Begin no call any more, and wait for those being made: they are paid for."""
+        self._leaving = True
+        await self.purse.wait_closed()
 
     def close(self) -> None:
         """Let the worker go."""
@@ -233,6 +239,8 @@ class Upstream:
         await asyncio.sleep(self._quiet_until - time.monotonic())
         breaker = await self._breakers.get_breaker(self.transport.name)
         async with breaker, self._limiter:
+            if self._leaving:
+                await asyncio.Event().wait()  # until cancelled: the case stays
             body = self.transport.encode(request)
             number = await self.purse.book(
                 request, case, plan.limit, body, hidden.counts
