@@ -164,7 +164,7 @@ class Upstream:
     async def _settle(self, case: Case, plan: Plan) -> Settled:
         hidden = await self._redacted(case.text, plan)
         request = Request(
-            id=_named(case, hidden),
+            id=case.key,  # the producer's may hold personal data
             device=self._device,
             pipeline=case.pipeline,
             text=hidden.text,
@@ -288,12 +288,6 @@ def _quoted(answer: Any) -> Any:
     """Return an unusable answer, as much of it as is worth paying for once more."""
     text = json.dumps(answer, ensure_ascii=False)
     return answer if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE]
-
-
-def _named(case: Case, hidden: Redacted) -> str:
-    """Return the id to ask by; one that holds what is hidden does not leave."""
-    told = any(words in case.id for words in hidden.hidden.values())
-    return case.key if told else case.id
 
 
 def _error(state: RetryCallState) -> BaseException | None:
