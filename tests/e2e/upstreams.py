@@ -177,6 +177,9 @@ class ScriptedLLM(Scripted):
             block_on_close = False
             request_queue_size = 128
 
+            def handle_error(self, request: object, client_address: object) -> None:
+                """Say nothing: who asked was killed."""
+
         self._server = Server(("127.0.0.1", port), Handler)
         self.port = self._server.server_port
         self.url = f"http://127.0.0.1:{self.port}/v1"
