@@ -15,6 +15,7 @@ from fleets import Keys
 
 from agent.errors import ConfigError
 from agent.fleet.device import REBOOTS, Clock, FleetDevice, Outcome
+from agent.fleet.memory import Memory
 from agent.fleet.resolve import Effective, stand_in
 
 PROBATION_S = 300.0
@@ -502,7 +503,9 @@ def test_ten_percent_then_all(tmp_path: Path, keys: Keys) -> None:
 def test_damaged_memory(proven: Bench) -> None:
     """A damaged state is set aside; the retained file then applies anew."""
     state = proven.folder / "state" / "state"
-    for damage in (b"", b"{}", state.read_bytes()[:-1] + b" "):
+    whole = state.read_bytes()
+    other = whole.replace(b'"version":5', b'"version":4')  # still JSON, still valid
+    for damage in (b"", b"{}", whole[:-1] + b" ", other):
         state.write_bytes(damage)
         assert proven.start() is None
         assert proven.report["state"] == "refused"
@@ -521,6 +524,23 @@ def test_damaged_file(proven: Bench) -> None:
     assert "version 5 cannot be used" in proven.report["reason"]
     assert proven.offer(5, batch=5).switch
     assert proven.batch == 5
+
+
+def test_another_file_in_its_place(proven: Bench) -> None:
+    """A stored file counts only if it is the one that was believed."""
+    [stored] = (proven.folder / "state").glob("*.signed.json")
+    stored.write_bytes(proven.keys.signed(toml(4, 4)))
+    assert proven.start() is None
+    assert "is damaged" in proven.report["reason"]
+
+
+def test_pins(proven: Bench) -> None:
+    """A bundle that is not the pinned one refuses the file before it is opened."""
+    pin = f'bundles.home = "sha256:{"0" * 64}"'
+    assert not proven.offer(6, 6, pin).switch
+    assert proven.told == (6, 5, "refused")
+    assert "pinned is sha256:000" in proven.report["reason"]
+    assert proven.checked == [5]
 
 
 def test_a_lost_disk_on_probation(proven: Bench) -> None:
@@ -660,19 +680,20 @@ def test_there_are_no_more_steps(proven: Bench, disk: Disk) -> None:
     assert 5 < disk.calls < STEPS
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("number", range(1, STEPS))
 def test_a_disk_that_fails(
-    proven: Bench,
-    disk: Disk,
-    number: int,
-    code: int,
+    proven: Bench, disk: Disk, number: int, code: int, *, after: bool
 ) -> None:
     """An error of the disk refuses the file or is survived; what is told is true."""
     data = proven.keys.signed(toml(6, 6))
-    disk.fail(number, OSError(code, os.strerror(code)))
+    disk.fail(number, OSError(code, os.strerror(code)), after=after)
     outcome = proven.take(data)
     disk.mend()
+    remembered = Memory(proven.folder / "state", lambda: START).state.applied
+    assert remembered is not None
+    assert remembered.version == proven.batch
     assert proven.batch == (6 if outcome.switch else 5)
     assert proven.report["applied"] == proven.batch
     if not outcome.switch:

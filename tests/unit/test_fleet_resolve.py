@@ -267,6 +267,17 @@ def test_drift(tmp_path: Path) -> None:
     assert effective.config.pipelines["home"].input.topics == ["own"]
 
 
+def test_own_files_are_no_templates(tmp_path: Path) -> None:
+    """What stands in a device's own files means what it means without a fleet."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "home.toml").write_text(
+        'description = "${device.id}"\ninput.topics = ["a"]\nmodel.bundle = "home"\n'
+    )
+    local = read_local(written(tmp_path, 'pipelines.dir = "mine"\n'))
+    effective = Resolver(fleet(PERTH)).resolve(local)
+    assert effective.config.pipelines["home"].description == "${device.id}"
+
+
 def test_labels_of_the_list_are_the_device_s(tmp_path: Path) -> None:
     """A listed device has the labels that the check saw; another one has its own."""
     local = read_local(written(tmp_path, 'device.labels = { site = "oslo" }\n'))
@@ -301,7 +312,7 @@ def test_many_devices_as_one_by_one() -> None:
     """
     entries = "".join(
         f'[[device]]\nid = "pi-{n}"\nlabels = {{ site = "{site}" }}\n'
-        + (f'enable = ["support"]\nagent.engine.max_batch = {n + 1}\n' if n > 3 else "")
+        + (f'enable = ["support"]\nagent.engine.max_batch = {n + 1}\n' if n < 4 else "")
         for n, site in enumerate(["perth", "oslo"] * 4)
     )
     read = fleet(toml + entries)

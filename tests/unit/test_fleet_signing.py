@@ -2,6 +2,7 @@
 
 import json
 import stat
+import string
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,29 @@ def test_a_damaged_byte_anywhere(keys: Keys, devices: str | None) -> None:
             damaged[place] ^= flip
             with pytest.raises(Untrusted):
                 verified(bytes(damaged), keys.known)
+
+
+def test_one_spelling(keys: Keys) -> None:
+    """The same content spelled otherwise is refused: JSON and base64 have one way."""
+    data = keys.signed("version = 10\n")  # its base64 has bits to spare
+    document = json.loads(data)
+    spaced = json.dumps(document).encode()
+    twice = data[:-1] + b',"key":"' + document["key"].encode() + b'"}'
+    escaped = data.replace(b'"key"', b'"\\u006bey"')
+    assert json.loads(spaced) == json.loads(twice) == json.loads(escaped) == document
+    spellings = [spaced, twice, escaped]
+    for part in ("fleet", "signature"):
+        text = document[part].rstrip("=")
+        padding = document[part][len(text) :]
+        assert padding
+        spellings += [
+            data.replace(document[part].encode(), f"{text[:-1]}{end}{padding}".encode())
+            for end in string.ascii_letters + string.digits + "+/"
+            if end != text[-1]
+        ]
+    for other in spellings:
+        with pytest.raises(Untrusted):
+            verified(other, keys.known)
 
 
 def test_truncated_anywhere(keys: Keys) -> None:
