@@ -8,6 +8,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -121,10 +122,11 @@ class Answering:
         """Take in what another broker answered, before it is on the disk."""
         self._heard[told.key] = told
 
-    async def learn(self, told: Told) -> None:
-        """Put on the disk what another broker answered."""
+    async def learn(self, told: Sequence[Told]) -> None:
+        """Put on the disk what other brokers answered."""
         await self._keep(told, own=False)
-        self._heard.pop(told.key, None)
+        for one in told:
+            self._heard.pop(one.key, None)
 
     async def own_since(self, since: float) -> list[bytes]:
         """Return the answers of ours that others may have missed."""
@@ -220,7 +222,7 @@ class Answering:
             key=key, by=self._file.broker.name, deadline_ms=request.deadline_ms,
             reply=reply,
         )  # fmt: skip
-        await self._keep(told, own=True)
+        await self._keep([told], own=True)
         cache = self._file.broker.cache
         if cache.entries and not request.repair and reply.answer is not None:
             question = replies.question_key(request, self._names)
@@ -232,14 +234,12 @@ class Answering:
             )
         await self._group.tell(told)
 
-    async def _keep(self, told: Told, *, own: bool) -> None:
+    async def _keep(self, told: Sequence[Told], *, own: bool) -> None:
         def change(db: Any) -> None:
             now = time.time()
             replies.prune(db, now - self._file.broker.keep_s)
-            replies.keep(
-                db, told.key, encode(told), now=now, deadline_ms=told.deadline_ms,
-                own=own,
-            )  # fmt: skip
+            for one in told:
+                replies.keep(db, one, encode(one), now=now, own=own)
 
         await self._write(change)
 

@@ -29,11 +29,11 @@ from agent.broker.settings import Topics
 from agent.errors import Undelivered
 from agent.ids import new_ulid, ulid_text
 from agent.link import Link
-from agent.mqtt import MQTT5, Connection, Endpoint, Envelope
+from agent.mqtt import MQTT5, Connection, Endpoint
 from agent.types import Message
 
-WELCOME_S = 5.0  # how long a newcomer waits for those who seem to be there
-SKEW_S = 600.0  # how much clocks of brokers may differ
+WELCOME_S = 10.0  # how long a newcomer waits for those who seem to be there
+SKEW_S = 60.0  # how much clocks of brokers may differ
 
 Value = TypeVar("Value")
 log = structlog.get_logger()
@@ -70,7 +70,7 @@ class Group:
         self._to_answer: asyncio.Queue[Hello | Claim] = asyncio.Queue()
         self._welcomes: dict[str, asyncio.Queue[str]] = {}  # by hello id
         self._in = asyncio.Event()  # whether we heard all there is to hear
-        self._connection: Connection | None = None  # while we are in
+        self._connection: Connection | None = None  # while there is one
         # Shared with nobody: MQTT 5 gives `Connection` its own messages only so.
         alone = f"$share/{topics.name}/" if endpoint.version == MQTT5 else ""
         self.link = Link(
@@ -215,6 +215,8 @@ class Group:
             self.others.add(name)
             return
         self.others.discard(name)
+        for heard in self._welcomes.values():
+            heard.put_nowait(name)  # nobody to wait for
         for key in self._ledger.left(name, time.monotonic()):
             self._wake(key, None)
 
@@ -232,23 +234,30 @@ class Group:
 
     async def _welcome(self, hello: Hello) -> None:
         """Tell a newcomer who holds what, and what we answered."""
-        for held in list(self._ledger.held.values()):
-            await self._say(held.claim)
-        for body in await self._retold(hello.since):
-            if self._connection:
-                await (await self._connection.publish(self._topics.answers, body))
+        connection = self._connection
+        if connection is None:
+            raise Undelivered("the group is out of reach")
+        held = {key: held.claim for key, held in self._ledger.held.items()}
+        for key, claim in (held | self._ours).items():
+            standing = self._ledger.held.get(key)
+            if key in self._ours or (standing and standing.claim == claim):
+                await self._say(claim)
+        bodies = await self._retold(hello.since)
+        said = [await connection.publish(self._topics.answers, b) for b in bodies]
+        await asyncio.gather(*said)
         await self._say(Welcome(id=hello.id, by=self._topics.name))
 
     # -- coming and going
 
     async def _introduce(self, connection: Connection) -> None:
         """Hear what the others hold before we claim anything."""
+        self._connection = connection
         connection.ended.add_done_callback(self._lost)
         since = self._since - SKEW_S
         hello = Hello(id=ulid_text(new_ulid()), by=self._topics.name, since=since)
         heard = self._welcomes[hello.id] = asyncio.Queue()
         try:
-            await self._say(hello, connection)
+            await self._say(hello)
             # Our own word comes back; who is there, we have heard before it.
             names = {await heard.get()}
             async with asyncio.timeout(WELCOME_S):
@@ -261,12 +270,12 @@ class Group:
         topic = f"{self._topics.members}/{self._topics.name}"
         await (await connection.publish(topic, b"online", retain=True))
         for claim in list(self._ours.values()):
-            await self._say(claim, connection)
+            if self._ours.get(claim.key) == claim:
+                await self._say(claim)
         for told in list(self._untold.values()):
             await self._publish_told(connection, told)
         if connection.ended.done():
             raise Undelivered("the connection was short")
-        self._connection = connection
         self._in.set()
 
     def _lost(self, _ended: object) -> None:
@@ -282,16 +291,10 @@ class Group:
     async def _stolen(self) -> None:
         log.error("name_taken", name=self._topics.name)
 
-    async def _say(self, word: Word, connection: Connection | None = None) -> None:
-        connection = connection or self._connection
-        if connection is None:
+    async def _say(self, word: Word) -> None:
+        if self._connection is None:
             raise Undelivered("the group is out of reach")
-        envelope = Envelope(content_type="application/json")
-        await (
-            await connection.publish(
-                self._topics.claims, encode(word), envelope=envelope
-            )
-        )
+        await (await self._connection.publish(self._topics.claims, encode(word)))
 
     async def _publish_told(self, connection: Connection, told: Told) -> None:
         said = await connection.publish(self._topics.answers, encode(told))

@@ -6,6 +6,7 @@ Functions on a database that `outbox.store` owns.
 import hashlib
 import json
 
+from agent.broker.claims import Told
 from agent.cases import Request
 from agent.outbox.store import Database
 
@@ -42,19 +43,11 @@ def find(db: Database, key: str) -> bytes | None:
     return row[0] if row else None
 
 
-def keep(
-    db: Database,
-    key: str,
-    told: bytes,
-    *,
-    now: float,
-    deadline_ms: int,
-    own: bool,
-) -> None:
+def keep(db: Database, told: Told, body: bytes, *, now: float, own: bool) -> None:
     """Store what is told about a case; the first answer stands."""
     db.execute(
         "INSERT INTO replies VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (key, told, now, deadline_ms, own),
+        (told.key, body, now, told.deadline_ms, own),
     )
 
 

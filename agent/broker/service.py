@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -228,9 +229,12 @@ class Service:
 
     async def _learn(self) -> None:
         while True:
-            told, message = await self._told.get()
-            await self._answering.learn(told)
-            message.ack()
+            waiting = [await self._told.get()]
+            while not self._told.empty():
+                waiting.append(self._told.get_nowait())
+            await self._answering.learn([told for told, _ in waiting])
+            for _, message in waiting:
+                message.ack()
 
     # -- what we say of ourselves
 
@@ -278,6 +282,8 @@ class Service:
         while True:
             await asyncio.sleep(HEALTH_S)
             self._group.forget()
+            day = today()
+            await self._store.write(partial(spending.prune, before_day=day))
             connection = await self._link.connection()
             health = to_json(await self._health())
             try:
