@@ -53,8 +53,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("fleet.checks", "fleet.differences", "fleet.tables", "fleet.commands"),
         "egress",
         # the upstream side: nothing of the device's is above it
-        *("broker", "broker.settings", "broker.llm", "broker.tally", "broker.replies"),
-        *("broker.claims", "broker.group", "broker.answering", "broker.service"),
+        *("broker", "broker.settings", "broker.llm", "broker.tally", "broker.claims"),
+        *("broker.replies", "broker.group", "broker.answering", "broker.service"),
         "__main__",
     ),
 )
