@@ -23,7 +23,7 @@ run: .venv/.run
 test: .venv/.dev
 	@{ command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ]; } && command -v openssl >/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mosquitto openssl; }
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
 workshop: .venv/.workshop
 	$(BIN)/python -m pytest tests/workshop
