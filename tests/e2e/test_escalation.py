@@ -30,7 +30,7 @@ from casework import (
     wait_health,
     well,
 )
-from proxy import PUBACK, Fate, Proxy, Way, all_pass, kind
+from proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_pass, kind
 from stage import DEVICE, Agent, Client, Mosquitto, free_port
 from upstreams import Asked, Says, ScriptedBroker, ScriptedLLM
 
@@ -489,6 +489,26 @@ def test_budget_edge(broker: Mosquitto, new_agent: NewAgent, client: Client) -> 
     assert {said["upstream"] for said in finals(client).values()} == {"answered"}
 
 
+def test_budget_of_calls_that_fail(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """A call that may have been paid counts, though nothing came of it."""
+    terms = f"{HASTE}\nbudget = {{ calls_per_day = 5 }}"
+    with ScriptedLLM(lambda _: Says(http=500)) as llm:
+        agent = new_agent(
+            broker.port,
+            upstream=http(llm, terms),
+            pipelines=ONE,
+            hurry={"upstream.FAILURES": 1000, "escalation.REST_S": 0.1},
+        )
+        agent.start()
+        ask(client, range(3))
+        wait_finals(client, 3)
+        assert agent.terminate() == 0
+        assert len(llm.asked) == 5
+    assert {said["upstream"] for said in finals(client).values()} == {"budget"}
+
+
 def test_budget_queue(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
     """With `queue` cases over budget wait, over restarts, and go when there is more."""
     terms = HASTE + '\nbudget = {{ calls_per_day = {}, when_spent = "queue" }}'
@@ -562,6 +582,40 @@ def test_one_case_does_not_stop_others(
         assert in_outbox(agent) == 1
     assert "ask/0" not in client.results
     assert calls(llm)[question(0)] == 3
+
+
+def test_a_final_result_is_kept_until_acknowledged(
+    proxy: Proxy, new_agent: NewAgent, client: Client
+) -> None:
+    """A final result that gets lost on its way is published again, the same."""
+    lost = threading.Event()
+
+    def lose(way: Way, packet: bytes) -> Fate:
+        if way is Way.DEVICE and b"/result/" in packet and kind(packet) == PUBLISH:
+            lost.set()
+            return Fate.DROP
+        return Fate.PASS
+
+    with ScriptedLLM(well) as llm:
+        agent = new_agent(proxy.port, upstream=http(llm), pipelines=ONE)
+        agent.start()
+        proxy.gate = lose
+        ask(client, [1])
+        assert lost.wait(60)
+        proxy.gate = all_pass
+        proxy.drop_connections()
+        first = final(client, "ask/1")
+        lost.clear()
+        proxy.gate = lose
+        ask(client, [2])
+        assert lost.wait(60)
+        agent.kill()
+        proxy.gate = all_pass
+        agent.start()
+        second = final(client, "ask/2")
+        assert agent.terminate() == 0
+        assert set(calls(llm).values()) == {1}
+    assert (first["upstream"], second["upstream"]) == ("answered", "answered")
 
 
 def test_redelivery(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
