@@ -85,17 +85,18 @@ class Container:
                 stdout=console,
                 stderr=console,
             )
-        pid = self._nspawn.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children")
-        self.wait(lambda: children.read_text("ascii").split(), "its PID 1")
-        self._init = int(children.read_text("ascii").split()[0])
         self.wait(self._has_booted, "booted")
 
     def _has_booted(self) -> bool:
         assert self._nspawn
         assert self._nspawn.poll() is None, self.console()
-        state = self.run("systemctl", "is-system-running", check=False).strip()
-        return state in {"running", "degraded"}
+        pid = self._nspawn.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+        if len(children) != 1:
+            return False
+        self._init = int(children[0])  # at first a helper, later its PID 1
+        state = self.run("systemctl", "is-active", "multi-user.target", check=False)
+        return state.strip() == "active"
 
     def console(self) -> str:
         """Return what it printed while booting."""
@@ -169,3 +170,4 @@ class Container:
         except subprocess.TimeoutExpired:
             self._nspawn.kill()
             self._nspawn.wait()
+        self._nspawn, self._init = None, 0

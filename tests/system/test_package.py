@@ -123,6 +123,16 @@ def test_install_without_broker(box: Container, packaged: str) -> None:
     box.run("slm-agent", "check")
 
 
+def test_boot_without_broker(box: Container) -> None:
+    """A device without its MQTT broker boots to the end, and the service waits."""
+    box.run("systemctl", "disable", "mosquitto")
+    box.close()
+    box.boot()
+    box.wait(lambda: "connect_failed" in box.journal(UNIT), "tried to connect")
+    assert box.show(UNIT, "ActiveState") in {"activating", "active"}
+    box.run("systemctl", "enable", "mosquitto")
+
+
 def test_ready(box: Container) -> None:
     """With the shipped mosquitto.conf the service becomes ready, and answers."""
     examples = "/usr/share/doc/slm-agent/examples/mosquitto.conf"
@@ -239,7 +249,7 @@ def test_upstream_side(box: Container) -> None:
     assert "connected" in box.show(unit, "StatusText")
     assert "Traceback" not in box.journal(unit)
     box.run("systemctl", "stop", unit)
-    box.run("systemctl", "clean", "--what=all", unit)
+    box.run("systemctl", "clean", "--what=state,cache", unit)
     box.place(f"/etc/systemd/system/{unit}").unlink()
     box.place("/etc/slm-agent/broker.toml").unlink()
     box.run("systemctl", "daemon-reload")
