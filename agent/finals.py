@@ -57,7 +57,8 @@ class Room:
     def lack(self, why: str) -> None:
         """Say that there is none."""
         self._full_at = time.monotonic()
-        self._alerts.rise(OUTBOX_FULL, why)
+        if OUTBOX_FULL not in self._alerts.active:  # the first reason stays
+            self._alerts.rise(OUTBOX_FULL, why)
 
     def make(self) -> None:
         """Say that something has left."""

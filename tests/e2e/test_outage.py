@@ -113,7 +113,7 @@ def test_stop_acking(broker: Mosquitto, new_agent: NewAgent, client: Client) -> 
     agent.kill()
     agent.start()
     agent.wait_log("alert", 2, alert="outbox_full")
-    assert in_outbox(agent) == held
+    assert held <= in_outbox(agent) <= held + 5
     assert not client.results
     with ScriptedLLM(any_label, port) as llm:
         wait_finals(client, 300)
