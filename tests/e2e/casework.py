@@ -31,6 +31,13 @@ def http(llm: ScriptedLLM, more: str = HASTE) -> str:
     return f'transport = "http"\nurl = "{llm.url}"\nmodel = "m"\n{more}'
 
 
+def gone(port: int, more: str = HASTE) -> str:
+    """Return the lines of [upstream] for an endpoint that is not there, yet."""
+    return (
+        f'transport = "http"\nurl = "http://127.0.0.1:{port}/v1"\nmodel = "m"\n{more}'
+    )
+
+
 def question(number: int) -> str:
     """Return a text that no other number has, about a place."""
     return f"{text_of(number)} please {number}"

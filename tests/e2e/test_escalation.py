@@ -20,6 +20,7 @@ from casework import (
     entries,
     final,
     finals,
+    gone,
     http,
     in_outbox,
     place_of,
@@ -125,6 +126,36 @@ def test_provisional(proxy: Proxy, new_agent: NewAgent, client: Client) -> None:
         assert (last["by"], last["reason"]) == ("upstream", local["reason"])
     assert Counter(len(heard) for heard in client.results.values())[2] >= 41
     assert set(calls(llm).values()) == {1}
+
+
+def test_provisional_is_first(
+    proxy: Proxy, new_agent: NewAgent, client: Client
+) -> None:
+    """A final result waits for a provisional one that the network holds up."""
+    there, go_on = threading.Event(), threading.Event()
+
+    def hold(way: Way, packet: bytes) -> Fate:
+        if way is Way.BROKER and b"ask/1" in packet:
+            there.set()
+        if way is Way.BROKER and kind(packet) == PUBACK and there.is_set():
+            go_on.wait(60)
+        return Fate.PASS
+
+    pipelines = {
+        "ask": asking(more='on_unresolved = "provisional"'),
+        "home": (["home/+"], '[upstream]\npolicy = "always_local"\n'),
+    }
+    with ScriptedLLM(well) as llm:
+        agent = new_agent(proxy.port, upstream=http(llm), pipelines=pipelines)
+        agent.start()
+        proxy.gate = hold
+        ask(client, range(60), "home")  # more than may be on their way at once
+        ask(client, [1])
+        agent.wait_log("case_ended")
+        go_on.set()
+        final(client, "ask/1")
+        assert agent.terminate() == 0
+    assert [said["rev"] for said in client.results["ask/1"]] == [0, 1]
 
 
 GOOD: dict[str, Any] = {"label": LABEL, "entities": []}
@@ -543,11 +574,10 @@ def test_deadline_and_alert(
     It goes when somebody answers again.
     """
     port = free_port()
-    up = f'transport = "http"\nurl = "http://127.0.0.1:{port}/v1"\nmodel = "m"\n{HASTE}'
     pipelines = {"ask": asking(more="deadline_s = 2.0"), "patient": asking("p/+")}
     agent = new_agent(
         broker.port,
-        upstream=up,
+        upstream=gone(port),
         pipelines=pipelines,
         hurry={"upstream.COOL_DOWN_S": 1.0, "escalation.REST_S": 1.0},
     )
@@ -784,31 +814,34 @@ def test_damaged_outbox(broker: Mosquitto, new_agent: NewAgent, client: Client) 
     assert aside.read_bytes().startswith(b"this is no database")
 
 
-def test_long_texts_and_a_small_outbox(
+def test_more_at_once_than_the_outbox_holds(
     broker: Mosquitto, new_agent: NewAgent, client: Client
 ) -> None:
-    """What comes at once may be more than the outbox holds: all of it gets through.
+    """What piled up before a full outbox may be more than it holds: it gets through.
 
     A single text that is too large for it ends `refused`.
     """
-    texts = [f"{number} {'x' * 9000}" for number in range(60)]
-    texts.append("é" * 80_000)
-    answer = {"label": "audio_volume_up", "entities": []}
-    with ScriptedLLM(lambda _: Says(answer=answer)) as llm:
-        topics, more = asking()
-        agent = new_agent(
-            broker.port,
-            upstream=http(llm),
-            outbox="max_bytes = 1048576",
-            pipelines={"ask": (topics, f"max_chars = 100000\n{more}")},
-        )
-        agent.start()
-        for number, text in enumerate(texts):
-            client.send(f"ask/{number}", text, message_id=f"{number}")
+    texts = [f"{number} {'x' * 9000}" for number in range(110)]
+    texts[50] = "\u00e9" * 80_000
+    port = free_port()
+    topics, more = asking()
+    agent = new_agent(
+        broker.port,
+        upstream=gone(port),
+        outbox="max_bytes = 1048576",
+        pipelines={"ask": (topics, f"max_chars = 100000\n{more}")},
+        hurry={"upstream.COOL_DOWN_S": 1.0, "escalation.REST_S": 1.0},
+    )
+    agent.start()
+    for number, text in enumerate(texts):
+        client.send(f"ask/{number}", text, message_id=f"{number}")
+    wait_alert(client, "outbox_full", up=True)
+    agent.wait_log("handled", 90)  # so 64, more than fit, wait to be added
+    with ScriptedLLM(lambda _: Says(answer=GOOD), port):
         wait_finals(client, len(texts))
         assert agent.terminate() == 0
     outcomes = Counter(said["upstream"] for said in finals(client).values())
-    assert outcomes == {"answered": 60, "refused": 1}
+    assert outcomes == {"answered": 109, "refused": 1}
     assert client.answers == len(texts)
 
 
@@ -841,8 +874,7 @@ def test_alerts_do_not_outlive_their_process(
 ) -> None:
     """An alert that is over by the next start is taken back."""
     port = free_port()
-    up = f'transport = "http"\nurl = "http://127.0.0.1:{port}/v1"\nmodel = "m"\n{HASTE}'
-    agent = new_agent(broker.port, upstream=up, pipelines=ONE)
+    agent = new_agent(broker.port, upstream=gone(port), pipelines=ONE)
     agent.start()
     ask(client, [1])
     wait_alert(client, "upstream_gone", up=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +12,13 @@ from typing import Any
 
 import pytest
 from casework import (
-    HASTE,
     ask,
     asking,
     calls,
     entries,
     final,
     finals,
+    gone,
     http,
     in_outbox,
     wait_alert,
@@ -38,13 +39,6 @@ LONG = "x" * 2000  # for a model one word
 LOCAL = (["home/+"], '[upstream]\npolicy = "always_local"\n')
 
 
-def gone(port: int, more: str = HASTE) -> str:
-    """Return the lines of [upstream] for an endpoint that is not there, yet."""
-    return (
-        f'transport = "http"\nurl = "http://127.0.0.1:{port}/v1"\nmodel = "m"\n{more}'
-    )
-
-
 def send_long(client: Client, numbers: Sequence[int], topic: str = "ask") -> None:
     """Publish texts that fill an outbox of a MiB with about 120 of them."""
     for number in numbers:
@@ -61,6 +55,12 @@ def health(client: Client) -> dict[str, Any]:
     said = client.said[f"slm/{DEVICE}/health"]
     found: dict[str, Any] = json.loads(said[-1]) if said else {}
     return found
+
+
+def most_in_a_second(times: Sequence[float]) -> int:
+    """Return how many there are at most in any second."""
+    times = sorted(times)
+    return max(bisect_left(times, at + 1.0) - n for n, at in enumerate(times))
 
 
 def files_of(agent: Agent) -> int:
@@ -84,7 +84,7 @@ def test_local_does_not_wait(
         for number in range(200):
             ask(client, [number], "home" if number % 2 else "ask")
         wait_finals(client, 100)
-        client.wait(lambda: health(client)["outbox"]["waiting"] == 100)
+        client.wait(lambda: _waiting(client) == 100)
         assert {r["by"] for [r] in client.results.values()} <= {"linear", "encoder"}
         agent.kill()
         assert in_outbox(agent, "finish IS NULL") == 100
@@ -107,6 +107,8 @@ def test_stop_acking(broker: Mosquitto, new_agent: NewAgent, client: Client) -> 
     send_long(client, range(300))
     detail = wait_alert(client, "outbox_full", up=True)
     assert "stop_acking" in detail
+    with Client(broker.port, "late") as late:
+        assert wait_alert(late, "outbox_full", up=True) == detail
     held = in_outbox(agent)
     assert 50 < held < 200
     assert files_of(agent) <= MIB
@@ -198,14 +200,20 @@ def test_rate(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
     ask(client, range(100))
     agent.wait_log("handled", 100)
     wait_alert(client, "upstream_gone", up=True)
-    with ScriptedLLM(well, port) as llm:
+    arrived: list[float] = []
+
+    def note(asked: Asked) -> Says:
+        arrived.append(time.monotonic())
+        return well(asked)
+
+    with ScriptedLLM(note, port) as llm:
         wait_finals(client, 100)
         assert agent.terminate() == 0
         assert len(llm.asked) == 100
     # The ledger's time is that of the decision: no stall on the way bunches it.
-    times = sorted(entry.egress.at for entry in entries(agent))
-    for number, time in enumerate(times):
-        assert bisect_left(times, time + 1.0) - number <= rate + 2
+    assert most_in_a_second([entry.egress.at for entry in entries(agent)]) <= rate + 2
+    # Where calls arrive, a stall bunches no more of them than there are workers.
+    assert most_in_a_second(arrived) <= rate + 2 + workers
     assert {said["upstream"] for said in finals(client).values()} == {"answered"}
 
 
@@ -259,7 +267,7 @@ def test_disk_full(
     )
     agent.start()
     send_long(client, range(50))
-    client.wait(lambda: health(client)["outbox"]["waiting"] == 50)
+    client.wait(lambda: _waiting(client) == 50)
     filler = fill(small_disk)
     send_long(client, range(50, 600))
     wait_alert(client, "outbox_full", up=True)
