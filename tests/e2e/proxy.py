@@ -78,7 +78,7 @@ class Proxy:
 
     def drop_connections(self) -> None:
         """Break every connection; new ones are taken."""
-        for pair in self._pairs:
+        for pair in list(self._pairs):  # each goes from the list as it ends
             for sock in pair:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
