@@ -273,7 +273,8 @@ class Connection:
             return
         self._parting = True
         self._unacked.clear()
-        self._loop.call_later(PARTING_S, self._abandon, "hung up")
+        limit = self._loop.call_later(PARTING_S, self._abandon, "hung up")
+        self.ended.add_done_callback(lambda _: limit.cancel())
         self._client.loop_write()  # acknowledgements just given
         try:
             if last_words and not self._client.want_write():
