@@ -1,14 +1,9 @@
 """The daemon: everything wired together, named tasks, and an orderly end."""
 
 import asyncio
-import ctypes
-import errno
-import gc
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +20,10 @@ from agent.engine import Engine, Order, Parcel
 from agent.errors import ConfigError, Undelivered
 from agent.homeassistant import status_topic
 from agent.ids import IdTable
+from agent.lasting import Lasting, give_back_memory, id_table, say_offline, signals
 from agent.link import Link
 from agent.metrics import served
-from agent.mqtt import Connection
+from agent.mqtt import Connection, Endpoint
 from agent.pilot import Pilot
 from agent.presence import Presence, Sources
 from agent.steering import Steering
@@ -35,7 +31,7 @@ from agent.subscriptions import obsolete, write_down
 from agent.systemd import notify, watchdog_interval
 from agent.types import Message
 from agent.wire import Topics
-from agent.wiring import Parts, open_escalation
+from agent.wiring import Parts, open_escalation, prepare
 
 FINISH_S = 10.0  # how long a stop waits for what is in hand
 STALL_S = 60.0  # a batch that takes longer is hung; the watchdog is not fed then
@@ -45,26 +41,23 @@ FAREWELL_S = 0.2
 log = structlog.get_logger()
 
 
-def id_table_path(config: Config) -> Path:
-    """Return where message ids are kept: under systemd in memory, else as state."""
-    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    return Path(runtime or config.agent.state.dir) / "inflight.ids"
-
-
 @dataclass(frozen=True, slots=True)
 class Next:
-    """What takes over."""
+    """What takes over, and why something else was refused before."""
 
     steering: Steering
     parts: Parts
+    refused: str = ""
 
 
 class Daemon:
     """Owns the parts of a running agent, until it stops or another takes over."""
 
-    def __init__(self, parts: Parts, ids: IdTable | None, steering: Steering) -> None:
+    def __init__(self, this: Next, ids: IdTable | None, lasting: Lasting) -> None:
         """Open the outbox; raises ConfigError. Nothing is connected yet."""
+        parts, steering = this.parts, this.steering
         config = parts.config
+        self._lasting = lasting
         self._config = config
         self._steering = steering
         self._endpoint = parts.endpoint
@@ -84,8 +77,11 @@ class Daemon:
             on_message=self._arrived,
             on_up=self._introduce,
             on_stolen=self._was_stolen,
+            anew=[steering.topic],
         )
         self._alerts = Alerts(self._link, self._topics)
+        if this.refused:
+            self._alerts.rise(REFUSED, this.refused)
         self._escalation = open_escalation(
             parts, self._link, self._alerts, self._counts
         )
@@ -109,21 +105,22 @@ class Daemon:
         self._control = Control(
             self._topics,
             *(self._link, self._engine, self._pipelines, self._recent),
-            self._reload,
+            *(self._reload, lasting.begun),
         )
+        self._turn = asyncio.Lock()  # whose turn it is to say what runs next
         self._pilot = Pilot(
-            steering, self._link, self._topics, self._problem, self._switch
+            *(steering, self._link, self._topics),
+            *(self._problem, self._switch, self._turn),
         )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = asyncio.Event()
-        self._hangup = asyncio.Event()
         self._next: Next | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self._ready = False
+        self.introduced = False  # whether the broker heard of us
 
     async def run(self) -> Next | None:
-        """Run until SIGTERM or SIGINT, then finish what is in hand and leave.
+        """Run until told to stop, then finish what is in hand and leave.
 
         Returns what is to run instead, after a reload or a file from the fleet.
         """
@@ -131,6 +128,7 @@ class Daemon:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._bugs(), name="bugs"),
+                group.create_task(self._stops(), name="stop"),
                 group.create_task(self._link.run(), name="link"),
                 group.create_task(self._engine.run(), name="work"),
                 group.create_task(self._delivery.run(), name="deliver"),
@@ -145,10 +143,7 @@ class Daemon:
                 tasks.append(group.create_task(self._delivery.commit(), name="commit"))
                 tasks.append(group.create_task(self._escalation.run(), name="cases"))
             metrics = self._config.agent.metrics
-            with (
-                _signals(self._stopping, self._hangup),
-                served(metrics.address, metrics.port, self._presence.health),
-            ):
+            with served(metrics.address, metrics.port, self._presence.health):
                 await self._stopping.wait()
                 await self._finish()
             for task in tasks:
@@ -161,13 +156,18 @@ class Daemon:
         self._recent.add(parcel)
         self._delivery.put(parcel)
 
+    async def _stops(self) -> None:
+        await self._lasting.stop.wait()
+        self._stopping.set()
+
     # -- a new configuration
 
     async def _reloads(self) -> None:
         """Reload on SIGHUP; what cannot be meant is refused, and we go on as before."""
-        while True:
-            await self._hangup.wait()
-            self._hangup.clear()
+        hangup = self._lasting.hangup
+        while self._next is None:
+            await hangup.wait()
+            hangup.clear()
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 await self._reload()
@@ -176,25 +176,28 @@ class Daemon:
 
     async def _reload(self) -> None:
         """Open everything anew, and let it take over; raises ConfigError."""
-        try:
-            following = await asyncio.to_thread(self._opened_anew)
-        except ConfigError as error:
-            log.error("reload_refused", why=_one_line(error))  # noqa: TRY400
-            self._alerts.rise(REFUSED, str(error))
-            raise
-        self._make_room_for(following)
-
-    def _opened_anew(self) -> Next:
-        steering = self._steering.anew()
-        self._steering.leaves()
-        return Next(steering, steering.begin())
+        async with self._turn:
+            if self._next:  # it may have read the files before they were changed
+                self._lasting.hangup.set()
+                return
+            try:
+                steering, parts = await asyncio.to_thread(self._steering.anew)
+            except ConfigError as error:
+                log.error("reload_refused", why=_one_line(error))  # noqa: TRY400
+                self._alerts.rise(REFUSED, str(error))
+                raise
+            self._make_room_for(Next(steering, parts))
 
     def _switch(self, parts: Parts) -> None:
         self._make_room_for(Next(self._steering, parts))
 
     def _make_room_for(self, following: Next) -> None:
+        if self._lasting.stop.is_set():
+            following.steering.leaves()
+            return
         log.info("reloading", config_sha256=following.parts.config.hash)
         self._next = following
+        self._pilot.retire()
         # A moment later, so that who asked for it by MQTT hears of it.
         loop = asyncio.get_running_loop()
         loop.call_later(FAREWELL_S, self._stopping.set)
@@ -264,7 +267,7 @@ class Daemon:
 
     async def _finish(self) -> None:
         """Stop taking, finish what is in hand, say goodbye."""
-        if self._next is None:
+        if self._lasting.stop.is_set():
             notify("STOPPING=1")
         log.info("stopping", in_hand=self._backlog.messages)
         try:
@@ -274,9 +277,15 @@ class Daemon:
                     await self._escalation.finish()
         except TimeoutError:
             log.warning("left_unfinished", messages=self._backlog.messages)
+        async with self._turn:  # what is being opened has come to an end
+            pass
         if not self._link.connected:
             return
-        if self._next:
+        if (
+            self._next
+            and not self._lasting.stop.is_set()
+            and _place(self._next.parts.endpoint) == _place(self._endpoint)
+        ):
             await self._link.close()  # who takes over says how we are
             return
         try:
@@ -296,8 +305,8 @@ class Daemon:
         await self._unsubscribe(connection)
         await self._presence.introduce(connection)
         await self._pilot.introduce(connection)
-        if not self._ready:
-            self._ready = True
+        if not self.introduced:
+            self.introduced = True
             log.info("ready", pipelines=[p.name for p in self._pipelines])
         notify(f"READY=1\nSTATUS=connected to {self._endpoint.url}")
 
@@ -324,22 +333,13 @@ class Daemon:
             await asyncio.sleep(pause)
 
 
-@contextmanager
-def _signals(stop: asyncio.Event, hangup: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    events = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hangup}
-    for number, event in events.items():
-        loop.add_signal_handler(number, event.set)
-    try:
-        yield
-    finally:
-        for number in events:
-            loop.remove_signal_handler(number)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it would end us
-
-
 def _one_line(error: Exception) -> str:
     return "; ".join(str(error).splitlines())
+
+
+def _place(endpoint: Endpoint) -> tuple[str, object]:
+    """Return where it stands how we are."""
+    return endpoint.url, endpoint.will
 
 
 async def run(path: Path | None, told: Callable[[Config], None]) -> None:
@@ -347,44 +347,44 @@ async def run(path: Path | None, told: Callable[[Config], None]) -> None:
 
     `path` is that of agent.toml; `told` hears of every configuration before it runs.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # too early to reload
-    steering = Steering(path, told)
-    following: Next | None = Next(steering, steering.begin())
-    while following:
-        steering = following.steering
-        with ExitStack() as stack:
-            ids = _id_table(following.parts.config, stack)
-            try:
-                daemon = Daemon(following.parts, ids, steering)
-            except ConfigError as error:
-                following = Next(steering, steering.failed(str(error)))
-                continue
-            steering.runs(following.parts)
-            following = await daemon.run()
-            del daemon
-        _give_back_memory()
-    steering.leaves()
+    lasting = Lasting()
+    online: Endpoint | None = None  # where `online` stands while nobody runs
+    last: tuple[Steering, Config] | None = None
+    with signals(lasting):
+        steering = Steering(path, told)
+        following: Next | None = Next(steering, steering.begin())
+        try:
+            while following and not lasting.stop.is_set():
+                steering, parts = following.steering, following.parts
+                with ExitStack() as stack:
+                    try:
+                        ids = id_table(parts.config, stack)
+                        daemon = Daemon(following, ids, lasting)
+                    except ConfigError as error:
+                        following = _instead(steering, last, _one_line(error))
+                        continue
+                    steering.runs(parts)
+                    last = steering, parts.config
+                    following = await daemon.run()
+                    if daemon.introduced:
+                        online = parts.endpoint if following else None
+                    del daemon, parts
+                give_back_memory()
+        finally:
+            await say_offline(online)
+        steering.leaves()
 
 
-def _give_back_memory() -> None:
-    """Free the daemon that made room, and above all its models.
-
-    It is a knot of references, which the collector alone would untie after thousands
-    of messages, with a set of models more for each reload until then; and the C library
-    would keep what is freed.
-    """
-    asyncio.get_running_loop().set_exception_handler(None)  # it was the daemon's
-    gc.collect()
-    with suppress(AttributeError, OSError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _id_table(config: Config, stack: ExitStack) -> IdTable | None:
-    path = id_table_path(config)
+def _instead(
+    steering: Steering, last: tuple[Steering, Config] | None, why: str
+) -> Next:
+    """Return what runs instead of what could not be run; raises ConfigError."""
     try:
-        return stack.enter_context(IdTable(path))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise ConfigError(f"state.dir: {path}: {error}") from error
-        log.warning("no_room_for_ids", path=str(path))  # duplicates differ in id
-        return None
+        return Next(steering, steering.failed(why))
+    except ConfigError:
+        if last is None or last[0] is steering:
+            raise
+    before, config = last
+    log.error("reload_refused", why=why)
+    before.stays()
+    return Next(before, prepare(config), why)

@@ -1,10 +1,12 @@
 """Control over MQTT: requests on `slm/<device>/request/<name>`, one response each.
 
-Whoever may publish there controls the device: see to it in the broker's access list.
+Whoever may publish there controls the device: see to it in the broker's access list. A
+request is for now: neither a retained one is answered nor one that ran before.
 """
 
 import asyncio
 import hashlib
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +17,23 @@ import structlog
 from pydantic_core import from_json, to_json
 
 from agent import __version__
-from agent.engine import Engine, Parcel
+from agent.cases import Case
+from agent.engine import ENVELOPE, Engine, Parcel
 from agent.errors import ConfigError, Undelivered, Unreadable
 from agent.link import Link
 from agent.log import LEVELS, set_level
 from agent.pipeline import Pipeline
 from agent.text import checked
 from agent.types import Message
-from agent.wire import Topics, decision_object, guess_object, iso
+from agent.wire import VERSION, Topics, decision_object, guess_object, iso
 
 RECENT = 1000  # messages that can be explained
-WAITING = 16  # requests; more are refused at once
-TEXT_MAX = 10_000  # characters of a text that `explain` keeps
+RECENT_BYTES = 8 * 2**20  # and what they may take
+WAITING = 16  # requests; more are dropped
+LARGEST = 2**20  # bytes of a request
+TEXT_MAX = 10_000  # bytes of a text that `explain` keeps
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ORIGINAL = b',"payload":"'  # in a dead letter; inside a JSON string it cannot stand
 
 log = structlog.get_logger()
 
@@ -37,11 +44,19 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """What is remembered of a message that was answered."""
+    """What is remembered of a message that was answered: `sends` are JSON objects."""
 
-    parcel: Parcel
+    topic: str
+    received_at: datetime
     sha256: str
     text: str | None
+    sends: tuple[bytes, ...]
+    cases: tuple[Case, ...]  # without their texts
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes, roughly."""
+        return sum(map(len, self.sends)) + 2 * len(self.text or "")
 
 
 class Recent:
@@ -49,29 +64,49 @@ class Recent:
 
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         """`pipelines` say of which messages the text may be told."""
-        self._open = {p.result_topic for p in pipelines if p.explains_text}
-        self._handled: deque[Handled] = deque(maxlen=RECENT)
+        self._open = {p.name for p in pipelines if p.explains_text}
+        self._handled: deque[Handled] = deque()
+        self._bytes = 0
 
     def add(self, parcel: Parcel) -> None:
-        """Remember a message and what came of it."""
-        payload = parcel.message.payload
-        shown = any(topic in self._open for topic, _ in parcel.sends)
-        text = payload[:TEXT_MAX].decode("utf-8", "replace") if shown else None
-        digest = hashlib.sha256(payload).hexdigest()
-        message = _without_payload(parcel.message)
-        kept = Parcel(message, parcel.sends, parcel.cases)
-        self._handled.append(Handled(kept, digest, text))
+        """Remember a message and what came of it, but for what was in it."""
+        message, payload = parcel.message, parcel.message.payload
+        text = None
+        if self._open and any(name in self._open for name in _pipelines(parcel)):
+            text = payload[:TEXT_MAX].decode("utf-8", "replace")
+        handled = Handled(
+            topic=message.topic,
+            received_at=message.received_at,
+            sha256=hashlib.sha256(payload).hexdigest(),
+            text=text,
+            sends=tuple(_without_original(sent) for _, sent in parcel.sends),
+            cases=tuple(replace(case, text="") for case in parcel.cases),
+        )
+        self._handled.append(handled)
+        self._bytes += handled.size
+        while len(self._handled) > RECENT or self._bytes > RECENT_BYTES:
+            self._bytes -= self._handled.popleft().size
 
     def find(self, result: str) -> Handled | None:
         """Return the last message with a result or case of this id."""
-        quoted = b'"id":' + to_json(result)
+        start = b'{"v":%d,"id":%b,' % (VERSION, to_json(result))
         for handled in reversed(self._handled):
-            parcel = handled.parcel
-            if any(case.id == result for case in parcel.cases):
+            if any(case.id == result for case in handled.cases):
                 return handled
-            if any(quoted in payload[:400] for _, payload in parcel.sends):
+            if any(sent.startswith(start) for sent in handled.sends):
                 return handled
         return None
+
+
+def _pipelines(parcel: Parcel) -> list[str]:
+    answered = [from_json(sent)["pipeline"] for _, sent in parcel.sends]
+    return [*answered, *(case.pipeline for case in parcel.cases)]
+
+
+def _without_original(sent: bytes) -> bytes:
+    """Leave out what a dead letter carries."""
+    head, found, _ = sent.partition(ORIGINAL)
+    return head + b"}" if found else sent
 
 
 class Control:
@@ -85,14 +120,19 @@ class Control:
         pipelines: Sequence[Pipeline],
         recent: Recent,
         reload: Callable[[], Awaitable[None]],
+        begun: deque[str],
     ) -> None:
-        """`reload` takes the configuration anew; it raises ConfigError."""
+        """`reload` takes the configuration anew; it raises ConfigError.
+
+        `begun` are the ids of requests that ran, also before a reload.
+        """
         self._topics = topics
         self._link = link
         self._engine = engine
         self._pipelines: Mapping[str, Pipeline] = {p.name: p for p in pipelines}
         self._recent = recent
         self._reload = reload
+        self._begun = begun
         self._waiting: asyncio.Queue[Message] = asyncio.Queue(WAITING)
         self._prefix = topics.requests.removesuffix("+")
         self._known: Mapping[
@@ -106,13 +146,22 @@ class Control:
         }
 
     def takes(self, message: Message) -> bool:
-        """Take a message if it is a request; a retained or old one is none."""
+        """Take a message if it is a request, even one that is not answered.
+
+        Its acknowledgement waits for those before it, maybe beyond a reload; then the
+        broker sends it again.
+        """
         if not message.topic.startswith(self._prefix):
             return False
         message.ack()  # a request is for now: nobody wants it after a crash
-        if self._waiting.full():
-            log.warning("request_dropped", topic=message.topic)
+        known = message.again and message.id in self._begun
+        name = message.topic.removeprefix(self._prefix)
+        if known or message.retained or not NAME.fullmatch(name):
+            log.warning("request_ignored", request=name[:64], retained=message.retained)
+        elif self._waiting.full():
+            log.warning("request_dropped", request=name)
         else:
+            self._begun.append(message.id)
             self._waiting.put_nowait(message)
         return True
 
@@ -123,6 +172,8 @@ class Control:
             name = message.topic.removeprefix(self._prefix)
             response = await self.answer(name, message.payload)
             connection = await self._link.connection()
+            if len(response) + ENVELOPE > connection.max_packet_bytes:
+                response = _refusal("the response is too long for the broker")
             try:
                 await (await connection.publish(self._topics.response(name), response))
             except Undelivered as error:
@@ -137,13 +188,10 @@ class Control:
             data = await self._known.get(name, self._unknown)(said)
         except (BadRequest, ConfigError) as error:
             log.warning("request_refused", request=name, why=str(error))
-            response = {"status": "error", "data": {}, "error": str(error)}
-        else:
-            log.info("request", request=name)
-            response = {"status": "ok", "data": data}
-        if transaction is not None:
-            response["transaction"] = transaction
-        return to_json(response)
+            return _refusal(str(error), transaction)
+        log.info("request", request=name)
+        response = {"status": "ok", "data": data}
+        return to_json(response | _echoed(transaction))
 
     async def _unknown(self, _said: Mapping[str, Any]) -> dict[str, Any]:
         raise BadRequest(f"no such request; there are: {', '.join(self._known)}")
@@ -177,14 +225,13 @@ class Control:
         handled = self._recent.find(wanted)
         if handled is None:
             raise BadRequest(f"id: not among the last {RECENT} messages")
-        parcel = handled.parcel
         return {
             "id": wanted,
-            "topic": parcel.message.topic,
-            "received_at": iso(parcel.message.received_at),
+            "topic": handled.topic,
+            "received_at": iso(handled.received_at),
             "payload_sha256": handled.sha256,
             "text": handled.text,
-            "results": [self._explained(from_json(p)) for _, p in parcel.sends],
+            "results": [self._explained(from_json(sent)) for sent in handled.sends],
             "cases": [
                 {
                     "pipeline": case.pipeline,
@@ -193,7 +240,7 @@ class Control:
                     "decided_by": self._decided_by(case.pipeline, case.reason.value),
                     "deadline": iso(case.deadline),
                 }
-                for case in parcel.cases
+                for case in handled.cases
             ],
         }
 
@@ -234,11 +281,26 @@ DECIDERS = {
     "missing_field": "fields",
     "invalid_field": "fields",
     "policy": "upstream.policy",
+    "too_long": "input.max_chars",
+    "not_utf8": "input.encoding",
+    "unknown_encoding": "input.encoding",
+    "not_json": "input.text",
+    "wrong_type": "input.text",
     "uncalibrated": "models.on_mismatch (agent.toml)",
 }
 
 
+def _refusal(why: str, transaction: Any = None) -> bytes:
+    return to_json({"status": "error", "data": {}, "error": why} | _echoed(transaction))
+
+
+def _echoed(transaction: Any) -> dict[str, Any]:
+    return {} if transaction is None else {"transaction": transaction}
+
+
 def _object(payload: bytes) -> dict[str, Any]:
+    if len(payload) > LARGEST:
+        raise BadRequest(f"{len(payload)} bytes, at most {LARGEST} are read")
     if not payload.strip():
         return {}
     try:
@@ -255,11 +317,3 @@ def _string(said: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise BadRequest(f"{key}: must be given, as a string")
     return value
-
-
-def _without_payload(message: Message) -> Message:
-    return replace(message, payload=b"", ack=_nothing)
-
-
-def _nothing() -> None:
-    """Acknowledge nothing: this is a memory."""

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -53,8 +53,12 @@ class Link:
         on_message: Callable[[Message], None],
         on_up: Callable[[Connection], Awaitable[None]],
         on_stolen: Callable[[], Awaitable[None]],
+        anew: Collection[str] = (),
     ) -> None:
-        """Take all that a connection needs; `run` opens it."""
+        """Take all that a connection needs; `run` opens it.
+
+        By the filters `anew` what is retained comes with each connection.
+        """
         self.counts = LinkCounts()
         self._endpoint = endpoint
         self._filters = list(dict.fromkeys(filters))
@@ -62,6 +66,7 @@ class Link:
         self._on_message = on_message
         self._on_up = on_up
         self._on_stolen = on_stolen
+        self._anew = frozenset(anew)
         self._epoch = 0
         self._session_since = 0  # the first epoch of the session the broker has now
         self._unheard = False  # whether a CONNACK may have been lost since the last one
@@ -176,7 +181,7 @@ class Link:
         self._unheard = False
         self._connection = connection
         try:
-            await connection.subscribe(self._filters)
+            await connection.subscribe(self._filters, self._anew)
             async with asyncio.timeout(INTRODUCTION_S):
                 await self._on_up(connection)
         except TimeoutError:

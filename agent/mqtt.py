@@ -11,7 +11,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -174,18 +174,25 @@ class Connection:
             self._abandon("cancelled")
             raise
 
-    async def subscribe(self, filters: Sequence[str]) -> None:
+    async def subscribe(
+        self, filters: Sequence[str], anew: Collection[str] = ()
+    ) -> None:
         """Subscribe at QoS 1.
 
-        Raises Undelivered when the broker refuses one or does not answer.
+        What is retained comes if the subscription is new; by the filters `anew` (and
+        with 3.1.1 by all) each time. Raises Undelivered when the broker refuses one or
+        does not answer.
         """
         for topic in filters:
             if self.is_v5:
+                retained = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+                if topic in anew:
+                    retained = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
                 shared = topic.startswith("$share/")
                 options = SubscribeOptions(
                     qos=1,
                     noLocal=not shared,  # MQTT 5, 3.8.3.1: an error if shared
-                    retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB,
+                    retainHandling=retained,
                 )
                 properties = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]
                 properties.SubscriptionIdentifier = number_of(topic)
@@ -497,6 +504,8 @@ class Connection:
             correlation=getattr(properties, "CorrelationData", None),
             response_topic=getattr(properties, "ResponseTopic", None),
             user=tuple(getattr(properties, "UserProperty", ())),
+            retained=raw.retain,
+            again=raw.dup,
         )
         if raw.qos:
             self._unacked[raw.mid] = False

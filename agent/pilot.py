@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from pydantic_core import to_json
 
-from agent.errors import Undelivered
+from agent.errors import ConfigError, Undelivered
 from agent.fleet.device import Outcome
 from agent.link import Link
 from agent.mqtt import Connection
@@ -34,13 +34,19 @@ class Pilot:
         topics: Topics,
         problem: Callable[[], str | None],
         switch: Callable[[Parts], None],
+        turn: asyncio.Lock,
     ) -> None:
-        """`problem` says what is wrong now; `switch` lets other parts take over."""
+        """`problem` says what is wrong now; `switch` lets other parts take over.
+
+        `turn` is held by whoever looks what runs next: we, or a reload.
+        """
         self._steering = steering
         self._link = link
         self._topic = topics.fleet
         self._problem = problem
         self._switch = switch
+        self._turn = turn
+        self._retired = False
         self._came: bytes | None = None
         self._said: dict[str, Any] | None = None
 
@@ -48,7 +54,7 @@ class Pilot:
         """Take a message if it is a fleet file; empty: it was taken off its topic."""
         if not self._steering.topic or message.topic != self._steering.topic:
             return False
-        message.ack()  # it is retained: it comes again with the next subscription
+        message.ack()  # it is retained: it comes again with the next connection
         self._came = message.payload or None
         return True
 
@@ -59,20 +65,33 @@ class Pilot:
             said = to_json(report)
             await (await connection.publish(self._topic, said, retain=True))
 
+    def retire(self) -> None:
+        """Say that something else takes over: what comes now is for that."""
+        self._retired = True
+
     async def run(self) -> None:
         """Work until something else takes over."""
         while self._steering.active:
             await asyncio.sleep(TURN_S)
-            outcome = await self._turn()
+            async with self._turn:
+                if self._retired:
+                    return
+                outcome = await self._look()
+                if outcome and outcome.switch and await self._gave_way(outcome):
+                    return
             await self._tell()
-            if outcome and outcome.switch:
-                effective = outcome.effective
-                parts = await asyncio.to_thread(self._steering.parts, effective)
-                self._steering.leaves()
-                self._switch(parts)
-                return
 
-    async def _turn(self) -> Outcome | None:
+    async def _gave_way(self, outcome: Outcome) -> bool:
+        try:
+            parts = await asyncio.to_thread(self._steering.parts, outcome.effective)
+        except ConfigError as error:  # better on probation for ever than not at all
+            log.error("fleet_version_kept", why=str(error))  # noqa: TRY400
+            return False
+        self._steering.leaves()
+        self._switch(parts)
+        return True
+
+    async def _look(self) -> Outcome | None:
         payload, self._came = self._came, None
         if payload is not None:
             return await asyncio.to_thread(self._steering.offer, payload)

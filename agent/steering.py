@@ -41,7 +41,7 @@ class Steering:
         self._told = told
         self._own = load(path)
         self._checked: Parts | None = None  # opened by the self-check, not yet run
-        self._way = way
+        self._way: Endpoint | None = None
         self._now = way
         self._device: FleetDevice | None = None
         section = self._own.agent.fleet
@@ -57,9 +57,19 @@ class Steering:
                 machine_clock(),
             )
 
-    def anew(self) -> "Steering":
-        """Read the own files again; raises ConfigError, and then nothing changed."""
-        return Steering(self._path, self._told, self._now)
+    def anew(self) -> tuple["Steering", Parts]:
+        """Read and open everything again; raises ConfigError, and then we go on.
+
+        A version on probation stays so, and may still be to blame for the way it took.
+        """
+        way = self._way if self.on_probation else self._now
+        self.leaves()  # before it is read: an orderly end is no crash
+        try:
+            fresh = Steering(self._path, self._told, way)
+            return fresh, fresh.begin()
+        except ConfigError:
+            self.stays()
+            raise
 
     @property
     def active(self) -> bool:
@@ -113,7 +123,7 @@ class Steering:
 
     def runs(self, parts: Parts) -> None:
         """Note that these parts run from now on."""
-        self._now = parts.endpoint
+        self._way, self._now = self._now, parts.endpoint
         if self._device:
             self._device.switched()
 
@@ -134,9 +144,13 @@ class Steering:
 
     def leaves(self) -> None:
         """Note that the current parts make room, or that the process ends."""
-        self._way = self._now
         if self._device:
             self._device.rest()
+
+    def stays(self) -> None:
+        """Note that the current parts go on after all."""
+        if self._device:
+            self._device.resume()
 
     def failed(self, why: str) -> Parts:
         """Go back from parts that could not be run; raises ConfigError."""

@@ -89,6 +89,8 @@ class Message:
     redelivery gets again. `seq` counts arrivals; `epoch` is the connection it came by.
     `subscriptions` are the MQTT 5 subscription identifiers it matched, if any;
     `correlation`, `response_topic` and `user` are properties of MQTT 5, too.
+    `retained`: the broker had it before we subscribed; `again`: it may have been sent
+    to us before.
     """
 
     topic: str
@@ -105,6 +107,8 @@ class Message:
     correlation: bytes | None = None
     response_topic: str | None = None
     user: tuple[tuple[str, str], ...] = ()
+    retained: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("fleet.memory", "fleet.device"),
         *("pipeline", "engine", "alerts", "purse", "upstream", "finals"),
         *("escalation", "delivery", "control", "wiring", "presence", "metrics"),
-        *("steering", "pilot", "app"),
+        *("steering", "pilot", "lasting", "app"),
     ),
     # 6: the commands
     (

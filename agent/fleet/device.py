@@ -13,6 +13,7 @@ at a time:
     outcome = device.judge(problem)     # now and then; may end a probation either way
     outcome = device.fail(reason)       # what runs, or was to run, cannot: go back
     device.rest()                       # an orderly end of the process
+    device.resume()                     # or not its end, after all
     device.report()                     # after each of these, for slm/<device>/fleet
 """
 
@@ -100,6 +101,7 @@ class FleetDevice:
         self._running: Effective | None = None
         self._next: Effective | None = None  # what was told to run, and does not yet
         self._deadline: float | None = None
+        self._rested: float | None = None  # the deadline before `rest`
         self._tried: str | None = None  # the content that this process judged last
 
     # -- what runs
@@ -349,10 +351,19 @@ class FleetDevice:
 
     def rest(self) -> None:
         """Note that the process ends, or begins again, as it should."""
-        self._deadline = None
+        self._rested, self._deadline = self._deadline, None
         trial = self._memory.state.probation
         if trial is not None and trial.boot:
             self._memory.keep(probation=Probation(reboots=trial.reboots))
+
+    def resume(self) -> None:
+        """Note that the process goes on as if `rest` had not been."""
+        trial = self._memory.state.probation
+        if self._rested is None or trial is None:
+            return
+        self._rested, self._deadline = None, self._rested
+        boot = self._clock.boot
+        self._memory.keep(probation=Probation(boot=boot, reboots=trial.reboots))
 
     # -- what is told
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.app import id_table_path
 from agent.config import AgentFile, Config
 from agent.errors import ConfigError
+from agent.lasting import id_table_path
 from agent.wiring import endpoint
 
 

@@ -1,0 +1,290 @@
+"""Control: what is a request, and what is remembered of messages, at which size."""
+
+import asyncio
+import json
+from collections import deque
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from tiny import arrived
+
+from agent.cases import Case
+from agent.control import LARGEST, RECENT, RECENT_BYTES, WAITING, Control, Recent
+from agent.engine import Parcel
+from agent.errors import ConfigError, Unreadable
+from agent.types import Message, Reason, Timing
+from agent.wire import Topics, dead_letter_payload
+
+if TYPE_CHECKING:
+    from agent.engine import Engine
+    from agent.link import Link
+    from agent.pipeline import Pipeline
+
+pytestmark = pytest.mark.timeout(10)
+BASE = "slm/pi/request/"
+
+
+@dataclass
+class Told:
+    """A pipeline, as far as memory asks."""
+
+    name: str
+    explains_text: bool = False
+    result_topic: str = "out"
+
+
+def recent(*pipelines: Told) -> Recent:
+    """Return an empty memory of these pipelines."""
+    return Recent(cast("list[Pipeline]", list(pipelines)))
+
+
+def parcel(
+    name: str = "m", pipeline: str = "home", payload: bytes = b"turn it on"
+) -> Parcel:
+    """Return what comes of a message: one result."""
+    said = {"v": 1, "id": name, "pipeline": pipeline, "entities": []}
+    body = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
+    return Parcel(arrived(payload), (("out", body),))
+
+
+def case(name: str, text: str = "secret") -> Case:
+    """Return a case."""
+    now = datetime.now(UTC)
+    reason, timing = Reason.LOW_CONFIDENCE, Timing(0, 0, 0)
+    return Case(name, "home", "t", text, reason, None, "m", now, now, timing)
+
+
+@pytest.mark.parametrize("name", ["m-1", "ü" * 256, '"quoted"', "\\", "a,b"])
+def test_a_message_is_found_by_its_whole_id(name: str) -> None:
+    """Whatever a producer calls it, and not by a part, nor by what else is said."""
+    memory = recent(Told("home"))
+    memory.add(parcel(name))
+    memory.add(parcel("other"))
+    found = memory.find(name)
+    assert found
+    assert found.sha256 == recent_sha()
+    assert memory.find(name[:-1]) is None
+    assert memory.find("home") is None
+
+
+def recent_sha() -> str:
+    """Return the hash of the usual payload."""
+    memory = recent()
+    memory.add(parcel())
+    found = memory.find("m")
+    assert found
+    return found.sha256
+
+
+def test_the_last_of_two_is_found() -> None:
+    """An id that came twice is explained as it was answered last."""
+    memory = recent()
+    memory.add(parcel("m", payload=b"one"))
+    memory.add(parcel("m", payload=b"two"))
+    found = memory.find("m")
+    memory.add(parcel("x", payload=b"two"))
+    other = memory.find("x")
+    assert found
+    assert other
+    assert found.sha256 == other.sha256
+
+
+def test_a_case_is_found_and_its_text_is_not_kept() -> None:
+    """The text of a case waits in the outbox, and nowhere else."""
+    memory = recent(Told("home"))
+    memory.add(Parcel(arrived(b"secret"), (), (case("c"),)))
+    found = memory.find("c")
+    assert found
+    assert "secret" not in repr(found)
+
+
+def test_a_dead_letter_is_kept_without_what_it_carries() -> None:
+    """Its original may be megabytes, and personal; the reason is all that is told."""
+    message = arrived(b"\xff" * 1_000_000)
+    why = Unreadable(Reason.NOT_UTF8, 'odd ,"payload":" words')
+    body = dead_letter_payload(message, "pi", "home", why, 10**7)
+    memory = recent(Told("home"))
+    for _ in range(RECENT):
+        memory.add(Parcel(message, (("dead", body),)))
+    found = memory.find(message.id)
+    assert found
+    assert found.size < 1000
+    [kept] = found.sends
+    assert json.loads(kept)["detail"] == why.detail
+    assert "payload" not in json.loads(kept)
+
+
+def test_memory_is_bounded_in_number_and_bytes() -> None:
+    """Neither many messages nor long ones make it grow beyond its bounds."""
+    memory = recent(Told("home"))
+    for number in range(RECENT + 5):
+        memory.add(parcel(f"m-{number}"))
+    assert memory.find("m-4") is None
+    assert memory.find("m-5")
+    large = RECENT_BYTES // 4
+    for number in range(6):
+        sent = parcel(f"l-{number}")
+        memory.add(replace(sent, sends=((("out"), sent.sends[0][1] + b" " * large),)))
+    assert memory.find("l-2") is None
+    assert memory.find("l-3")
+    assert memory.find("m-5") is None
+
+
+def test_only_a_pipeline_that_allows_it_tells_the_text() -> None:
+    """Two pipelines may share a topic for results, but not their rules."""
+    memory = recent(Told("open", explains_text=True), Told("closed"))
+    memory.add(parcel("o", "open"))
+    memory.add(parcel("c", "closed"))
+    memory.add(Parcel(arrived(b"hm"), (), (replace(case("u"), pipeline="open"),)))
+    texts = [found and found.text for found in map(memory.find, ("o", "c", "u"))]
+    assert texts == ["turn it on", None, "hm"]
+
+
+@dataclass
+class Road:
+    """A link and its connection, whose publishes are a list."""
+
+    sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    max_packet_bytes: int = 10**6
+    full: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def connection(self) -> "Road":
+        """Return the connection."""
+        return self
+
+    async def publish(self, topic: str, payload: bytes) -> "asyncio.Future[None]":
+        """Note what is sent."""
+        self.sent.append((topic, json.loads(payload)))
+        self.full.set()
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result(None)
+        return answer
+
+
+@dataclass
+class Desk:
+    """A control between lists."""
+
+    road: Road = field(default_factory=Road)
+    begun: deque[str] = field(default_factory=deque)
+    reloads: list[str] = field(default_factory=list)
+    error: str = ""
+
+    def __post_init__(self) -> None:
+        """Open it."""
+        link, engine = cast("Link", self.road), cast("Engine", None)
+        self.control = Control(
+            *(Topics("pi"), link, engine, [], recent(), self.reload, self.begun)
+        )
+
+    async def reload(self) -> None:
+        """Reload, or refuse to."""
+        self.reloads.append("now")
+        if self.error:
+            raise ConfigError(self.error)
+
+    async def answered(self) -> tuple[str, dict[str, Any]]:
+        """Run until something is answered, and return it."""
+        running = asyncio.ensure_future(self.control.run())
+        await self.road.full.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return self.road.sent[-1]
+
+
+def request(name: str, payload: bytes = b"{}", **more: Any) -> Message:
+    """Return a request as it arrives."""
+    return replace(arrived(payload, topic=f"{BASE}{name}"), **more)
+
+
+async def test_what_is_no_request_is_left_to_others() -> None:
+    """A topic that only looks like it is not taken, nor acknowledged."""
+    acked: list[int] = []
+    assert not Desk().control.takes(arrived(topic="slm/pi/requests", acked=acked))
+    assert not acked
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        request("reload", retained=True),
+        request(""),
+        request("a" * 65),
+        request("a" * 60_000),  # its answer would have no topic
+        request("\N{BELL}"),
+    ],
+)
+async def test_what_is_not_answered_is_acknowledged(message: Message) -> None:
+    """A retained request would come for ever; a name that is none has no answer."""
+    acked: list[int] = []
+    desk = Desk()
+    assert desk.control.takes(replace(message, ack=lambda: acked.append(1)))
+    assert desk.control.takes(request("ping"))
+    topic, _ = await desk.answered()
+    assert topic == "slm/pi/response/ping"
+    assert (acked, desk.reloads, len(desk.road.sent)) == ([1], [], 1)
+
+
+async def test_a_request_that_ran_does_not_run_again() -> None:
+    """Its acknowledgement may come after a reload; then the broker sends it again."""
+    desk = Desk()
+    desk.control.takes(request("reload"))
+    await desk.answered()
+    after = Desk(begun=desk.begun)
+    after.control.takes(request("reload", again=True))
+    after.control.takes(request("reload", again=True, id="missed"))
+    await after.answered()
+    assert (len(desk.reloads), len(after.reloads)) == (1, 1)
+
+
+async def test_a_flood_of_requests_is_cut_short() -> None:
+    """No more wait than can be answered; each is acknowledged all the same."""
+    acked: list[int] = []
+    desk = Desk()
+    for number in range(1000):
+        flood = request("ping", ack=lambda: acked.append(1), id=f"r-{number}")
+        assert desk.control.takes(flood)
+    assert len(acked) == 1000
+    assert desk.control._waiting.qsize() == WAITING
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        (b"no", "is no JSON"),
+        (b"\xff", "is no JSON"),
+        (b"[" * 100_000, "is no JSON"),
+        (b'{"transaction": "\\ud800"}', "is no JSON"),
+        (b"1", "no JSON object"),
+        (b" " * (LARGEST + 1), "at most"),
+    ],
+)
+async def test_any_payload_is_answered(payload: bytes, error: str) -> None:
+    """What nests too deep, is no text or too long is refused, and nothing breaks."""
+    said = json.loads(await Desk().control.answer("ping", payload))
+    assert said["status"] == "error"
+    assert error in said["error"]
+
+
+async def test_a_refused_reload_says_why() -> None:
+    """The error is the operator's own, the transaction the asker's."""
+    desk = Desk(error="agent.toml: no such key")
+    said = json.loads(await desk.control.answer("reload", b'{"transaction": [1]}'))
+    assert (said["error"], said["transaction"]) == ("agent.toml: no such key", [1])
+
+
+async def test_no_response_is_too_long_for_the_broker() -> None:
+    """A broker hangs up on a packet beyond its limit, so none is sent."""
+    desk = Desk()
+    desk.road.max_packet_bytes = 5000
+    desk.control.takes(
+        request("ping", json.dumps({"transaction": "x" * 9000}).encode())
+    )
+    _, said = await desk.answered()
+    assert said == {
+        "status": "error",
+        "data": {},
+        "error": "the response is too long for the broker",
+    }

@@ -1,0 +1,194 @@
+"""Steering: which configuration runs, and what a probation survives."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fleets import Keys
+
+import agent.steering
+from agent.config import Config
+from agent.errors import ConfigError
+from agent.fleet.device import Clock, machine_clock
+from agent.steering import Steering
+from agent.wiring import Parts, endpoint
+
+PROBATION_S = 300.0
+
+
+@dataclass
+class Bench:
+    """A device that belongs to a fleet; no bundle is opened, and the clock is ours."""
+
+    folder: Path
+    keys: Keys
+    opened: list[Config] = field(default_factory=list)
+    fails: Callable[[Config], bool] = lambda _config: False
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Write the device's own files."""
+        self.write()
+
+    def write(self, more: str = "") -> None:
+        """Write agent.toml."""
+        (self.folder / "agent.toml").write_text(
+            f'[device]\nid = "pi-1"\n[state]\ndir = "state"\n[fleet]\n'
+            f'public_key_files = ["{self.keys.public}"]\nprobation_s = {PROBATION_S}\n'
+            f"{more}",
+            "utf-8",
+        )
+
+    def prepare(self, config: Config) -> Parts:
+        """Open nothing."""
+        self.opened.append(config)
+        if self.fails(config):
+            raise ConfigError("a bundle is missing")
+        return Parts(config, endpoint(config), [], None, None)
+
+    def start(self) -> Steering:
+        """Begin a process, and run what it shall."""
+        steering = Steering(self.folder / "agent.toml", lambda _config: None)
+        steering.runs(steering.begin())
+        return steering
+
+    def offer(self, steering: Steering, version: int, more: str = "") -> None:
+        """Offer a fleet file, and run it."""
+        toml = f'version = {version}\nunlisted = "accept"\n{more}'
+        outcome = steering.offer(self.keys.signed(toml))
+        assert outcome
+        assert outcome.switch, outcome
+        parts = steering.parts(outcome.effective)
+        steering.leaves()
+        steering.runs(parts)
+
+    def reload(self, steering: Steering) -> Steering:
+        """Reload, and run what comes of it."""
+        fresh, parts = steering.anew()
+        fresh.runs(parts)
+        return fresh
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Bench:
+    """Return a device's files."""
+    made = Bench(tmp_path, Keys(tmp_path_factory.mktemp("keys")))
+    monkeypatch.setattr(agent.steering, "prepare", made.prepare)
+    clock = machine_clock()
+    monkeypatch.setattr(
+        agent.steering,
+        "machine_clock",
+        lambda: Clock(clock.now, lambda: made.seconds, "this boot"),
+    )
+    return made
+
+
+def state(steering: Steering) -> Sequence[object]:
+    """Return what is said of the version, and whether it is still on probation."""
+    report = steering.report()
+    assert report
+    return report["applied"], report["state"], report["probation"]
+
+
+def test_without_a_fleet_the_own_files_run(bench: Bench, tmp_path: Path) -> None:
+    """There is nothing to report, to judge or to rest, and a reload is a reload."""
+    path = tmp_path / "agent.toml"
+    path.write_text('[device]\nid = "pi-1"\n', "utf-8")
+    alone = bench.reload(bench.start())
+    assert not alone.active
+    assert not alone.topic
+    assert alone.report() is None
+    assert alone.offer(b"") is None
+    assert alone.judge("bad", connected=True) is None
+    alone.leaves()
+    alone.stays()
+    with pytest.raises(ConfigError, match="outbox"):
+        alone.failed("outbox")
+
+
+def test_a_reload_on_probation_is_no_crash(bench: Bench) -> None:
+    """The version stays on probation, as it does when the machine is restarted."""
+    steering = bench.start()
+    bench.offer(steering, 1)
+    for _ in range(10):  # however often
+        steering = bench.reload(steering)
+        assert state(steering) == (1, "probation", True)
+    bench.seconds += PROBATION_S
+    steering.judge(None, connected=True)
+    assert state(steering) == (1, "applied", False)
+
+
+@pytest.mark.parametrize("how", ["unreadable", "not opened"])
+def test_a_refused_reload_leaves_a_probation_as_it_was(bench: Bench, how: str) -> None:
+    """It ends when it would have, either way, and a crash is still a crash."""
+    steering = bench.start()
+    bench.offer(steering, 1)
+    bench.seconds += PROBATION_S / 2
+    if how == "unreadable":
+        bench.write("[engine]\nthreads = 0\n")
+    else:
+        bench.fails = lambda _config: True
+    with pytest.raises(ConfigError):
+        steering.anew()
+    assert state(steering) == (1, "probation", True)
+    bench.write()
+    bench.fails = lambda _config: False
+    assert state(bench.start()) == (None, "rolled_back", False)
+    bench.seconds += PROBATION_S / 2
+    steering.judge(None, connected=True)
+    assert state(steering) == (1, "applied", False)
+
+
+def test_a_stop_after_a_reload_is_in_order(bench: Bench) -> None:
+    """What was opened and never ran has not crashed."""
+    steering = bench.start()
+    bench.offer(steering, 1)
+    fresh, _ = steering.anew()
+    fresh.leaves()
+    steering.leaves()
+    assert state(bench.start()) == (1, "probation", True)
+
+
+LOST = '[agent.mqtt]\nurl = "mqtt://127.0.0.1:9"\n'
+
+
+@pytest.mark.parametrize("reloads", [0, 1, 2])
+@pytest.mark.parametrize(("more", "blamed"), [(LOST, True), ("", False)])
+def test_who_changed_the_way_is_to_blame(
+    bench: Bench, more: str, *, reloads: int, blamed: bool
+) -> None:
+    """A version that cut the device off is taken back, also after a reload."""
+    steering = bench.start()
+    bench.offer(steering, 1, more)
+    for _ in range(reloads):
+        steering = bench.reload(steering)
+    bench.seconds += PROBATION_S
+    outcome = steering.judge("no connection", connected=False)
+    assert outcome
+    assert outcome.switch is blamed
+
+
+def test_what_cannot_be_run_is_taken_back(bench: Bench) -> None:
+    """A version whose outbox cannot be opened makes room for the own files."""
+    steering = bench.start()
+    bench.offer(steering, 1)
+    parts = steering.failed("outbox")
+    steering.runs(parts)
+    assert parts.config.hash == bench.opened[0].hash
+    assert state(steering) == (None, "rolled_back", False)
+
+
+def test_where_nothing_can_be_opened_nothing_runs(bench: Bench) -> None:
+    """Neither the version nor the own files: that is the operator's to mend."""
+    steering = bench.start()
+    bench.offer(steering, 1)
+    bench.fails = lambda _config: True
+    with pytest.raises(ConfigError, match="bundle"):
+        steering.parts(None)
+    with pytest.raises(ConfigError, match="bundle"):
+        bench.start()
