@@ -768,6 +768,29 @@ def test_stop_in_mid_stream(
     assert {said["upstream"] for said in finals(client).values()} == {"answered"}
 
 
+def test_stop_waits_for_calls(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """SIGTERM while upstream thinks: its answer is published before the exit."""
+    may = threading.Event()
+
+    def later(asked: Asked) -> Says:
+        may.wait(60)
+        return well(asked)
+
+    with ScriptedLLM(later) as llm:
+        agent = new_agent(broker.port, upstream=http(llm), pipelines=ONE)
+        agent.start()
+        ask(client, [1])
+        llm.wait_asked(1)
+        agent.interrupt()
+        agent.wait_told("STOPPING=1")
+        may.set()
+        assert agent.wait() == 0
+        assert in_outbox(agent) == 0
+    assert final(client, "ask/1")["upstream"] == "answered"
+
+
 def test_priority(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
     """The highest priority is asked about first, then the oldest."""
     may = threading.Event()
