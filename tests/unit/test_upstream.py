@@ -97,7 +97,7 @@ class Patterns(Finder):
 @pytest.fixture
 async def new(tmp_path: Path) -> AsyncIterator[Callable[..., Bench]]:
     """Give a maker of benches."""
-    stores = []
+    stores: list[Store] = []
 
     def make(*says: Said, calls: int | None = None, rate: float = 1e6) -> Bench:
         wire = Wire(list(says))
