@@ -55,8 +55,8 @@ def _components(device: str, pipelines: Sequence[str]) -> dict[str, dict[str, An
             found[key]["avty_t"] = topics.status
 
     def sensor(name: str, title: str, value: str, said: Mapping[str, Any]) -> None:
-        # `null` makes it unknown; numeric sensors take nothing else for it.
-        template = f"{{{{ {value} | default(None) | tojson }}}}"
+        # `None` makes it unknown; a numeric sensor takes nothing else for it.
+        template = f"{{{{ {value} | default(None) }}}}"
         add(
             name,
             "sensor",
@@ -69,14 +69,22 @@ def _components(device: str, pipelines: Sequence[str]) -> dict[str, dict[str, An
     )
     add("problem", "binary_sensor", "Problem", PROBLEM | {"stat_t": topics.health})
     for name, title, key, said in SENSORS:
-        sensor(name, title, f"value_json.{key}", said)
+        sensor(name, title, _inside(*key.split(".")), said)
     for name in pipelines:
-        counts = f"value_json.pipelines['{name}']"
-        sensor(f"{name}_resolved", f"{name} resolved", f"{counts}.resolved", TOTAL)
-        sensor(f"{name}_open", f"{name} unresolved", f"{counts}.unresolved", TOTAL)
+        for outcome, key in (("resolved", "resolved"), ("unresolved", "open")):
+            value = _inside("pipelines", name, outcome)
+            sensor(f"{name}_{key}", f"{name} {outcome}", value, TOTAL)
     press = {"ent_cat": "config", "cmd_t": topics.request("reload"), "pl_prs": "{}"}
     add("reload", "button", "Reload configuration", press)
     return found
+
+
+def _inside(*keys: str) -> str:
+    """Return the expression for a value whose objects may all be missing, or null."""
+    found = "value_json"
+    for key in keys[:-1]:
+        found = f"({found}['{key}'] | default({{}}, true))"
+    return f"{found}['{keys[-1]}']"
 
 
 CONNECTED = {

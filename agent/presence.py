@@ -30,8 +30,10 @@ from agent.wiring import Parts
 
 HEALTH_S = 30.0
 STOLEN = "id_taken_over"
-FILLING = 0.8  # share of the outbox from which on it counts as filling
-DISK_LOW = 0.05  # share of the disk
+# Shares of outbox and disk: an alert begins at the first and ends beyond the second, so
+# that none comes and goes with every look.
+FILLING = 0.8, 0.7
+DISK_LOW = 0.05, 0.06
 JITTER_S = (1.0, 10.0)  # not all devices at once, when Home Assistant comes back
 COMPONENTS = "homeassistant.json"  # what it was told last, below state.dir
 
@@ -73,8 +75,8 @@ class Presence:
 
     async def introduce(self, connection: Connection) -> None:
         """Say who is here, each time we come: brokers forget retained messages too."""
-        if self._home.enable:
-            await self._discover(connection)
+        self._look()
+        await self._discover(connection)
         said = [
             (self._topics.status, b"online"),
             (self._topics.birth, to_json(self.birth())),
@@ -108,12 +110,12 @@ class Presence:
         """Publish the health every half minute until cancelled."""
         while True:
             again = await self._pause()
-            self._look()
             connection = await self._link.connection()
             try:
                 if again:
                     await self.introduce(connection)
                 else:
+                    self._look()
                     await self._beat(connection)
             except Undelivered as error:
                 log.warning("health_not_published", why=str(error))
@@ -150,15 +152,15 @@ class Presence:
         )
         path = self._folder / COMPONENTS
         before = _told(path)
-        for old, components in before.items():
-            gone = homeassistant.vanished(components, payload["cmps"])
-            if old != topic:  # the device had another name
-                await (await connection.publish(old, b"", retain=True))
-            elif gone:
-                parting = to_json(homeassistant.without(payload, gone))
-                await (await connection.publish(topic, parting, retain=True))
-        await (await connection.publish(topic, to_json(payload), retain=True))
-        now = {topic: homeassistant.platforms(payload)}
+        now = {topic: homeassistant.platforms(payload)} if self._home.enable else {}
+        said = [(old, b"") for old in before.keys() - now.keys()]
+        if now:
+            gone = homeassistant.vanished(before.get(topic, {}), payload["cmps"])
+            if gone:
+                said.append((topic, to_json(homeassistant.without(payload, gone))))
+            said.append((topic, to_json(payload)))
+        for place, told in said:
+            await (await connection.publish(place, told, retain=True))
         if now != before:
             try:
                 replace(path, json.dumps(now).encode())
@@ -212,11 +214,11 @@ class Presence:
 
     def _look(self) -> None:
         """Raise and clear the alerts that a look at the figures decides."""
-        now = vitals(self._folder)
+        now, active = vitals(self._folder), self._alerts.active
         for name, detail in (
-            ("disk_low", _disk_low(now)),
+            ("disk_low", _disk_low(now, DISK_LOW["disk_low" in active])),
             ("clock_wrong", "the clock is years behind" if now.clock_wrong else ""),
-            ("outbox_filling", self._filling()),
+            ("outbox_filling", self._filling(FILLING["outbox_filling" in active])),
             ("calibration_mismatch", _mismatches(self._parts.pipelines)),
             ("input_stalled", self._stalled()),
         ):
@@ -225,12 +227,12 @@ class Presence:
             else:
                 self._alerts.clear(name)
 
-    def _filling(self) -> str:
+    def _filling(self, limit: float) -> str:
         if self._escalation is None:
             return ""
         outbox = self._escalation.summary()["outbox"]
         share = outbox["bytes"] / outbox["bytes_max"]
-        if share < FILLING:
+        if share < limit:
             return ""
         return f"{outbox['waiting']} cases wait, {share:.0%} of outbox.max_bytes"
 
@@ -263,11 +265,11 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else round(100 * share, 2)
 
 
-def _disk_low(now: Vitals) -> str:
+def _disk_low(now: Vitals, limit: float) -> str:
     if not now.disk_bytes or now.disk_free_bytes is None:
         return ""
     share = now.disk_free_bytes / now.disk_bytes
-    return f"{share:.1%} of the disk is free" if share < DISK_LOW else ""
+    return f"{share:.1%} of the disk is free" if share < limit else ""
 
 
 def _mismatches(pipelines: Sequence[Pipeline]) -> str:
@@ -281,4 +283,5 @@ def _told(path: Path) -> dict[str, dict[str, str]]:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    whole = isinstance(found, dict) and all(isinstance(c, dict) for c in found.values())
+    return found if whole else {}

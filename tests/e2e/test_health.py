@@ -1,6 +1,8 @@
 """What the device says of itself: metrics, alerts and Home Assistant tell the same."""
 
 import json
+import os
+import signal
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +122,38 @@ def test_home_assistant_is_told_and_told_again(
         parting, after = (json.loads(said)["cmps"] for said in home.payloads[2:])
         assert parting[f"slm_{DEVICE}_two_open"] == {"p": "sensor"}
         assert f"slm_{DEVICE}_two_open" not in after
+
+
+def test_home_assistant_is_told_when_it_is_over(
+    broker: Mosquitto, new_agent: Callable[..., Agent]
+) -> None:
+    """A device that is no longer to be described is taken back, once."""
+    agent = new_agent(broker.port)
+    before = agent.config.read_text("utf-8")
+    extended(agent, "[homeassistant]\nenable = true\n")
+    with Listener(broker.port, f"homeassistant/device/slm_{DEVICE}/config") as home:
+        agent.start()
+        home.wait(lambda: len(home.payloads) == 1)
+        agent.config.write_text(before, "utf-8")
+        for _ in range(2):
+            os.kill(agent.pid, signal.SIGHUP)
+            agent.wait_told("RELOADING=1")
+            agent.wait_told("READY=1")
+        assert home.payloads[1:] == [b""]
+
+
+def test_an_alert_stands_over_a_reload(
+    broker: Mosquitto, client: Client, new_agent: Callable[..., Agent]
+) -> None:
+    """What is as wrong as before is not cleared in between, nor said later."""
+    agent = new_agent(broker.port, hurry={"presence.DISK_LOW": (2.0, 2.0)})
+    agent.start()
+    said = client.said[f"{BASE}/alert/disk_low"]
+    client.wait(lambda: len(said) == 1)
+    assert last_health(client, lambda _health: True)["alerts"] == ["disk_low"]
+    os.kill(agent.pid, signal.SIGHUP)
+    client.wait(lambda: len(said) == 2)
+    assert all(b"disk" in payload for payload in said)
 
 
 class Listener(Client):

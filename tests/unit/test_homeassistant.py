@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+from jinja2 import Environment
 
 from agent import homeassistant as home
 
@@ -61,3 +62,51 @@ def test_a_pipeline_that_goes_takes_its_entities_along() -> None:
     parting = home.without(after, gone)["cmps"]
     assert parting["slm_pi-3_media_open"] == {"p": "sensor"}
     assert set(parting) - set(gone) == set(after["cmps"])
+
+
+@pytest.mark.parametrize(
+    "key", [k for k in COMPONENTS if COMPONENTS[k]["p"] == "sensor"]
+)
+@pytest.mark.parametrize(
+    "health",
+    [
+        {},
+        {"outbox": None, "upstream": None, "pipelines": {}, "ms_p99": None},
+        {"upstream": {"spent_today": None}, "pipelines": {"home": {}}},
+    ],
+)
+def test_what_is_not_known_is_none(key: str, health: dict[str, Any]) -> None:
+    """Home Assistant takes `None` for unknown; anything else is an error in its log."""
+    template = Environment(autoescape=True).from_string(COMPONENTS[key]["val_tpl"])
+    assert template.render(value_json=health) == "None"
+
+
+def test_what_is_known_is_a_number() -> None:
+    """Each sensor finds its figure."""
+    health = {
+        "percent_local": 99.5,
+        "ms_p99": 3.25,
+        "outbox": {"waiting": 0},
+        "upstream": {"spent_today": {"calls": 7}},
+        "pipelines": {"home": {"resolved": 5, "unresolved": 1}},
+    }
+    shown = {
+        key.removeprefix("slm_pi-3_"): Environment(autoescape=True)
+        .from_string(said["val_tpl"])
+        .render(value_json=health)
+        for key, said in COMPONENTS.items()
+        if said["p"] == "sensor"
+    }
+    assert shown == {
+        "share_local": "99.5",
+        "p99": "3.25",
+        "in_hand": "None",
+        "outbox": "0",
+        "calls": "7",
+        "memory": "None",
+        "temperature": "None",
+        "home_resolved": "5",
+        "home_open": "1",
+        "media_resolved": "None",
+        "media_open": "None",
+    }
