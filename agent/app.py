@@ -85,12 +85,8 @@ class Daemon:
         self._escalation = open_escalation(
             parts, self._link, self._alerts, self._counts
         )
-        self._presence = Presence(
-            Sources(
-                *(parts, self._link, self._counts, self._backlog, self._alerts),
-                self._escalation,
-            )
-        )
+        figures = (self._counts, self._backlog, self._alerts, self._escalation)
+        self._presence = Presence(Sources(parts, self._link, *figures))
         self._delivery = Delivery(
             *(self._link, self._counts, self._done, self._escalation)
         )
@@ -208,7 +204,7 @@ class Daemon:
             return "no connection to the broker"
         if self._engine.busy_s() >= STALL_S:
             return "a model hangs"
-        if self._counts.unresolved["model_failed"]:
+        if self._counts.model_failed:
             return "a model failed"
         return None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.scoring import percentiles
-from agent.types import Decision, Outcome, Reason, Resolved, Timing
+from agent.types import Decision, Outcome, Reason, Resolved, Timing, Unresolved
 
 RECENT = 1000  # messages that the latency quantiles are taken over
 
@@ -24,6 +24,8 @@ class Counts:
     lost: int = 0
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     outcomes: Counter[str] = field(default_factory=Counter)  # of cases
+    local: Counter[str] = field(default_factory=Counter)  # outcomes on the device
+    model_failed: int = 0  # also where upstream answered instead
     waits: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def result(
@@ -39,9 +41,13 @@ class Counts:
         What is escalated ends later, in `case`.
         """
         self.latencies.append(timing.total)
+        if isinstance(decision, Unresolved):
+            self.model_failed += decision.reason is Reason.MODEL_FAILED
         if escalated:
             self.results[pipeline, "escalated"] += 1
+            self.local["escalated"] += 1
         else:
+            self.local["resolved" if isinstance(decision, Resolved) else "open"] += 1
             self._ended(pipeline, decision)
 
     def case(
@@ -85,19 +91,12 @@ class Counts:
 
     def shares(self) -> dict[str, float | None]:
         """Return which shares of the messages end here and go upstream, 0 to 1."""
-        outcomes: Counter[str] = Counter()
-        for (_, outcome), number in self.results.items():
-            outcomes[outcome] += number
-        ended = (
-            outcomes["resolved"] + outcomes["unresolved"] - sum(self.outcomes.values())
-        )
-        here = outcomes["resolved"] - self.outcomes[Outcome.ANSWERED.value]
-        seen = ended + outcomes["escalated"]
-        if seen <= 0:
+        seen = self.local.total()
+        if not seen:
             return {"share_local": None, "share_escalated": None}
         return {
-            "share_local": round(max(0, here) / seen, 4),
-            "share_escalated": round(outcomes["escalated"] / seen, 4),
+            "share_local": round(self.local["resolved"] / seen, 4),
+            "share_escalated": round(self.local["escalated"] / seen, 4),
         }
 
     def cases(self) -> dict[str, Any]:

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.counts import RECENT, Counts
-from agent.types import Prediction, Reason, Resolved, Tier, Timing, Unresolved
+from agent.types import (
+    Decision,
+    Outcome,
+    Prediction,
+    Reason,
+    Resolved,
+    Tier,
+    Timing,
+    Unresolved,
+)
 
 GUESS = Prediction(Tier.ENCODER, "lamp_on", 0.9)
 
@@ -79,3 +88,50 @@ def test_latency_is_of_recent_messages() -> None:
     counts = counted(*[100.0] * RECENT, *[1.0] * RECENT)
     assert len(counts.latencies) == RECENT
     assert counts.summary()["ms_p99"] == 1.0
+
+
+OPEN = Unresolved(Reason.LOW_CONFIDENCE, GUESS)
+ASKED = Prediction(Tier.UPSTREAM, "lamp_on", None)
+
+
+def test_no_shares_of_nothing() -> None:
+    """Before the first message nobody knows, and dead letters say nothing."""
+    counts = Counts()
+    counts.dead_letter("home", Reason.EMPTY)
+    assert counts.shares() == {"share_local": None, "share_escalated": None}
+
+
+@given(
+    st.lists(st.sampled_from(["here", "open", "up"]), min_size=1, max_size=30),
+    st.lists(
+        st.tuples(
+            st.sampled_from([Resolved(ASKED, None, Reason.POLICY), OPEN]),
+            st.sampled_from(Outcome),
+        ),
+        max_size=30,
+    ),
+)
+def test_shares_are_of_the_messages_of_this_process(
+    local: list[str], ends: list[tuple[Decision, Outcome]]
+) -> None:
+    """However cases end, be they those of a process before, or answers too long."""
+    counts = Counts()
+    for what in local:
+        decision = Resolved(GUESS, None) if what == "here" else OPEN
+        counts.result("home", decision, Timing(0, 0, 1), escalated=what == "up")
+    for decision, outcome in ends:
+        counts.case("home", decision, outcome, Timing(0, 0, 1))
+    assert counts.shares() == {
+        "share_local": round(local.count("here") / len(local), 4),
+        "share_escalated": round(local.count("up") / len(local), 4),
+    }
+
+
+@pytest.mark.parametrize("escalated", [False, True])
+def test_a_model_that_failed_is_known(*, escalated: bool) -> None:
+    """Also where upstream answers in its stead: a version on probation is to blame."""
+    counts = Counts()
+    failed = Unresolved(Reason.MODEL_FAILED)
+    counts.result("home", failed, Timing(0, 0, 1), escalated=escalated)
+    counts.case("home", Resolved(ASKED, None), Outcome.ANSWERED, Timing(0, 0, 1))
+    assert counts.model_failed == 1
