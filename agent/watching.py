@@ -4,14 +4,14 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
 from agent.config import Config
-from agent.errors import ConfigError
+from agent.errors import ConfigError, Undelivered
 from agent.mqtt import Connection
 from agent.types import Message
 from agent.wiring import endpoint
@@ -21,8 +21,30 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-Heard = asyncio.Queue[Message]
 OLD_S = 90.0  # a health that was not repeated for so long is shown as old
+QUIET_S = 0.5  # of silence end what is retained,
+SETTLED_S = 5.0  # or so much time, where devices speak all the while
+
+
+class Heard:
+    """Owns what came by a connection and nobody has seen yet."""
+
+    def __init__(self, connection: Connection, came: asyncio.Queue[Message]) -> None:
+        """`came` is filled by the connection."""
+        self._ended = connection.ended
+        self._came = came
+
+    async def get(self) -> Message:
+        """Return the next message; raises Undelivered once no more can come."""
+        next_one = asyncio.ensure_future(self._came.get())
+        try:
+            waits: set[asyncio.Future[Any]] = {next_one, self._ended}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if not next_one.done():
+                raise Undelivered(self._ended.result().why)
+            return next_one.result()
+        finally:
+            next_one.cancel()
 
 
 @asynccontextmanager
@@ -35,17 +57,17 @@ async def listening(config: Config, filters: Sequence[str]) -> "AsyncIterator[He
         session_expiry_s=0,
         will=None,
     )
-    heard: Heard = asyncio.Queue()
+    came: asyncio.Queue[Message] = asyncio.Queue()
 
     def hear(message: Message) -> None:
         message.ack()
-        heard.put_nowait(message)
+        came.put_nowait(message)
 
     connection = Connection(aside, 0, None, hear)
     await connection.open()
     try:
         await connection.subscribe(filters)
-        yield heard
+        yield Heard(connection, came)
     finally:
         await connection.close()
 
@@ -71,9 +93,18 @@ async def tap(
 def line(message: Message) -> str:
     """Return a result or dead letter in one line for eyes; never its text."""
     try:
-        said = from_json(message.payload)
-    except ValueError:
-        return f"{message.topic}: {len(message.payload)} bytes, no JSON"
+        shown = _line(from_json(message.payload))
+    except (ValueError, TypeError, KeyError, AttributeError):  # anybody may publish
+        shown = f"{message.topic}: {len(message.payload)} bytes, no result"
+    return _printable(shown)
+
+
+def _printable(shown: str) -> str:
+    """Keep what others wrote from speaking to the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+
+
+def _line(said: dict[str, Any]) -> str:
     where = f"{said.get('device')}/{said.get('pipeline')}"
     if "status" not in said:
         return f"{where}  dead letter: {said.get('reason')}  {said.get('id')}"
@@ -112,7 +143,7 @@ class Fleet:
         except ValueError:
             return
         if isinstance(said, dict):
-            self.health[device] = said
+            self.health[device] = {k: v for k, v in said.items() if _is_fit(k, v)}
             self.heard[device] = time.monotonic()
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -131,7 +162,7 @@ class Fleet:
                 "ms_p99": said.get("ms_p99"),
                 "in_hand": said.get("in_hand"),
                 "outbox": outbox.get("waiting"),
-                "calls_today": (upstream.get("spent_today") or {}).get("calls"),
+                "calls_today": _calls(upstream.get("spent_today")),
                 "rss_bytes": said.get("rss_bytes"),
                 "alerts": said.get("alerts", []),
             }
@@ -160,12 +191,20 @@ async def top(config: Config, device: str, *, once: bool, as_json: bool) -> None
 
 async def _settle(heard: Heard, fleet: Fleet) -> None:
     """Take all that is retained: it comes at once after the subscription."""
-    while True:
-        try:
-            async with asyncio.timeout(0.5):
-                fleet.take(await heard.get())
-        except TimeoutError:
-            return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLED_S):
+            while True:
+                async with asyncio.timeout(QUIET_S):
+                    fleet.take(await heard.get())
+
+
+def _is_fit(key: str, value: object) -> bool:
+    """Tell whether a figure can be shown: anybody may publish."""
+    if key == "alerts":
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if key in {"outbox", "upstream"}:
+        return isinstance(value, dict)
+    return isinstance(value, int | float)
 
 
 @contextmanager
@@ -186,6 +225,7 @@ def _shown(fleet: Fleet) -> Iterator[Any]:
 
 
 def _table(fleet: Fleet) -> "Table":
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
@@ -197,19 +237,24 @@ def _table(fleet: Fleet) -> "Table":
     table.add_column("alerts", style="red")
     for row in fleet.rows():
         status = "old" if row["old"] and row["status"] == "online" else row["status"]
+        status = escape(_printable(status))
         keys = ("received", "percent_local", "ms_p50", "ms_p99", "in_hand", "outbox")
         memory = row["rss_bytes"]
         table.add_row(
-            row["device"],
+            escape(_printable(row["device"])),
             f"[green]{status}" if status == "online" else f"[yellow]{status}",
             *(_cell(row[key]) for key in (*keys, "calls_today")),
             _cell(memory and memory / 1e6),
-            ", ".join(row["alerts"]),
+            escape(_printable(", ".join(row["alerts"]))),
         )
     return table
 
 
-def _cell(value: float | None) -> str:
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, int) else f"{value:.1f}"
+def _calls(spent: object) -> object:
+    return spent.get("calls") if isinstance(spent, dict) else None
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return str(value) if isinstance(value, int) else ""
