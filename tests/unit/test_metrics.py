@@ -1,0 +1,122 @@
+"""Metrics: every figure of the health, and nothing of what is not there."""
+
+import asyncio
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.counts import Counts
+from agent.embedded import free_port
+from agent.metrics import Collector, served
+from agent.types import Outcome, Prediction, Reason, Resolved, Tier, Timing, Unresolved
+
+pytestmark = pytest.mark.timeout(20)
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+BARE: dict[str, Any] = {
+    **Counts().summary(),
+    **Counts().shares(),
+    "rss_bytes": None,
+    "temperature_c": None,
+    "throttled": None,
+    "disk_free_bytes": None,
+    "alerts": [],
+    "fingerprints": {},
+    "load_1m": 0.5,
+}
+
+
+def samples(text: str) -> Samples:
+    """Return what Prometheus's own parser reads, each sample once."""
+    found: Samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = sample.name, tuple(sorted(sample.labels.items()))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def collected(health: Mapping[str, Any]) -> Samples:
+    """Return the samples that are made of a health."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector(lambda: health))
+    return samples(generate_latest(registry).decode())
+
+
+def test_what_is_not_known_has_no_sample() -> None:
+    """Without sensors, messages, outbox, upstream: neither zeros nor errors."""
+    found = collected(BARE)
+    names = {name for name, _ in found}
+    assert found["slm_received_total", ()] == 0
+    assert found["slm_load1", ()] == 0.5
+    for absent in ("temperature", "resident", "share", "outbox", "budget", "latency"):
+        assert not any(absent in name for name in names), names
+
+
+def test_every_figure_is_there() -> None:
+    """Counts by outcome, reason and tier, alerts, models, outbox, cases, budget."""
+    counts = Counts(received=3)
+    timing = Timing(0, 0, 2000)
+    guess = Prediction(Tier.LINEAR, "on", 0.9)
+    counts.result("home", Resolved(guess, None), timing)
+    counts.result("home", Unresolved(Reason.OUT_OF_SCOPE), timing, escalated=True)
+    counts.case("home", Unresolved(Reason.OUT_OF_SCOPE), Outcome.TIMEOUT, timing)
+    numbers = ("calls", "tokens", "cost", "unavailable", "invalid_answers")
+    upstream = dict.fromkeys((*numbers, "from_cache", "late_replies"), 4)
+    found = collected(
+        BARE
+        | counts.summary()
+        | counts.shares()
+        | {
+            "alerts": ["disk_low"],
+            "fingerprints": {'odd"name@1': "f"},
+            "cases": counts.cases(),
+            "outbox": {"waiting": 2, "unpublished": 0, "bytes": 9, "oldest_s": None},
+            "upstream": upstream | {"left_today": {"calls": 5, "money": None}},
+        }
+    )
+    assert found["slm_messages_total", (("outcome", "escalated"), ("pipeline", "home"))]
+    assert found["slm_resolved_by_total", (("tier", "linear"),)] == 1
+    assert found["slm_unresolved_total", (("reason", "out_of_scope"),)] == 1
+    assert found["slm_cases_total", (("outcome", "timeout"),)] == 1
+    assert found["slm_case_latency_seconds", (("quantile", "0.99"),)] == 2
+    assert found["slm_latency_seconds", (("quantile", "0.5"),)] == 2
+    assert found["slm_alert", (("alert", "disk_low"),)] == 1
+    assert found["slm_budget_left", (("unit", "calls"),)] == 5
+    assert found["slm_outbox_waiting", ()] == 2
+    assert found["slm_upstream_late_replies_total", ()] == 4
+    assert not any("oldest" in name for name, _ in found)
+    assert ("slm_budget_left", (("unit", "money"),)) not in found
+
+
+async def test_they_are_served_while_it_lasts() -> None:
+    """Whoever asks is answered by the event loop; afterwards the port is free again."""
+    port = free_port()
+
+    def ask() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            text: str = answer.read().decode()
+            return text
+
+    for _ in range(2):  # as after a reload
+        with served("127.0.0.1", port, lambda: BARE):
+            assert samples(await asyncio.to_thread(ask))["slm_load1", ()] == 0.5
+    with pytest.raises(OSError, match="refused"):
+        await asyncio.to_thread(ask)
+
+
+@pytest.mark.parametrize("address", ["no.such.host.invalid", "203.0.113.1"])
+async def test_an_address_that_is_none_is_only_a_warning(address: str) -> None:
+    """The daemon goes on without metrics."""
+    with served(address, free_port(), lambda: BARE):
+        await asyncio.sleep(0)
+
+
+async def test_port_0_is_none() -> None:
+    """Nothing is opened."""
+    with served("127.0.0.1", 0, lambda: BARE):
+        await asyncio.sleep(0)
