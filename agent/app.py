@@ -92,9 +92,7 @@ class Daemon:
         )
         self._recent = Recent(self._pipelines)
         self._engine = Engine(
-            config.agent.device.id,
-            config.agent.engine.max_batch,
-            self._counts,
+            *(config.agent.device.id, config.agent.engine.max_batch, self._counts),
             lambda: self._link.max_packet_bytes,
             self._deliver,
         )
@@ -109,9 +107,8 @@ class Daemon:
             *(self._problem, self._switch, self._turn),
         )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._stopping = asyncio.Event()
+        self._stopping, self._idle = asyncio.Event(), asyncio.Event()
         self._next: Next | None = None
-        self._idle = asyncio.Event()
         self._idle.set()
         self.introduced = False  # whether the broker heard of us
 
