@@ -48,9 +48,9 @@ def main(out: Path) -> None:
 
 
 def ask(texts: list[str]) -> dict[str, Any]:
-    """Send each text once the daemon is there; return the results by text."""
+    """Send each text when the last is answered; return the results by text."""
     results: dict[str, Any] = {}
-    complete, online = threading.Event(), threading.Event()
+    answered, online = threading.Event(), threading.Event()
 
     def heard(client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
         del client, data
@@ -60,8 +60,7 @@ def ask(texts: list[str]) -> dict[str, Any]:
             return
         result = json.loads(message.payload)
         results[texts[int(result["topic"].split("/")[1])]] = result
-        if len(results) == len(texts):
-            complete.set()
+        answered.set()
 
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.on_message = heard
@@ -72,8 +71,9 @@ def ask(texts: list[str]) -> dict[str, Any]:
     client.loop_start()
     assert online.wait(DEADLINE_S), "the daemon does not come"
     for number, text in enumerate(texts):
+        answered.clear()
         client.publish(f"home/{number}/utterance", text, qos=1)
-    assert complete.wait(DEADLINE_S), f"{len(results)} of {len(texts)} answered"
+        assert answered.wait(DEADLINE_S), f"not answered: {text}"
     client.loop_stop()
     return results
 
