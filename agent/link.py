@@ -190,6 +190,9 @@ class Link:
         except Undelivered:
             connection.hang_up()
             raise
+        except asyncio.CancelledError:
+            connection.abandon("cancelled")  # nobody will read it any more
+            raise
         if connection.ended.done():
             raise Undelivered(connection.ended.result().why)
         self.counts.connects += 1

@@ -166,12 +166,12 @@ class Connection:
             async with asyncio.timeout(ANSWER_WAIT_S):
                 await self._connack
         except TimeoutError:
-            self._abandon("no answer to CONNECT")
+            self.abandon("no answer to CONNECT")
             raise Undelivered("no answer to CONNECT") from None
         except (OSError, ValueError) as error:
             raise Undelivered(f"{type(error).__name__}: {error}") from error
         except asyncio.CancelledError:
-            self._abandon("cancelled")
+            self.abandon("cancelled")
             raise
 
     async def subscribe(
@@ -280,7 +280,7 @@ class Connection:
             return
         self._parting = True
         self._unacked.clear()
-        limit = self._loop.call_later(PARTING_S, self._abandon, "hung up")
+        limit = self._loop.call_later(PARTING_S, self.abandon, "hung up")
         self.ended.add_done_callback(lambda _: limit.cancel())
         self._client.loop_write()  # acknowledgements just given
         try:
@@ -288,9 +288,9 @@ class Connection:
                 sock.send(last_words)
             socket.socket.shutdown(sock, socket.SHUT_WR)  # ssl's own forgets the TLS
         except OSError:
-            self._abandon("hung up")
+            self.abandon("hung up")
 
-    def _abandon(self, why: str) -> None:
+    def abandon(self, why: str) -> None:
         """End it here and now, whatever the broker makes of it."""
         self._end(Ended(why))
         sock = self._client.socket()
@@ -374,7 +374,7 @@ class Connection:
                 sock = self._client.socket()
         except Exception as error:  # noqa: BLE001  paho raises anything on a broken
             # packet and would read it again for ever: only a new connection helps.
-            self._abandon(f"unreadable packet: {error!r}")
+            self.abandon(f"unreadable packet: {error!r}")
 
     def _keep_alive(self) -> None:
         if not self._parting:
