@@ -444,7 +444,7 @@ async def test_over_before_it_was_sent(
     """A connection that ended the moment before took nothing."""
     async with connected(broker.port) as transport:
         connection = await transport._link.connection()
-        connection._abandon("gone")  # and the link had no turn to see it
+        connection.abandon("gone")  # and the link had no turn to see it
         with pytest.raises(Unavailable, match="connection lost: gone") as unavailable:
             await ask(transport)
         assert not unavailable.value.maybe_paid
