@@ -15,6 +15,7 @@ from agent.errors import Unreadable
 from agent.types import (
     Decision,
     Entity,
+    Outcome,
     Prediction,
     Reason,
     Resolved,
@@ -38,7 +39,12 @@ KEYS = [
 ]
 
 
-def encoded(decision: Decision, id_: str = "01JD", topic: str = "t") -> dict[str, Any]:
+def encoded(
+    decision: Decision,
+    id_: str = "01JD",
+    topic: str = "t",
+    upstream: Outcome | None = None,
+) -> dict[str, Any]:
     """Return a result payload as a consumer parses it."""
     result = Result(
         id=id_,
@@ -49,6 +55,8 @@ def encoded(decision: Decision, id_: str = "01JD", topic: str = "t") -> dict[str
         model="home@1.0.0",
         received_at=datetime(2026, 11, 23, 17, 20, 18, 123999, UTC),
         timing=Timing(0.1, 1.94567, 2.4),
+        rev=int(upstream is not None),
+        upstream=upstream,
     )
     found: dict[str, Any] = json.loads(result_payload(result))
     return found
@@ -108,6 +116,19 @@ def test_other_decisions(decision: Decision, expected: dict[str, Any]) -> None:
     found = encoded(decision)
     assert list(found) == KEYS
     assert found | expected == found
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_what_was_a_case_says_what_came_of_it(outcome: Outcome) -> None:
+    """Only then there is a key `upstream`; the reason is why nobody here answered."""
+    answered = Prediction(Tier.UPSTREAM, "lamp_on", None)
+    decision: Decision = Unresolved(Reason.LOW_CONFIDENCE, GUESS)
+    if outcome is Outcome.ANSWERED:
+        decision = Resolved(answered, None, Reason.LOW_CONFIDENCE)
+    found = encoded(decision, upstream=outcome)
+    assert list(found) == [*KEYS, "upstream"]
+    assert found["upstream"] == outcome.value
+    assert (found["reason"], found["rev"]) == ("low_confidence", 1)
 
 
 @given(st.text(), st.text(), st.text())
@@ -177,8 +198,8 @@ def test_topics() -> None:
     assert topics.dead_letter("home") == "slm/pi-3/deadletter/home"
 
 
-@pytest.mark.parametrize("vocabulary", [Reason, Tier])
-def test_vocabulary(vocabulary: type[Reason | Tier]) -> None:
+@pytest.mark.parametrize("vocabulary", [Reason, Tier, Outcome])
+def test_vocabulary(vocabulary: type[Reason | Tier | Outcome]) -> None:
     """Words on the wire are plain snake case, the lower-cased name of the member."""
     for word in vocabulary:
         assert word.value == word.name.lower()
