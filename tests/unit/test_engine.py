@@ -173,6 +173,31 @@ async def test_one_bad_text_takes_no_neighbour_with_it(
     assert [e["event"] for e in logs].count("model_failed") == 1
 
 
+async def test_what_comes_again_is_decided_as_before(
+    bench: Bench, bundle: Bundle
+) -> None:
+    """A message that the broker sends again is not asked about: it has one end."""
+    model = Brittle()
+    pipeline = road(asking(bundle, model))
+    for again, number in [(False, 1), (True, 1), (False, 1), (True, 2)]:
+        one = replace(message(b"turn on the lamp", number), again=again)
+        bench.engine.put(Order(one, (pipeline,)))
+        await bench.engine.work_once()
+    assert len(model.asked) == 3  # all but the second
+    first, second, *_ = bench.results()
+    assert (first["id"], first["label"]) == (second["id"], second["label"])
+
+
+async def test_remembers_only_so_many(bench: Bench, bundle: Bundle) -> None:
+    """What is remembered of decisions is bounded."""
+    pipeline = road(asking(bundle, Brittle()))
+    for number in range(700):
+        bench.engine.put(Order(message(b"lamp", number), (pipeline,)))
+    while len(bench.parcels) < 700:
+        await bench.engine.work_once()
+    assert len(bench.engine._decided) == 500
+
+
 async def test_low_confidence(bench: Bench, bundle: Bundle) -> None:
     """What the policy does not let stand comes out unresolved, with the best guess."""
     pipeline = road(bundle, policy=Policy(Guarantee.LABEL, 0.999))
