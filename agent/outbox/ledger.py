@@ -16,6 +16,7 @@ from agent.outbox.store import Full, room
 
 ENTRY_BYTES = 200
 PRUNED = 100  # most entries that go with one that comes
+YIELDED = 100  # most answers or tombstones that make room for an entry
 
 # The triggers are for accidents; against intent there are the hashes.
 SCHEMA = """
@@ -92,12 +93,13 @@ class Entry:
 def record(db: sqlite3.Connection, egress: Egress, keep: int = 100_000) -> Entry:
     """Write a line, and let the oldest go beyond the newest `keep`.
 
-    All take no more than about a quarter of the file, whatever `keep` says. Raises Full
-    while there still is room for those who end cases, and ValueError for a sha256 that
-    is none.
+    All take no more than about a quarter of the file, whatever `keep` says. Where room
+    is short, answers and tombstones make some: without a line no case that waits could
+    be asked about, and none would leave. Raises Full when these are gone, while there
+    still is room for those who end cases, and ValueError for a sha256 that is none.
     """
     space = room(db)
-    if space.free < space.most // 32:
+    if space.free < space.most // 32 and not _made_room(db):
         raise Full("no room in the egress ledger")
     last, previous = head(db)
     number = last + 1
@@ -198,6 +200,19 @@ def _entry(row: tuple[Any, ...], previous: str) -> Entry:
         redactions=json.loads(redactions),
     )
     return Entry(number, egress, previous, digest.hex())
+
+
+def _made_room(db: sqlite3.Connection) -> bool:
+    """Let go of what is only convenient: cached answers, then tombstones."""
+    for table in ("answers", "tombstones"):
+        gone = db.execute(
+            f"DELETE FROM {table} WHERE number IN"  # noqa: S608
+            f" (SELECT number FROM {table} ORDER BY number LIMIT ?) RETURNING 1",
+            (YIELDED,),
+        ).fetchall()
+        if gone:
+            return True
+    return False
 
 
 def _prune(db: sqlite3.Connection, to: int) -> None:

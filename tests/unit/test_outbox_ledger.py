@@ -1,5 +1,6 @@
 """The egress ledger: nothing that was written can change unseen."""
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.outbox import SCHEMA, ledger
+from agent.outbox import SCHEMA, answers, ledger
 from agent.outbox.ledger import Egress, entries, head, record, verify
 from agent.outbox.store import Full
 
@@ -240,4 +241,29 @@ def test_no_room(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA max_page_count = 1")  # no more than there are
     with pytest.raises(Full, match="ledger"):
         record(db, EGRESS)
+    assert verify(db) is None
+
+
+def fill(db: sqlite3.Connection) -> None:
+    """Take all the room that there is."""
+    with contextlib.suppress(sqlite3.OperationalError):
+        while True:
+            db.execute("INSERT INTO others VALUES (zeroblob(3000))")
+
+
+def test_answers_and_tombstones_make_room(db: sqlite3.Connection) -> None:
+    """In a full file a line is worth more than a cache: else no case would ever end."""
+    for number in range(250):
+        answers.remember(db, str(number), bytes(500), 1.0, 1000)
+        db.execute("INSERT INTO tombstones (key, at) VALUES (?, 1)", (str(number),))
+    db.execute("CREATE TABLE others (body)")
+    db.execute("PRAGMA max_page_count = 1")  # no more than there are
+    for _ in range(6):  # each takes the room of a hundred
+        fill(db)
+        record(db, EGRESS)
+    fill(db)
+    with pytest.raises(Full, match="ledger"):
+        record(db, EGRESS)
+    for table in ("answers", "tombstones"):
+        assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608
     assert verify(db) is None
