@@ -216,8 +216,9 @@ class Encoder:
             logits: Floats = np.stack([out["label_logits"] for _, out in windows])
             share = np.exp(_log_softmax(logits)).mean(axis=0)
             known = len(self._labels)
+            own = share[:known].copy()
             if opinion and self._spec.heeds:
-                share[:known] = _heeding(share[:known], opinion, self._spec.heeds)
+                share[:known] = _heeding(own, opinion, self._spec.heeds)
             label = self._labels[int(share[:known].argmax())]
             best, second = top_two(share[:known])
             odds = log_odds(best)
@@ -226,6 +227,9 @@ class Encoder:
             if self._spec.outside:
                 outside = float(share[known])
                 label_evidence = (*label_evidence, odds - log_odds(outside))
+            if self._spec.heeds:  # what it would say of this label by itself
+                alone = log_odds(float(own[int(share[:known].argmax())]))
+                label_evidence = (*label_evidence, alone)
         entities: tuple[Entity, ...] = ()
         entities_evidence: tuple[float, ...] = ()
         if self._entities:

@@ -345,6 +345,9 @@ def test_opinion_is_heeded(
     margin = odds - np.log(second / (1 - second))
     assert found.label_evidence[:2] == pytest.approx((odds, margin), rel=1e-3)
     assert found.label_evidence[2] == alone.label_evidence[2]
+    by_itself = np.exp([0.0, 6.0, 0.0, 0.0][LABELS.index(label)]) / (3 + np.exp(6.0))
+    expected = np.log(by_itself / (1 - by_itself))
+    assert found.label_evidence[4] == pytest.approx(expected, rel=1e-3)
 
 
 def test_no_opinion(heeding: Encoder, bundle: Bundle) -> None:

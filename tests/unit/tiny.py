@@ -245,8 +245,11 @@ def calibration(folder: Path) -> dict[str, object]:
     tiers: list[dict[str, object]] = []
     for number, tier in enumerate(manifest.tiers):
         last = tier.family == "encoder"
-        # log-odds, margin, energy or margin alone; outside; opinion of an earlier tier
-        more = 2 + tier.outside + (number > 0) if last else 1
+        # log-odds, margin, energy or margin alone; outside; log-odds by itself, where it
+        # heeds another; opinion of an earlier tier
+        more = 1
+        if tier.family == "encoder":
+            more = 2 + tier.outside + bool(tier.heeds) + (number > 0)
         found: dict[str, object] = {}
         if manifest.labels:
             found["label"] = {"weights": [1.0, *[0.0] * more], "bias": 0.0}
