@@ -40,9 +40,8 @@ FINISH_S = 30.0  # how long a stop waits for what is in hand
 PARTING_S = 2.0
 LARGEST_CASE = 1_000_000  # bytes of a request; more is nobody's question
 AROUND_BYTES = 4096  # what may stand around the payload of a reply
-SCHEMA = (
-    f"{replies.SCHEMA}\n{answers.SCHEMA}\n{spending.SCHEMA}\nPRAGMA user_version = 1;"
-)
+TABLES = f"{replies.SCHEMA}\n{answers.SCHEMA}\n{spending.SCHEMA}"
+SCHEMA = f"{TABLES}\nPRAGMA user_version = 1;"
 
 log = structlog.get_logger()
 
