@@ -1,7 +1,7 @@
 # The whole interface: make run | test | check | bench. Each sets up what it needs.
 # For whoever trains models, there are workshop (the extra, torch: large, and its tests)
 # and models: every shipped bundle anew, from DATA=the folder of the data sets; english
-# is the trunk of most of them, and makes them with it.
+# is the trunk of most of them, and makes them with it. soak is a week in minutes.
 # For whoever ships it: deb (ARCH=amd64 or arm64), system (that package in a container under
 # systemd), arm64 (that package, emulated, against amd64's), lock (the libraries inside).
 # slm-agent and its tools live in .venv; nothing else is touched, but for Debian's
@@ -14,7 +14,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
 
-.PHONY: all run test workshop models check bench deb lock system arm64 clean
+.PHONY: all run test workshop models check bench soak deb lock system arm64 clean
 all: check test
 
 run: .venv/.run
@@ -47,6 +47,11 @@ check: .venv/.dev
 bench: .venv/.workshop
 	$(BIN)/slm-agent bench --out bench/results/$(shell uname -m).json
 	$(BIN)/python bench/peers.py --out bench/results/peers-$(shell uname -m).json
+
+# 200,000 messages while everything breaks: ten minutes on an idle machine, exit status 1
+# if anything grows.
+soak: .venv/.dev
+	$(BIN)/python bench/soak.py --out bench/results/soak-$(shell uname -m).json
 
 ARCH ?= $(shell dpkg --print-architecture)
 deb: .venv/.run
