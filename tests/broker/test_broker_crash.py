@@ -6,8 +6,10 @@ from collections.abc import Callable
 from brokers import GOOD, Broker, Device, case
 from provider import Call, Provider
 from proxy import PUBLISH, Fate, Proxy, Way, all_pass, kind
+from stage import DEADLINE_S
 
 New = Callable[..., Broker]
+REPLIES = b"slm/pi/answer"
 
 
 def test_killed_in_mid_call(new_broker: New, device: Device) -> None:
@@ -35,17 +37,20 @@ def test_killed_before_the_reply(
     proxy: Proxy, new_broker: New, device: Device, model: Provider
 ) -> None:
     """Killed with the answer stored and the reply not sent, it asks nobody again."""
+    lost = threading.Event()
 
     def lose(way: Way, packet: bytes) -> Fate:
-        reply = b"slm/pi/answer" in packet[:20] and kind(packet) == PUBLISH
-        return Fate.DROP if way is Way.DEVICE and reply else Fate.PASS
+        if way is Way.DEVICE and kind(packet) == PUBLISH and REPLIES in packet[:20]:
+            lost.set()
+            return Fate.DROP
+        return Fate.PASS
 
-    broker = new_broker(model.base, url=f"mqtt://127.0.0.1:{proxy.port}")
+    url = f"mqtt://127.0.0.1:{proxy.port}"
+    broker = new_broker(model.base, url=url, more="cache = { entries = 0 }")
     broker.start()
     proxy.gate = lose
     device.send(case(1))
-    # What it answered is told after it is stored.
-    device.wait(lambda: len(device.said["slm/broker/slm-broker/answer"]) == 1)
+    assert lost.wait(DEADLINE_S)
     broker.kill()
     assert not device.replies
     proxy.gate = all_pass

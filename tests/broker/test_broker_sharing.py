@@ -1,6 +1,8 @@
 """Brokers of a group share the cases, and no case is paid for twice."""
 
 import json
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -86,6 +88,21 @@ def test_newcomer_knows(new_broker: New, device: Device, model: Provider) -> Non
         device.reply(f"m-2-{count}")
     assert len(model.calls) == 2
     two.wait_log("case", count=2)
+
+
+def test_newcomer_waits(new_broker: New, device: Device, model: Provider) -> None:
+    """A newcomer waits for each that is there, but not for ever for one that hangs."""
+    one = new_broker(model.base, name="one", more=PLAIN)
+    one.start()
+    os.kill(one.pid, signal.SIGSTOP)
+    two = new_broker(model.base, name="two", more=PLAIN, hurry={"group.WELCOME_S": 0.5})
+    two.start()
+    assert two.wait_log("no_welcome")["by"] == ["one"]
+    for number in range(2):  # one of them goes to the newcomer
+        device.send(case(number))
+    device.wait(lambda: len(device.replies) == 1)
+    os.kill(one.pid, signal.SIGCONT)
+    device.wait(lambda: len(device.replies) == 2)
 
 
 def test_killed_holder(new_broker: New, device: Device) -> None:
