@@ -37,6 +37,7 @@ FINISH_S = 10.0  # how long a stop waits for what is in hand
 STALL_S = 60.0  # a batch that takes longer is hung; the watchdog is not fed then
 REFUSED = "reload_refused"  # until a reload succeeds
 FAREWELL_S = 0.2
+PATIENCE_S = 10.0  # how long we wait for the broker before we say that we are there
 
 log = structlog.get_logger()
 
@@ -131,6 +132,7 @@ class Daemon:
                 group.create_task(self._pilot.run(), name="fleet"),
                 group.create_task(self._presence.run(), name="heartbeat"),
                 group.create_task(self._watchdog(), name="watchdog"),
+                group.create_task(self._do_not_wait(), name="patience"),
             ]
             if self._escalation:
                 tasks.append(group.create_task(self._delivery.commit(), name="commit"))
@@ -292,6 +294,15 @@ class Daemon:
         except (Undelivered, TimeoutError) as error:
             log.warning("offline_not_said", why=str(error))
         await self._link.close()
+
+    async def _do_not_wait(self) -> None:
+        """Tell systemd after a while that we are there, if the broker is not.
+
+        A boot, or a reload, must not wait for a broker that may be away for days.
+        """
+        await asyncio.sleep(PATIENCE_S)
+        if not self._link.connected:
+            notify(f"READY=1\nSTATUS=no connection to {self._endpoint.url} yet")
 
     async def _introduce(self, connection: Connection) -> None:
         """Say who is here, each time we come, once the subscriptions are ours."""

@@ -21,7 +21,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
     # 1: pure; no I/O
     (
-        *("calibration", "decide", "text", "wire", "homeassistant", "backlog", "certify", "filters"),
+        *(
+            "calibration",
+            "decide",
+            "text",
+            "wire",
+            "homeassistant",
+            "backlog",
+            "certify",
+            "filters",
+        ),
         *("jsonl", "examples", "scoring", "fitting", "counts", "cases", "prompt"),
         *("fleet", "fleet.values"),
         "occurrences",

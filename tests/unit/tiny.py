@@ -245,8 +245,8 @@ def calibration(folder: Path) -> dict[str, object]:
     tiers: list[dict[str, object]] = []
     for number, tier in enumerate(manifest.tiers):
         last = tier.family == "encoder"
-        # log-odds, margin, energy or margin alone; outside; log-odds by itself, where it
-        # heeds another; opinion of an earlier tier
+        # log-odds, margin, energy or margin alone; outside; log-odds by itself, where
+        # it heeds another; opinion of an earlier tier
         more = 1
         if tier.family == "encoder":
             more = 2 + tier.outside + bool(tier.heeds) + (number > 0)
