@@ -19,8 +19,8 @@ ONE: dict[str, tuple[list[str], str]] = {"one": (["home/+/utterance"], "")}
 def loading_takes(seconds: float) -> dict[str, object]:
     """Return what makes the agent need longer to open a configuration."""
     slowly = (
-        'lambda real: lambda config: (print(\'{"event": "opening"}\', '
-        "file=__import__('sys').stderr, flush=True), "
+        "lambda real: lambda config: ("
+        "__import__('structlog').get_logger().info('opening'), "
         "__import__('time').sleep(SECONDS), real(config))[2]"
     ).replace("SECONDS", str(seconds))
     return {"steering.prepare": f"({slowly})(agent.steering.prepare)"}
