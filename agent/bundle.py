@@ -212,7 +212,7 @@ def _shape(made: Calibration) -> list[list[int | None]]:
     return [
         [
             None if score is None else len(score.weights)
-            for score in (tier.label, tier.entities)
+            for score in (tier.label, tier.entities)  # `inside` has that of `label`
         ]
         for tier in made.tiers
     ]

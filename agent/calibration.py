@@ -44,6 +44,13 @@ class TierCalibration(Frozen):
     """
 
     label: Logistic | None = None
+    """The label right, of a text that is in scope."""
+    inside: Logistic | None = None
+    """The text in scope, by the same evidence; None where nothing is known of others.
+
+    Two factors instead of one logistic: what tells strangers apart says little of which
+    label is right.
+    """
     entities: Logistic | None = None
     """All entities right, none missing."""
     entity: Logistic | None = None
@@ -56,13 +63,18 @@ class TierCalibration(Frozen):
         return Prediction(
             by=by,
             label=guess.label,
-            score=self.label(guess.label_evidence) if self.label else None,
+            score=self._label_score(guess.label_evidence),
             entities=tuple(self._scored(entity) for entity in guess.entities),
             entities_score=(
                 self.entities(guess.entities_evidence) if self.entities else None
             ),
             outside=guess.outside,
         )
+
+    def _label_score(self, evidence: Sequence[float]) -> float | None:
+        if self.label is None:
+            return None
+        return self.label(evidence) * (self.inside(evidence) if self.inside else 1.0)
 
     def _scored(self, entity: Entity) -> Entity:
         if self.entity is None or entity.score is None:

@@ -84,6 +84,7 @@ def calibrate(
     *,
     labels: Collection[str] | None = None,
     certified: bool = True,
+    before: Sequence[TierCalibration] = (),
 ) -> Calibration:
     """Return the calibration of a cascade; raises ConfigError where data is too little.
 
@@ -91,7 +92,8 @@ def calibrate(
     judged; one whose label is not of `labels`, those the bundle knows, is out of scope,
     and any label for it is wrong. `outside` are more of these: they help fit the
     scores, but nothing is certified on them. `data` is for people. Texts that were made
-    up may choose thresholds, but certify nothing: `certified` is False then.
+    up may choose thresholds, but certify nothing: `certified` is False then. What the
+    texts say nothing about stays as it was `before`.
     """
     fitted, held = parted(heard)
     if min(len(fitted), len(held)) < LEAST // 2:
@@ -102,7 +104,10 @@ def calibrate(
     strange = [one for one in fitted if _is_strange(one, labels)]
     inside = [one for one in fitted if not _is_strange(one, labels)]
     outside = [*outside, *strange * STRANGE]
-    found = [_fit(inside, outside, number) for number in range(len(tiers))]
+    found = [
+        _kept(_fit(inside, outside, number), before[number] if before else None)
+        for number in range(len(tiers))
+    ]
     for number in range(len(tiers) - 1):
         found[number] = _with_floors(found, number, inside, outside)
     return Calibration(
@@ -144,20 +149,34 @@ def _possible(heard: Sequence[Heard]) -> list[Guarantee]:
 # -- scores
 
 
+def _kept(found: TierCalibration, before: TierCalibration | None) -> TierCalibration:
+    """Return what was found, with what was known before where nothing was."""
+    if before is None:
+        return found
+    return before.model_copy(update={k: v for k, v in found if v is not None})
+
+
 def _fit(
     heard: Sequence[Heard], outside: Sequence[Heard], tier: int
 ) -> TierCalibration:
-    labelled = [
-        h
-        for h in (*heard, *outside)
-        if h.example.label is not None and h.guesses[tier].label is not None
-    ]
+    labelled, strange = (
+        [
+            h
+            for h in some
+            if h.example.label is not None and h.guesses[tier].label is not None
+        ]
+        for some in (heard, outside)
+    )
     extracting = [h for h in heard if h.guesses[tier].entities_evidence]
     entities = [(h, e) for h in extracting for e in h.guesses[tier].entities]
     return TierCalibration(
         label=_judge(
             [h.guesses[tier].label_evidence for h in labelled],
             [h.label_right(tier) for h in labelled],
+        ),
+        inside=_told_apart(
+            [h.guesses[tier].label_evidence for h in labelled],
+            [h.guesses[tier].label_evidence for h in strange],
         ),
         entities=_judge(
             [h.guesses[tier].entities_evidence for h in extracting],
@@ -168,6 +187,16 @@ def _fit(
             [place(entity) in places(h.example.spans) for h, entity in entities],
         ),
     )
+
+
+def _told_apart(
+    inside: Sequence[tuple[float, ...]], outside: Sequence[tuple[float, ...]]
+) -> Logistic | None:
+    """Return what tells texts in scope from others, if there are both."""
+    if not (inside and outside):
+        return None
+    evidence = np.array([*inside, *outside], np.float64)
+    return logistic(evidence, np.arange(len(evidence)) < len(inside))
 
 
 def _judge(

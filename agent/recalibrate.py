@@ -43,20 +43,15 @@ def recalibrate(
         heard.append(Heard(example, bundle.guesses(text)))
         progress()
     tiers = [stage.by for stage in bundle.stages]
-    made = calibrate(
+    return calibrate(
         heard,
         tiers,
         bundle.manifest.fingerprint(),
         runtime(),
         data,
         labels=bundle.manifest.labels,
+        before=bundle.calibration.tiers,
     )
-    # What the data says nothing about stays as it was, without a table.
-    kept = [
-        own.model_copy(update={k: v for k, v in new if v is not None})
-        for own, new in zip(bundle.calibration.tiers, made.tiers, strict=True)
-    ]
-    return made.model_copy(update={"tiers": kept})
 
 
 def unknown_labels(

@@ -93,6 +93,20 @@ def test_judged() -> None:
     )
 
 
+def test_label_and_scope_are_two_factors() -> None:
+    """A label's score is how likely it is right, if in scope, times whether it is."""
+    right, inside = (
+        Logistic(weights=(1.0, 0.0), bias=0.0),
+        Logistic(weights=(0.0, 2.0), bias=-1.0),
+    )
+    tier = TierCalibration(label=right, inside=inside)
+    found = tier.judged(Tier.ENCODER, Guess("a", (), (0.5, 0.25)))
+    assert found.score == pytest.approx(sigmoid(0.5) * sigmoid(-0.5))
+    assert (
+        TierCalibration(inside=inside).judged(Tier.ENCODER, Guess(None)).score is None
+    )
+
+
 def test_judged_without_logistics() -> None:
     """What was never fitted has no score, and entities keep their raw one."""
     found = TierCalibration().judged(Tier.LINEAR, Guess("a", (KITCHEN,), (1.0,)))

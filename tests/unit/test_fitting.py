@@ -263,12 +263,35 @@ def test_more_texts_from_outside() -> None:
     heard = ranked(800, lambda _: False)
     outside = [told(i, "oos", ("a", -5.0)) for i in range(800, 1000)]
     without, made = fitted(heard), fitted(heard, outside)
-    assert without.tiers[0].label is not None
-    assert made.tiers[0].label is not None
-    assert without.tiers[0].label((-5.0, -5.0)) > 0.9
-    assert made.tiers[0].label((-5.0, -5.0)) < 0.2
+    [guess] = outside[0].guesses
+    one, other = (m.tiers[0].judged(Tier.ENCODER, guess).score for m in (without, made))
+    assert (one or 0) > 0.9
+    assert (other or 1) < 0.2
     assert made.certified_on == without.certified_on
     assert made.tables[LABEL][-1].error == 0.0
+
+
+def test_strangers_do_not_change_which_label_is_right() -> None:
+    """What tells them apart is a factor of its own: among ours, the order stays."""
+    heard = ranked(800, lambda i: i > 600 and i % 3 == 0)
+    outside = [told(i, "oos", ("a", -5.0)) for i in range(800, 1000)]
+    [without], [made] = fitted(heard).tiers, fitted(heard, outside).tiers
+    assert made.label == without.label
+    assert without.inside is None
+    assert made.inside is not None
+    assert made.inside((4.0, 4.0)) > 0.95
+    assert made.inside((-5.0, -5.0)) < 0.2
+
+
+def test_what_the_data_says_nothing_of_stays() -> None:
+    """Without strangers in the data, those known before still count: in scores too."""
+    heard = ranked(800, lambda i: i > 600 and i % 3 == 0)
+    outside = [told(i, "oos", ("a", -5.0)) for i in range(800, 1000)]
+    before = fitted(heard, outside)
+    made = calibrate(heard, TIERS[1:], "0" * 64, "", "", before=before.tiers)
+    assert made == before.model_copy(update={"runtime": "", "data": ""})
+    alone = calibrate(heard, TIERS[1:], "0" * 64, "", "")
+    assert alone.tables != made.tables
 
 
 def test_worthless_evidence_is_left_out() -> None:
