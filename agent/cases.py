@@ -52,8 +52,11 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Name the case: the same message asks the same pipeline the same only once."""
-        named = f"{self.pipeline}\x00{self.id}\x00{self.text}"
+        """Name the case: a message that comes again asks a pipeline only once.
+
+        Producers on other topics may use the same ids.
+        """
+        named = f"{self.pipeline}\x00{self.topic}\x00{self.id}\x00{self.text}"
         return hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

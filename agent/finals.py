@@ -32,7 +32,7 @@ from agent.wire import Topics, result_payload
 AT_ONCE = 50
 AGAIN_S = 1.0
 REFUSED_S = 30.0  # how long a result rests that the broker does not take
-TOMBSTONES_S = 86_400.0  # how long an ended case is remembered
+TOMBSTONES_S = 3600.0  # how long an ended case is remembered
 PRUNE_S = 60.0
 FULL_S = 5.0  # how long an outbox must take everything to count as not full
 DISK_S = 1.0  # how often a full disk is tried: others may have made room

@@ -61,15 +61,16 @@ def test_a_case_survives_the_outbox(text: str, name: str) -> None:
 
 
 def test_the_same_message_is_the_same_case() -> None:
-    """A redelivery has the key of its first delivery; other texts and pipelines not."""
-    later = replace(CASE, received_at=datetime.now(UTC), topic="other")
+    """A redelivery has its first delivery's key; other texts, topics, pipelines not."""
+    later = replace(CASE, received_at=datetime.now(UTC))
     assert later.key == CASE.key
     others = [
         replace(CASE, id="m-2"),
         replace(CASE, pipeline="media"),
+        replace(CASE, topic="home/hall/utterance"),
         replace(CASE, text="wake us"),
     ]
-    assert len({CASE.key, *(other.key for other in others)}) == 4
+    assert len({CASE.key, *(other.key for other in others)}) == 5
 
 
 def test_a_request_survives_the_wire() -> None:
