@@ -16,9 +16,10 @@ CARD = Template("""\
 $description
 
 A trunk is no bundle: it answers nothing by itself. Bundles in folders beside it stand
-on it: $members. Their heads read what it makes of a text, and a process that
-runs several of them holds it once. They move together: each lists the sha256 of the
-files here, and is refused beside any other trunk.
+on it: $members.
+Their heads read what it makes of a text, and a process that runs several of them holds
+it once. They move together: each lists the sha256 of the files here, and is refused
+beside any other trunk.
 
 | | |
 |---|---|
@@ -32,13 +33,14 @@ files here, and is refused beside any other trunk.
 $sources
 
 Trained on the $train training texts of its members together, $epochs epochs: each batch
-is of one member, the batches of all are shuffled. ${teachers}It was never shown what is
-out of scope: the linear tiers of its members know that.
+is of one member, the batches of all are shuffled.
+${teachers}It was never shown what is out of scope: the linear tiers of its members know
+that.
 
 ## Scores
 
-What its members' encoder tiers alone say to their validation texts in scope, one text
-at a time, with the code that ships:
+What its members' encoder tiers, which heed the linear tiers, say to all validation texts
+in scope, one text at a time, with the code that ships:
 
 | | fp32 | int8 (this trunk) |
 |---|---|---|
@@ -132,7 +134,7 @@ def _linked(name: str) -> str:
 def _teachers(taught: Sequence[Taught]) -> str:
     said = [
         f"`{one.recipe.about.name}` learned the mean opinion of "
-        f"{one.recipe.training.teachers} networks of its own beside its labels. "
+        f"{one.recipe.training.teachers} networks of its own beside its labels.\n"
         for one in taught
         if one.recipe.training.teachers
     ]
