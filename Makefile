@@ -14,7 +14,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
 
-.PHONY: all run test workshop models check bench soak deb lock system arm64 clean
+.PHONY: all run test long workshop models check bench soak deb lock system arm64 clean
 all: check test
 
 run: .venv/.run
@@ -23,7 +23,11 @@ run: .venv/.run
 test: .venv/.dev
 	@{ command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ]; } && command -v openssl >/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mosquitto openssl; }
-	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not long" $(TESTS)
+
+# What takes minutes: 5,000 messages while everything breaks again and again.
+long: .venv/.dev
+	$(BIN)/python -m pytest -m long
 
 workshop: .venv/.workshop
 	$(BIN)/python -m pytest tests/workshop

@@ -133,7 +133,7 @@ def deaths(who: Chaotic, breaks: list[float]) -> Callable[[], None]:
 
 SIZES = [
     pytest.param(1000, (4, 2, 3), id="1000"),
-    pytest.param(5000, (10, 5, 7), id="5000", marks=pytest.mark.slow),
+    pytest.param(5000, (10, 5, 7), id="5000", marks=pytest.mark.long),
 ]
 
 
