@@ -180,9 +180,10 @@ def test_drop_lowest(broker: Mosquitto, new_agent: NewAgent, client: Client) -> 
     assert first["high"] >= 50
     send_long(client, range(300, 310), "low")
     client.wait(lambda: _ended(client, "full") + _waiting(client) == 310)
-    wait_finals(client, first.total() + 10)
+    wait_finals(client, _ended(client, "full"))
     then = Counter(said["pipeline"] for said in finals(client).values())
-    assert then - first == {"low": 10}
+    # Some may still have fitted; what did not, nobody more important went for.
+    assert set(then - first) <= {"low"}
     with ScriptedLLM(any_label, port):
         wait_finals(client, 310)
         assert agent.terminate() == 0
