@@ -32,10 +32,13 @@ from agent.types import (
 )
 from agent.wire import dead_letter_payload, result_payload
 
-DECIDED = 500  # decisions that are remembered: more than a broker sends again
+DECIDED = 2000  # decisions that are remembered: more than may be in hand by default
 BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
 
 ENVELOPE = 512  # bytes of a packet that are not payload: topic, properties
+
+# By pipeline, id and text; the oldest first.
+Decided = dict[tuple[str, str, int], Decision]
 
 log = structlog.get_logger()
 
@@ -86,10 +89,12 @@ class Engine:
         counts: Counts,
         packet_limit: Callable[[], int],
         deliver: Callable[[Parcel], None],
+        decided: Decided | None = None,
     ) -> None:
         """`deliver` gets each message's parcel, in order of arrival.
 
-        `packet_limit` tells how many bytes the broker takes in one packet.
+        `packet_limit` tells how many bytes the broker takes in one packet. `decided`
+        are the decisions of the engine before this one, of the same configuration.
         """
         self._device = device
         self._max_batch = max_batch
@@ -100,7 +105,7 @@ class Engine:
         self._waiting = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._busy_since: float | None = None
-        self._decided: dict[tuple[str, str, int], Decision] = {}  # the oldest first
+        self._decided = {} if decided is None else decided
 
     def put(self, order: Order) -> None:
         """Add a message; the caller has checked that there is room."""

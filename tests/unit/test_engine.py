@@ -191,11 +191,11 @@ async def test_what_comes_again_is_decided_as_before(
 async def test_remembers_only_so_many(bench: Bench, bundle: Bundle) -> None:
     """What is remembered of decisions is bounded."""
     pipeline = road(asking(bundle, Brittle()))
-    for number in range(700):
+    for number in range(2200):
         bench.engine.put(Order(message(b"lamp", number), (pipeline,)))
-    while len(bench.parcels) < 700:
+    while len(bench.parcels) < 2200:
         await bench.engine.work_once()
-    assert len(bench.engine._decided) == 500
+    assert len(bench.engine._decided) == 2000
 
 
 async def test_low_confidence(bench: Bench, bundle: Bundle) -> None:
