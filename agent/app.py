@@ -95,7 +95,7 @@ class Daemon:
         self._engine = Engine(
             *(config.agent.device.id, config.agent.engine.max_batch, self._counts),
             lambda: self._link.max_packet_bytes,
-            *(self._deliver, lasting.decided_with(config)),
+            self._deliver,
         )
         self._control = Control(
             self._topics,

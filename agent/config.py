@@ -183,7 +183,7 @@ class EngineSection(Section):
     threads: int = Field(default=1, ge=1, le=64)
     """Threads of one inference. More than one helps only long texts."""
     max_batch: int = Field(default=16, ge=1, le=512)
-    """Most messages of one batch; smaller means smoother, larger rarely faster."""
+    """Most messages the worker takes at a time; no answer depends on it."""
 
 
 class Limits(Section):

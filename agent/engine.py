@@ -1,6 +1,8 @@
 """The engine: whenever the worker is free, it takes all that waits.
 
-An idle device answers at once, a loaded one batches by itself; there are no timers.
+An idle device answers at once, a loaded one takes more at a time; there are no timers.
+What is decided about a text depends on the text alone, not on what else waits: a
+message that comes again, after a crash as well, ends as it did before.
 Tokenizing and inference run in one worker thread, never in the event loop.
 """
 
@@ -32,13 +34,9 @@ from agent.types import (
 )
 from agent.wire import dead_letter_payload, result_payload
 
-DECIDED = 2000  # decisions that are remembered: more than may be in hand by default
 BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
 
 ENVELOPE = 512  # bytes of a packet that are not payload: topic, properties
-
-# By pipeline, id and text; the oldest first.
-Decided = dict[tuple[str, str, int], Decision]
 
 log = structlog.get_logger()
 
@@ -59,16 +57,10 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A text that waits for its bundle; `again`: it may have been decided about."""
+    """A text that waits for its bundle."""
 
     pipeline: Pipeline
     text: Text
-    again: bool = False
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """What tells it from others."""
-        return self.pipeline.name, self.text.id, hash(self.text.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +81,10 @@ class Engine:
         counts: Counts,
         packet_limit: Callable[[], int],
         deliver: Callable[[Parcel], None],
-        decided: Decided | None = None,
     ) -> None:
         """`deliver` gets each message's parcel, in order of arrival.
 
-        `packet_limit` tells how many bytes the broker takes in one packet. `decided`
-        are the decisions of the engine before this one, of the same configuration.
+        `packet_limit` tells how many bytes the broker takes in one packet.
         """
         self._device = device
         self._max_batch = max_batch
@@ -105,7 +95,6 @@ class Engine:
         self._waiting = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._busy_since: float | None = None
-        self._decided = {} if decided is None else decided
 
     def put(self, order: Order) -> None:
         """Add a message; the caller has checked that there is room."""
@@ -147,7 +136,8 @@ class Engine:
         self._busy_since = time.monotonic()
         started = time.perf_counter()
         jobs, unreadable = self._read(batch)
-        decisions = await self._decide(jobs)
+        loop = asyncio.get_running_loop()
+        decisions = await loop.run_in_executor(self._worker, answer, jobs)
         predict_s = time.perf_counter() - started
         answers = iter(zip(jobs, decisions, strict=True))
         for index, order in enumerate(batch):
@@ -171,24 +161,6 @@ class Engine:
             self._deliver(Parcel(order.message, tuple(sends), tuple(cases), meanwhile))
         self._busy_since = None
 
-    async def _decide(self, jobs: Sequence[Job]) -> list[Decision]:
-        """Decide about texts; about one that comes again, the same again.
-
-        A score depends a little on the batch, and near the threshold a message would
-        have two ends: one here, one upstream.
-        """
-        known = [self._decided.get(job.key) if job.again else None for job in jobs]
-        new = [job for job, old in zip(jobs, known, strict=True) if old is None]
-        loop = asyncio.get_running_loop()
-        answers = iter(await loop.run_in_executor(self._worker, answer, new))
-        decisions = [next(answers) if old is None else old for old in known]
-        for job, decision in zip(jobs, decisions, strict=True):
-            self._decided.pop(job.key, None)
-            self._decided[job.key] = decision
-        for key in list(self._decided)[:-DECIDED]:
-            del self._decided[key]
-        return decisions
-
     def _read(
         self, batch: Sequence[Order]
     ) -> tuple[list[Job], dict[tuple[int, str], Unreadable]]:
@@ -201,7 +173,7 @@ class Engine:
                 except Unreadable as why:
                     unreadable[index, pipeline.name] = why
                 else:
-                    jobs.append(Job(pipeline, text, order.message.again))
+                    jobs.append(Job(pipeline, text))
         return jobs, unreadable
 
     def _dead_letter(

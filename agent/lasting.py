@@ -15,7 +15,6 @@ from pathlib import Path
 import structlog
 
 from agent.config import Config
-from agent.engine import Decided
 from agent.errors import ConfigError, Undelivered
 from agent.ids import IdTable
 from agent.link import publish_aside
@@ -32,22 +31,12 @@ class Lasting:
     """What was asked of the process: to end, to reload, and requests by MQTT.
 
     A reload is asked for until somebody begins it, so that none is lost while one
-    daemon makes room for the next. `begun` are requests that must not run again,
-    `decided` the decisions of one configuration, by its hash: a message that comes
-    again after a reload must not end in another way.
+    daemon makes room for the next. `begun` are requests that must not run again.
     """
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     hangup: asyncio.Event = field(default_factory=asyncio.Event)
     begun: deque[str] = field(default_factory=lambda: deque(maxlen=BEGUN))
-    decided: dict[str, Decided] = field(default_factory=dict)
-
-    def decided_with(self, config: Config) -> Decided:
-        """Return what was decided with a configuration; of others all is forgotten."""
-        kept = self.decided.get(config.hash, {})
-        self.decided.clear()
-        self.decided[config.hash] = kept
-        return kept
 
 
 @contextmanager

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 SPECIAL_TOKENS = 2  # one in front, one behind
 TINY = 1e-30  # a probability whose logarithm is finite
-TOKENS_A_RUN = 1024  # bounds the memory of one inference, whatever waits
 
 
 class EncoderSpec(BaseModel):
@@ -120,7 +119,6 @@ class Window:
     `words` maps a word of the whole text to its first token in this window.
     """
 
-    text: int  # index of the text in the batch
     ids: list[int]
     words: dict[int, int]
     spans: dict[int, tuple[int, int]]  # word -> character offsets in the text
@@ -155,24 +153,16 @@ class Encoder:
         `earlier` is what the tier before said of each, if there was one.
         A text longer than the window is read in overlapping windows: label
         probabilities are averaged, each word is judged where it has most context.
+        What is said of a text depends on nothing but the text.
         Raises ValueError if the model answers with numbers that are none.
         """
-        windows = [w for i, text in enumerate(texts) for w in self._windows(i, text)]
-        outputs: list[dict[str, Floats]] = [{} for _ in windows]
-        for group in _by_length([len(window.ids) for window in windows]):
-            answers = self._run([windows[i] for i in group])
-            for i, answer in zip(group, answers, strict=True):
-                outputs[i] = answer
-        read: list[list[tuple[Window, dict[str, Floats]]]] = [[] for _ in texts]
-        for window, output in zip(windows, outputs, strict=True):
-            read[window.text].append((window, output))
         opinions = [guess.opinion for guess in earlier] or [()] * len(texts)
         return [
-            self._guess(text, own, opinion)
-            for text, own, opinion in zip(texts, read, opinions, strict=True)
+            self._guess(text, [(w, self._run(w)) for w in self._windows(text)], opinion)
+            for text, opinion in zip(texts, opinions, strict=True)
         ]
 
-    def _windows(self, index: int, text: str) -> Iterator[Window]:
+    def _windows(self, text: str) -> Iterator[Window]:
         encoding = self._tokenizer.encode(text)
         for part in (encoding, *encoding.overflowing):
             first: dict[int, int] = {}
@@ -183,25 +173,18 @@ class Encoder:
                 start, end = part.offsets[token]
                 first.setdefault(word, token)
                 spans[word] = (spans[word][0] if word in spans else start, end)
-            yield Window(index, part.ids, first, spans)
+            yield Window(part.ids, first, spans)
 
-    def _run(self, windows: Sequence[Window]) -> list[dict[str, Floats]]:
-        width = max(len(window.ids) for window in windows)
-        ids = np.zeros((len(windows), width), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, window in enumerate(windows):
-            ids[row, : len(window.ids)] = window.ids
-            mask[row, : len(window.ids)] = 1
-        feed = {"input_ids": ids, "attention_mask": mask}
-        found = dict(
-            zip(self._outputs, self._session.run(self._outputs, feed), strict=True)
-        )
-        if not all(np.isfinite(array).all() for array in found.values()):
+    def _run(self, window: Window) -> dict[str, Floats]:
+        """Ask the model; alone, for int8 answers depend on neighbours in a batch."""
+        ids = np.asarray([window.ids], dtype=np.int64)
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        found = self._session.run(self._outputs, feed)
+        if not all(np.isfinite(array).all() for array in found):
             raise ValueError("the model answered with numbers that are none")
-        return [
-            {name: array[row] for name, array in found.items()}
-            for row in range(len(windows))
-        ]
+        return {
+            name: array[0] for name, array in zip(self._outputs, found, strict=True)
+        }
 
     def _guess(
         self,
@@ -292,24 +275,6 @@ def _once(entities: Sequence[Entity]) -> Iterator[Entity]:
         if place not in seen:
             seen.add(place)
             yield entity
-
-
-def _by_length(lengths: Sequence[int], waste: float = 1.25) -> Iterator[list[int]]:
-    """Group indices so that padding to the longest costs at most `waste` times.
-
-    A group holds TOKENS_A_RUN tokens at most, padding included.
-    """
-    group: list[int] = []
-    tokens = 0
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        tokens += lengths[index]
-        padded = (len(group) + 1) * lengths[index]
-        if group and (padded > waste * tokens or padded > TOKENS_A_RUN):
-            yield group
-            group, tokens = [], lengths[index]
-        group.append(index)
-    if group:
-        yield group
 
 
 def _with_marks(text: str, end: int) -> int:

@@ -105,7 +105,7 @@ async def test_a_message_becomes_a_result(bench: Bench, bundle: Bundle) -> None:
 
 
 async def test_takes_all_that_waits_up_to_a_batch(bench: Bench, bundle: Bundle) -> None:
-    """Batches form by themselves, and order stays."""
+    """The busier, the more is taken at a time, and order stays."""
     model = Brittle()
     pipeline = road(asking(bundle, model))
     for number in range(7):
@@ -171,31 +171,6 @@ async def test_one_bad_text_takes_no_neighbour_with_it(
         ("resolved", None, "c"),
     ]
     assert [e["event"] for e in logs].count("model_failed") == 1
-
-
-async def test_what_comes_again_is_decided_as_before(
-    bench: Bench, bundle: Bundle
-) -> None:
-    """A message that the broker sends again is not asked about: it has one end."""
-    model = Brittle()
-    pipeline = road(asking(bundle, model))
-    for again, number in [(False, 1), (True, 1), (False, 1), (True, 2)]:
-        one = replace(message(b"turn on the lamp", number), again=again)
-        bench.engine.put(Order(one, (pipeline,)))
-        await bench.engine.work_once()
-    assert len(model.asked) == 3  # all but the second
-    first, second, *_ = bench.results()
-    assert (first["id"], first["label"]) == (second["id"], second["label"])
-
-
-async def test_remembers_only_so_many(bench: Bench, bundle: Bundle) -> None:
-    """What is remembered of decisions is bounded."""
-    pipeline = road(asking(bundle, Brittle()))
-    for number in range(2200):
-        bench.engine.put(Order(message(b"lamp", number), (pipeline,)))
-    while len(bench.parcels) < 2200:
-        await bench.engine.work_once()
-    assert len(bench.engine._decided) == 2000
 
 
 async def test_low_confidence(bench: Bench, bundle: Bundle) -> None:

@@ -11,6 +11,7 @@ from tiny import arrived, seal, write_bundle, write_calibration
 from agent.calibration import Calibration, Threshold
 from agent.config import Config, load
 from agent.decide import Policy
+from agent.demo import read_messages
 from agent.errors import ConfigError
 from agent.pipeline import bundles_of, open_pipelines, policy
 from agent.types import (
@@ -50,6 +51,15 @@ def toml(kind: str = "understand", more: str = "", bundle: str = "tiny") -> str:
         f'kind = "{kind}"\ninput = {{topics = ["home/+/utterance"]}}\n'
         f'model = {{bundle = "{bundle}"}}\n{more}'
     )
+
+
+@pytest.mark.parametrize("name", ["home", "maintenance"])
+def test_an_answer_depends_on_the_text_alone(name: str) -> None:
+    """Shipped int8 bundles answer alone as in company, by no bit otherwise."""
+    [pipeline] = open_pipelines(load(None, enable=(name,)))
+    texts = [text for text in read_messages(None) if len(text) < 200]
+    alone = [pipeline.bundle.predict([text], lambda _: False)[0] for text in texts]
+    assert pipeline.bundle.predict(texts, lambda _: False) == alone
 
 
 def test_open(tmp_path: Path) -> None:
