@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent import __version__
-from agent.errors import ConfigError, Undelivered
+from agent.errors import ConfigError, Undelivered, Unready
 from agent.fleet.commands import fleet
 
 if TYPE_CHECKING:
@@ -504,6 +504,9 @@ def main() -> None:
         for line in str(error).splitlines():
             click.echo(f"error: {line}", err=True)
         sys.exit(2)
+    except Unready as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
     except Undelivered as error:
         click.echo(f"error: the broker did not answer: {error}", err=True)
         sys.exit(1)

@@ -7,6 +7,10 @@ class ConfigError(Exception):
     """The operator's: a file says something that cannot be meant. Exit status 2."""
 
 
+class Unready(Exception):
+    """The machine's: a start that may succeed later, as on a full disk. Status 1."""
+
+
 class BundleError(ConfigError):
     """The operator's: a bundle is incomplete, damaged or answers wrongly here."""
 

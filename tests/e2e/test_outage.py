@@ -345,3 +345,23 @@ def _waiting(client: Client) -> int:
 def _ended(client: Client, how: str) -> int:
     told = health(client)
     return int(told["cases"].get(how, 0)) if told else 0
+
+
+def test_first_start_on_a_full_disk(
+    broker: Mosquitto, small_disk: Path, new_agent: NewAgent
+) -> None:
+    """Without room for an outbox it says so in a line, and starts when there is."""
+    agent = new_agent(
+        broker.port,
+        upstream=gone(free_port()),
+        state=small_disk,
+        pipelines={"ask": asking()},
+    )
+    filler = fill(small_disk)
+    agent.start(ready=False)
+    assert agent.wait() == 1  # 2 would be a mistake of the operator's
+    [said] = agent.noise
+    assert said.startswith("error: the outbox does not open, free some room?")
+    filler.unlink()
+    agent.start()
+    assert agent.terminate() == 0
