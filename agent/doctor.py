@@ -8,7 +8,6 @@ import asyncio
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from agent.check import Finding
 from agent.config import Config
 from agent.errors import ConfigError, Undelivered
+from agent.interpreter import PYTHON, environment
 from agent.mqtt import Connection, Endpoint
 from agent.pipeline import bundles_of, open_pipelines
 from agent.types import Message
@@ -69,7 +69,8 @@ def _machine(config: Config) -> Iterator[Finding]:
 def _runtime() -> Iterator[Finding]:
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter
-            [sys.executable, "-c", RUNTIME],
+            [*PYTHON, "-c", RUNTIME],
+            env=environment(),
             capture_output=True,
             text=True,
             timeout=IMPORT_S,

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import socket
-import sys
 import sysconfig
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from agent.errors import ConfigError, Undelivered
+from agent.interpreter import PYTHON, environment
 from agent.mqtt import Connection, Endpoint
 from agent.types import Message
 from agent.wire import Topics
@@ -121,8 +121,9 @@ async def daemon(
     await watcher.subscribe([Topics(DEVICE).status])
     with (folder / "agent.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            *PYTHON,
             *("-m", "agent", "run", "--config", str(config)),
+            env=environment(),
             stdout=log,
             stderr=log,
             start_new_session=True,

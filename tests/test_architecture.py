@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("outbox.store", "outbox.cases", "outbox.answers", "outbox.ledger"),
         *("outbox.spending", "outbox", "outbox.reading"),
         *("ids", "mqtt", "link", "subscriptions", "systemd", "log", "files", "vitals"),
+        "interpreter",
         *("fleet.signing", "fleet.storage"),
     ),
     # 3: upstream transports

@@ -144,6 +144,12 @@ def test_ready(box: Container) -> None:
     assert answers(box)
 
 
+def test_look_around(box: Container) -> None:
+    """Doctor finds a healthy device healthy, and top shows it, by the package alone."""
+    box.run("slm-agent", "doctor")
+    assert HOST in box.run("slm-agent", "top", "--once")
+
+
 def test_sandbox(box: Container) -> None:
     """It runs without rights, under a filter of system calls, and lacks nothing."""
     pid = box.show(UNIT, "MainPID")
@@ -277,6 +283,7 @@ def test_credentials(box: Container) -> None:
     box.write(CONFIG, lines)
     box.run("systemctl", "restart", UNIT)
     assert answers(box, "-u", HOST, "-P", "sesame")
+    box.run("slm-agent", "doctor")
     pid = box.show(UNIT, "MainPID")
     assert "sesame" not in box.run("cat", f"/proc/{pid}/environ")
     assert "sesame" not in box.run("cat", f"/proc/{pid}/cmdline")

@@ -1,0 +1,81 @@
+"""Installed otherwise than here: as Debian's package lays it out."""
+
+import json
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stage import REPOSITORY, Agent, Mosquitto
+
+SITE = Path(sysconfig.get_paths()["purelib"])
+HOME = "/usr/lib/slm-agent"
+EMBEDDED = """\
+import asyncio
+from pathlib import Path
+from agent.embedded import daemon
+
+async def main():
+    async with daemon(Path({folder!r}), {port}, "5"):
+        pass
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """Return a Python that finds none of our libraries by itself."""
+    folder = tmp_path / "bare"
+    making = [sys.executable, "-m", "venv", "--without-pip", folder]
+    subprocess.run(making, check=True)
+    return folder / "bin" / "python3"
+
+
+@pytest.fixture
+def packaged(tmp_path: Path) -> str:
+    """Return the package's program, with its libraries in a folder of their own."""
+    folder = tmp_path / "lib"
+    folder.mkdir()
+    (folder / "agent").symlink_to(REPOSITORY / "agent")
+    for library in SITE.iterdir():
+        if library.name != "agent":
+            (folder / library.name).symlink_to(library)
+    program = (REPOSITORY / "packaging" / "slm-agent").read_text("utf-8")
+    assert HOME in program
+    return program.replace(HOME, str(folder))
+
+
+def test_doctor_of_the_package(
+    broker: Mosquitto,
+    new_agent: Callable[..., Agent],
+    bare: Path,
+    packaged: str,
+    tmp_path: Path,
+) -> None:
+    """Doctor finds the libraries of which only the package's program knows."""
+    program = tmp_path / "slm-agent"
+    program.write_text(packaged, "utf-8")
+    config = new_agent(broker.port).config
+    done = subprocess.run(
+        [bare, "-I", program, "doctor", "--json", "--config", config],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    [runtime] = [said for said in found if said["subject"] == "runtime"]
+    assert runtime["level"] == "ok", runtime
+    assert done.returncode == 0, done.stdout
+
+
+def test_daemon_of_the_package(
+    broker: Mosquitto, bare: Path, packaged: str, tmp_path: Path
+) -> None:
+    """The daemon that demo and bench start runs with the package's libraries, too."""
+    lines, _, _ = packaged.partition("from agent.__main__")
+    lines += EMBEDDED.format(folder=str(tmp_path), port=broker.port)
+    subprocess.run([bare, "-I", "-c", lines], cwd="/", check=True)
