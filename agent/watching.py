@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
 from agent.config import Config
-from agent.errors import ConfigError, Undelivered
+from agent.errors import Undelivered
+from agent.fleet.tables import plain
 from agent.mqtt import Connection
 from agent.types import Message
 from agent.wiring import endpoint
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
 OLD_S = 90.0  # a health that was not repeated for so long is shown as old
 QUIET_S = 0.5  # of silence end what is retained,
 SETTLED_S = 5.0  # or so much time, where devices speak all the while
+CLEAR = "\x1b[H\x1b[2J"  # a terminal
+HEADINGS = (
+    *("device", "status", "received", "local %", "p50 ms", "p99 ms", "in hand"),
+    *("outbox", "calls", "MB", "alerts"),
+)
 
 
 class Heard:
@@ -208,20 +217,29 @@ def _is_fit(key: str, value: object) -> bool:
 
 
 @contextmanager
-def _shown(fleet: Fleet) -> Iterator[Any]:
-    try:
-        from rich.live import Live
-    except ImportError:
-        raise ConfigError(
-            "tables are missing: pip install 'slm-agent[demo]' (or use --json)"
-        ) from None
-    with Live(_table(fleet), screen=False, auto_refresh=False) as live:
-
-        def show() -> None:
-            live.update(_table(fleet), refresh=True)
-
+def _shown(fleet: Fleet) -> Iterator[Callable[[], None]]:
+    """Show the devices, and again at each call; without rich in plain columns."""
+    if find_spec("rich") is None:
+        show = partial(_print, fleet)
         show()
         yield show
+        return
+    from rich.live import Live
+
+    with Live(_table(fleet), screen=False, auto_refresh=False) as live:
+
+        def update() -> None:
+            live.update(_table(fleet), refresh=True)
+
+        update()
+        yield update
+
+
+def _print(fleet: Fleet) -> None:
+    if sys.stdout.isatty():
+        sys.stdout.write(CLEAR)
+    sys.stdout.write(plain(HEADINGS, list(_cells(fleet))))
+    sys.stdout.flush()
 
 
 def _table(fleet: Fleet) -> "Table":
@@ -229,25 +247,34 @@ def _table(fleet: Fleet) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    numbers = ("received", "local %", "p50 ms", "p99 ms", "in hand", "outbox", "calls")
-    table.add_column("device")
-    table.add_column("status")
-    for name in (*numbers, "MB"):
-        table.add_column(name, justify="right")
-    table.add_column("alerts", style="red")
-    for row in fleet.rows():
-        status = "old" if row["old"] and row["status"] == "online" else row["status"]
-        status = escape(_printable(status))
-        keys = ("received", "percent_local", "ms_p50", "ms_p99", "in_hand", "outbox")
-        memory = row["rss_bytes"]
+    for name in HEADINGS:
+        words = name in {"device", "status", "alerts"}
+        table.add_column(
+            name,
+            justify="left" if words else "right",
+            style="red" if name == "alerts" else None,
+        )
+    for device, status, *others in _cells(fleet):
+        colour = "green" if status == "online" else "yellow"
         table.add_row(
-            escape(_printable(row["device"])),
-            f"[green]{status}" if status == "online" else f"[yellow]{status}",
-            *(_cell(row[key]) for key in (*keys, "calls_today")),
-            _cell(memory and memory / 1e6),
-            escape(_printable(", ".join(row["alerts"]))),
+            escape(device), f"[{colour}]{escape(status)}", *map(escape, others)
         )
     return table
+
+
+def _cells(fleet: Fleet) -> Iterator[tuple[str, ...]]:
+    """Yield what stands below the headings."""
+    for row in fleet.rows():
+        status = "old" if row["old"] and row["status"] == "online" else row["status"]
+        keys = ("received", "percent_local", "ms_p50", "ms_p99", "in_hand", "outbox")
+        memory = row["rss_bytes"]
+        yield (
+            _printable(row["device"]),
+            _printable(status),
+            *(_cell(row[key]) for key in (*keys, "calls_today")),
+            _cell(memory and memory / 1e6),
+            _printable(", ".join(row["alerts"])),
+        )
 
 
 def _calls(spent: object) -> object:

@@ -59,8 +59,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 6: the commands
     (
         *("evaluate", "check", "recalibrate", "embedded", "simulated"),
-        *("demo", "bench", "doctor", "watching"),
-        *("fleet.checks", "fleet.differences", "fleet.tables", "fleet.commands"),
+        *("demo", "bench", "doctor", "fleet.tables", "watching"),
+        *("fleet.checks", "fleet.differences", "fleet.commands"),
         "egress",
         # the upstream side: nothing of the device's is above it
         *("broker", "broker.settings", "broker.llm", "broker.tally", "broker.claims"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,9 +11,20 @@ from rich.console import Console
 from tiny import arrived
 
 from agent.errors import Undelivered
+from agent.fleet.tables import plain
 from agent.mqtt import Ended
 from agent.types import Message
-from agent.watching import Fleet, Heard, _settle, _table, line
+from agent.watching import (
+    CLEAR,
+    HEADINGS,
+    Fleet,
+    Heard,
+    _cells,
+    _settle,
+    _shown,
+    _table,
+    line,
+)
 
 if TYPE_CHECKING:
     from agent.mqtt import Connection
@@ -94,10 +106,34 @@ def test_top_shows_whatever_comes(health: object) -> None:
     console = Console(width=200)
     with console.capture() as capture:
         console.print(_table(fleet))
-    shown = capture.get()
-    assert "good" in shown
-    assert "1.2" in shown
-    assert "[red]odd[bold" in shown
+    for shown in (capture.get(), plain(HEADINGS, list(_cells(fleet)))):
+        assert "good" in shown
+        assert "1.2" in shown
+        assert "[red]odd[bold" in shown
+        assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_top_without_rich(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, *, terminal: bool
+) -> None:
+    """Where rich is not installed the columns are plain, and anew on a terminal."""
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setattr("agent.watching.find_spec", lambda _: None)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    fleet = Fleet()
+    fleet.take(said({"received": 5, "rss_bytes": 2e6}, "slm/pi/health"))
+    with _shown(fleet) as show:
+        first = capsys.readouterr().out
+        fleet.take(replace(arrived(b"online"), topic="slm/pi/status"))
+        show()
+    second = capsys.readouterr().out
+    assert first.startswith(CLEAR) is second.startswith(CLEAR) is terminal
+    headings, row = first.removeprefix(CLEAR).splitlines()
+    assert headings.split("  ")[:3] == ["device", "status", "received"]
+    assert row.split() == ["pi", "?", "5", "2.0"]
+    assert row.index("2.0") == headings.index("MB")
+    assert second.splitlines()[-1].startswith("pi      online  5")
 
 
 @dataclass
