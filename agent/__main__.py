@@ -86,7 +86,7 @@ def broker(config: Path | None) -> None:
 @CONFIG
 @JSON
 @click.option(
-    "--schema", is_flag=True, help="Print the JSON Schema of both kinds of file."
+    "--schema", is_flag=True, help="Print the JSON Schema of each kind of file."
 )
 def check(config: Path | None, *, as_json: bool, schema: bool) -> None:
     """Check configuration, bundles, probes and example cases.
@@ -96,7 +96,10 @@ def check(config: Path | None, *, as_json: bool, schema: bool) -> None:
     from agent.config import load, schemas
 
     if schema:
-        click.echo(json.dumps(schemas(), indent=2))
+        from agent.broker.settings import BrokerFile
+
+        broker_schema = {"broker.toml": BrokerFile.model_json_schema()}
+        click.echo(json.dumps(schemas() | broker_schema, indent=2))
         return
     from agent.check import check as findings
 
