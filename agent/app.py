@@ -28,13 +28,13 @@ from agent.pilot import Pilot
 from agent.presence import Presence, Sources
 from agent.steering import Steering
 from agent.subscriptions import obsolete, write_down
-from agent.systemd import notify, watchdog_interval
+from agent.systemd import notify
 from agent.types import Message
+from agent.watchdog import STALL_S, Watchdog
 from agent.wire import Topics
 from agent.wiring import Parts, open_escalation, prepare
 
 FINISH_S = 10.0  # how long a stop waits for what is in hand
-STALL_S = 60.0  # a batch that takes longer is hung; the watchdog is not fed then
 REFUSED = "reload_refused"  # until a reload succeeds
 FAREWELL_S = 0.2
 PATIENCE_S = 10.0  # how long we wait for the broker before we say that we are there
@@ -97,6 +97,8 @@ class Daemon:
             lambda: self._link.max_packet_bytes,
             self._deliver,
         )
+        watched = self._engine, self._link, self._backlog, self._escalation
+        self._watchdog = Watchdog(*watched)
         self._control = Control(
             self._topics,
             *(self._link, self._engine, self._pipelines, self._recent),
@@ -131,7 +133,7 @@ class Daemon:
                 group.create_task(self._reloads(), name="reload"),
                 group.create_task(self._pilot.run(), name="fleet"),
                 group.create_task(self._presence.run(), name="heartbeat"),
-                group.create_task(self._watchdog(), name="watchdog"),
+                group.create_task(self._watchdog.run(), name="watchdog"),
                 group.create_task(self._do_not_wait(), name="patience"),
             ]
             if self._escalation:
@@ -322,19 +324,6 @@ class Daemon:
             write_down(folder, self._filters)
         except OSError as error:
             log.warning("subscriptions_not_written_down", why=str(error))
-
-    async def _watchdog(self) -> None:
-        """Feed systemd's watchdog while the work moves on.
-
-        A hung event loop does not get here; a hung model shows in `busy_s`.
-        """
-        pause = watchdog_interval()
-        while pause:
-            if self._engine.busy_s() < STALL_S:
-                notify("WATCHDOG=1")
-            else:
-                log.error("stalled", busy_s=round(self._engine.busy_s()))
-            await asyncio.sleep(pause)
 
 
 def _one_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ and counted. A QoS 1 message is left unacknowledged: the broker still has it. On
 we hold is done, we hang up, and the broker sends what was left again, in order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from agent.types import Message
@@ -35,6 +35,8 @@ class Backlog:
     owed: int = 0  # QoS 1 messages in hand
     overrun_epoch: int = 0  # the connection on which QoS 1 is left to the broker
     waiting: bool = False  # something left has not been fetched yet
+    ended: int = 0  # since the start
+    arrivals: dict[int, float] = field(default_factory=dict)  # of those in hand, by seq
 
     def admit(self, message: Message) -> Verdict:
         """Take an arriving message in, if there is room.
@@ -53,9 +55,15 @@ class Backlog:
             self.left += 1
             return Verdict.LEFT
         self.messages += 1
+        self.arrivals[message.seq] = message.arrived
         self.bytes += len(message.payload)
         self.owed += message.qos > 0
         return Verdict.TAKEN
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest message in hand arrived, as its `arrived` says it."""
+        return next(iter(self.arrivals.values()), None)
 
     def _full(self, message: Message, share: float) -> bool:
         """Tell whether a message would exceed this share of the bounds."""
@@ -66,6 +74,8 @@ class Backlog:
     def done(self, message: Message) -> bool:
         """Let a message go; True when it is time to hang up for those left."""
         self.messages -= 1
+        self.ended += 1
+        del self.arrivals[message.seq]
         self.bytes -= len(message.payload)
         self.owed -= message.qos > 0
         if self.waiting and self.owed == 0:

@@ -90,6 +90,7 @@ class Escalation:
         self._arrived = asyncio.Event()
         self._turn = asyncio.Lock()
         self._stats: book.Stats | None = None
+        self._turned = time.monotonic()  # when time was looked at last
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -133,6 +134,24 @@ class Escalation:
             "cases": self._counts.cases(),
             "upstream": self._upstream.summary(self._counts.received),
         }
+
+    def busy_s(self) -> dict[str, float]:
+        """Return for how many seconds each part has been at one thing; 0: it is idle.
+
+        Whoever waits for room, for a connection or for upstream is idle.
+        """
+        turning = 0.0 if self.lacks_room else time.monotonic() - self._turned
+        return {
+            "outbox": self._store.busy_s(),
+            "privacy": self._upstream.busy_s() if self._upstream else 0.0,
+            "finals": self._finals.busy_s(),
+            "cases": turning,
+        }
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether the outbox or the disk is full."""
+        return self._room.lacking
 
     # -- in
 
@@ -271,6 +290,7 @@ class Escalation:
 
     async def _expire(self) -> int:
         """End some cases whose deadline has passed; return how many."""
+        self._turned = time.monotonic()
         expired = partial(book.expired, now=time.time(), limit=AT_ONCE)
         late = await self._store.read(expired)
         late = [row for row in late if row.key not in self._busy]

@@ -60,6 +60,11 @@ class Room:
         if OUTBOX_FULL not in self._alerts.active:  # the first reason stays
             self._alerts.rise(OUTBOX_FULL, why)
 
+    @property
+    def lacking(self) -> bool:
+        """Whether somebody lacked any a moment ago."""
+        return time.monotonic() - self._full_at <= FULL_S
+
     def make(self) -> None:
         """Say that something has left."""
         self._made.set()
@@ -72,7 +77,7 @@ class Room:
 
     def tell(self) -> None:
         """Clear the alert once nobody lacked any for a while."""
-        if time.monotonic() - self._full_at > FULL_S:
+        if not self.lacking:
             self._alerts.clear(OUTBOX_FULL)
 
 
@@ -105,6 +110,7 @@ class Finals:
         self._out: set[str] = set()  # published, and not forgotten yet
         self._gone = asyncio.Event()
         self._prune_at = 0.0
+        self._busy_since: float | None = None
 
     async def end(self, row: Row, settled: Settled, *, waits: bool = True) -> bool:
         """Write the end of a case down, durably; a full disk is waited for.
@@ -199,12 +205,19 @@ class Finals:
             await self._forget()
             while finals := await self._due():
                 connection = await self._link.connection()
+                self._busy_since = time.monotonic()
                 pubacks = [
                     await connection.publish(final.topic, final.payload)
                     for final in finals
                 ]
                 said = await asyncio.gather(*pubacks, return_exceptions=True)
                 await self._published(finals, said)
+                self._busy_since = None
+
+    def busy_s(self) -> float:
+        """Return for how many seconds the same results are being published; 0: none."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     async def _wait(self) -> None:
         """Wait for something new, or until what rests has rested."""

@@ -86,6 +86,7 @@ class Upstream:
         self._store = store
         self._finder = finder
         self._worker = worker
+        self._hiding_since: float | None = None  # by the worker
         self._limiter = AsyncLimiter(1, 1 / terms.rate)
         self._breakers = AsyncCircuitBreakerFactory(
             default_threshold=FAILURES,
@@ -129,6 +130,11 @@ class Upstream:
         """Begin no call any more, and wait for those being made: they are paid for."""
         self._leaving = True
         await self.purse.wait_closed()
+
+    def busy_s(self) -> float:
+        """Return for how many seconds the worker looks at one text; 0: it is idle."""
+        since = self._hiding_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def close(self) -> None:
         """Let the worker go."""
@@ -201,7 +207,11 @@ class Upstream:
         find, visible = self._finder.find, plan.visible
 
         def hide() -> Redacted:
-            return redact(text, [e for e in find(text) if e.label not in visible])
+            self._hiding_since = time.monotonic()
+            try:
+                return redact(text, [e for e in find(text) if e.label not in visible])
+            finally:
+                self._hiding_since = None
 
         return await asyncio.get_running_loop().run_in_executor(self._worker, hide)
 

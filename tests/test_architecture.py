@@ -54,7 +54,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("fleet.memory", "fleet.device"),
         *("pipeline", "engine", "alerts", "purse", "upstream", "finals"),
         *("escalation", "delivery", "control", "wiring", "presence", "metrics"),
-        *("steering", "pilot", "lasting", "app"),
+        *("steering", "pilot", "lasting", "watchdog", "app"),
     ),
     # 6: the commands
     (

@@ -15,6 +15,7 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -114,6 +115,7 @@ class Store:
         self._bound()
         self._jobs: deque[_Job] = deque()
         self._closing = False
+        self._busy_since: float | None = None
         self._wake = threading.Condition()
         # No reason to keep a process from ending: it may be killed at any time.
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
@@ -142,6 +144,11 @@ class Store:
             with suppress(FileNotFoundError):
                 size += path.stat().st_size
         return size
+
+    def busy_s(self) -> float:
+        """Return for how many seconds the thread has been at one thing; 0: idle."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def close(self) -> None:
         """Finish what waits and close the file; later callers get Closed. Blocks."""
@@ -182,11 +189,13 @@ class Store:
 
     def _take(self) -> list[_Job]:
         """Wait for jobs and take all there are, up to a group; none: time to close."""
+        self._busy_since = None
         with self._wake:
             self._wake.wait_for(lambda: self._jobs or self._closing)
             return [self._jobs.popleft() for _ in range(min(GROUP, len(self._jobs)))]
 
     def _write(self, jobs: Sequence[_Job]) -> None:
+        self._busy_since = time.monotonic()
         try:
             answers = self._commit(jobs)
         except BaseException as error:  # noqa: BLE001
@@ -245,6 +254,7 @@ class Store:
         return partial(job.answer.set_result, value)
 
     def _read(self, job: _Job) -> None:
+        self._busy_since = time.monotonic()
         try:
             _pragma(self._db, "query_only=ON")
             value = job.work(self._db)

@@ -1,10 +1,12 @@
 """What the tests of escalation share: pipelines that ask, and books to look into."""
 
 import json
+import os
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from stage import DEADLINE_S, DEVICE, Agent, Client, text_of
@@ -113,6 +115,20 @@ def outbox(agent: Agent) -> sqlite3.Connection:
     """Open the outbox for reading, beside its owner."""
     path = agent.state / "outbox.db"
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+
+def fill(folder: Path) -> Path:
+    """Write a file that takes all the room there is."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (65_536, 4096, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+    assert os.statvfs(folder).f_bavail == 0
+    return filler
 
 
 def calls(upstream: Scripted) -> Counter[str]:

@@ -1,5 +1,7 @@
 """What end-to-end tests share: a broker, and the means to start agents and clients."""
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -53,3 +55,15 @@ def proxy(broker: Mosquitto) -> Iterator[Proxy]:
     network = Proxy(broker.port)
     yield network
     network.cut()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a folder with a disk of 6 MiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        pytest.skip("needs root, and the right to mount")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from casework import (
     asking,
     calls,
     entries,
+    fill,
     final,
     finals,
     gone,
@@ -221,32 +221,6 @@ def test_rate(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
     # Where calls arrive, a stall bunches no more of them than there are workers.
     assert most_in_a_second(arrived) <= rate + 2 + workers
     assert {said["upstream"] for said in finals(client).values()} == {"answered"}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder with a disk of 6 MiB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, check=False).returncode:
-        pytest.skip("needs root, and the right to mount")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Write a file that takes all the room there is."""
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (65_536, 4096, 1):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
-    assert os.statvfs(folder).f_bavail == 0
-    return filler
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["goes on", "is killed"])

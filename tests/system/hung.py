@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, "/usr/lib/slm-agent")
 
-import agent.app
 import agent.engine
+import agent.watchdog
 from agent.__main__ import main
 from agent.engine import Job
 from agent.types import Decision
@@ -27,5 +27,5 @@ def hang_once(jobs: Sequence[Job]) -> list[Decision]:
 
 
 agent.engine.answer = hang_once
-agent.app.STALL_S = 2.0  # a test does not wait for a minute
+agent.watchdog.STALL_S = 2.0  # a test does not wait for a minute
 main()
