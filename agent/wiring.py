@@ -1,6 +1,5 @@
 """What the daemon is made of, opened as the configuration says."""
 
-import sqlite3
 import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from agent.escalation import Escalation, Terms
 from agent.link import Link
 from agent.mqtt import Endpoint, Will, tls_context
 from agent.outbox import SCHEMA
-from agent.outbox.store import Full, Store
+from agent.outbox.store import Failed, Full, Store
 from agent.pipeline import Pipeline, limit, open_pipelines
 from agent.privacy import Finder
 from agent.purse import Prices, Purse
@@ -182,5 +181,5 @@ def _open_store(path: Path, max_bytes: int) -> Store:
         return Store(path, SCHEMA, max_bytes)
     except OSError as error:
         raise ConfigError(f"state.dir: {path}: {error}") from error
-    except (Full, sqlite3.Error) as error:
+    except (Full, Failed) as error:
         raise Unready(f"the outbox does not open, free some room? {error}") from error

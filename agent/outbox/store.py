@@ -53,6 +53,8 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY}
 
+Failed = sqlite3.Error  # a disk that fails; trying again may help
+
 
 class Full(Exception):
     """There is no room: the file's bound (max_page_count) or the disk."""
