@@ -5,6 +5,7 @@ import json
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,16 @@ from agent.fleet.commands import fleet
 
 if TYPE_CHECKING:
     from agent.check import Finding
+    from agent.config import Config
 
 CONFIG = click.option(
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="agent.toml; default /etc/slm-agent/agent.toml, else built-in defaults.",
+)
+OWN = click.option(
+    "--own", is_flag=True, help="Of the device's own files, whatever its fleet says."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -84,16 +89,18 @@ def broker(config: Path | None) -> None:
 
 @cli.command()
 @CONFIG
+@OWN
 @JSON
 @click.option(
     "--schema", is_flag=True, help="Print the JSON Schema of each kind of file."
 )
-def check(config: Path | None, *, as_json: bool, schema: bool) -> None:
+def check(config: Path | None, *, own: bool, as_json: bool, schema: bool) -> None:
     """Check configuration, bundles, probes and example cases.
 
+    Of what runs here: in a fleet that is the version applied, over the own files.
     Nothing is connected. Exit status 2 if anything is wrong.
     """
-    from agent.config import load, schemas
+    from agent.config import schemas
 
     if schema:
         from agent.broker.settings import BrokerFile
@@ -102,9 +109,12 @@ def check(config: Path | None, *, as_json: bool, schema: bool) -> None:
         click.echo(json.dumps(schemas() | broker_schema, indent=2))
         return
     from agent.check import check as findings
+    from agent.check import membership
+    from agent.fleet.standing import standing
 
     failed = False
-    for finding in findings(load(config)):
+    found = standing(config, own=own)
+    for finding in chain(membership(found), findings(found.config)):
         failed |= finding.level == "error"
         _print_finding(finding, as_json=as_json)
     if failed:
@@ -120,22 +130,33 @@ def _print_finding(finding: "Finding", *, as_json: bool) -> None:
     click.echo(f"{level}{finding.subject}: {finding.detail}")
 
 
+def _running(path: Path | None, pipeline: str = "", *, own: bool) -> "Config":
+    """Load what runs here; in a fleet, say on standard error which version that is."""
+    from agent.fleet.standing import standing
+
+    found = standing(path, pipeline, own=own)
+    if found.state is not None:
+        click.echo(f"fleet: {found}", err=True)
+    return found.config
+
+
 @cli.command()
 @CONFIG
+@OWN
 @JSON
-def doctor(config: Path | None, *, as_json: bool) -> None:
+def doctor(config: Path | None, *, own: bool, as_json: bool) -> None:
     """Look at everything around the daemon: broker, access, disk, clock, runtime.
 
     Beside a running daemon, without disturbing it; `check` looks at the files only.
     Exit status 2 if something is wrong, 0 with warnings.
     """
     from agent.check import Finding
-    from agent.config import load
     from agent.doctor import examine
+    from agent.fleet.standing import standing
 
     async def all_of() -> list[Finding]:
         found = []
-        async for finding in examine(load(config)):
+        async for finding in examine(standing(config, own=own)):
             _print_finding(finding, as_json=as_json)
             found.append(finding)
         return found
@@ -146,6 +167,7 @@ def doctor(config: Path | None, *, as_json: bool) -> None:
 
 @cli.command()
 @CONFIG
+@OWN
 @JSON
 @click.option("--device", default="+", help="Only this one; default all.")
 @click.option("--pipeline", default="+", help="Only this one; default all.")
@@ -156,6 +178,7 @@ def tap(
     pipeline: str,
     limit: int | None,
     *,
+    own: bool,
     as_json: bool,
 ) -> None:
     """Show results and dead letters as they come, from all devices on the broker.
@@ -163,30 +186,31 @@ def tap(
     Example: slm-agent tap --device pi-3 --json | jq .label
     """
     from agent import watching
-    from agent.config import load
 
+    found = _running(config, own=own)
     with suppress(KeyboardInterrupt):
-        asyncio.run(
-            watching.tap(load(config), device, pipeline, limit, as_json=as_json)
-        )
+        asyncio.run(watching.tap(found, device, pipeline, limit, as_json=as_json))
 
 
 @cli.command()
 @CONFIG
+@OWN
 @JSON
 @click.option("--device", default="+", help="Only this one; default all.")
 @click.option("--once", is_flag=True, help="Show what is known now, and end.")
-def top(config: Path | None, device: str, *, once: bool, as_json: bool) -> None:
+def top(
+    config: Path | None, device: str, *, own: bool, once: bool, as_json: bool
+) -> None:
     """Show how all devices on the broker are, live.
 
     What they say of themselves every half minute: share resolved locally, latencies,
     what waits, upstream calls, memory, alerts. --json prints one object a device, once.
     """
     from agent import watching
-    from agent.config import load
 
+    found = _running(config, own=own)
     with suppress(KeyboardInterrupt):
-        asyncio.run(watching.top(load(config), device, once=once, as_json=as_json))
+        asyncio.run(watching.top(found, device, once=once, as_json=as_json))
 
 
 @cli.command()
@@ -235,18 +259,20 @@ def egress(
 @click.argument("pipeline")
 @click.argument("text")
 @CONFIG
+@OWN
 @JSON
-def try_(pipeline: str, text: str, config: Path | None, *, as_json: bool) -> None:
+def try_(
+    pipeline: str, text: str, config: Path | None, *, own: bool, as_json: bool
+) -> None:
     """Ask PIPELINE about one TEXT, and say why it answers as it does.
 
     Example: slm-agent try home "wake me up at seven"
     """
     from agent import evaluate
-    from agent.config import load
     from agent.pipeline import open_pipelines
     from agent.wire import decision_object
 
-    [opened] = open_pipelines(load(config, enable=(pipeline,)))
+    [opened] = open_pipelines(_running(config, pipeline, own=own))
     evaluate.answer(opened, "warm up")
     decision, ms = evaluate.timed(opened, text)
     said = {
@@ -289,6 +315,7 @@ def _print_answer(said: dict[str, object]) -> None:
 @click.argument("pipeline")
 @click.argument("data", type=FILE)
 @CONFIG
+@OWN
 @JSON
 @click.option(
     "--predictions", type=FILE, metavar="OUT.jsonl", help="Write each prediction."
@@ -299,6 +326,7 @@ def eval_(
     config: Path | None,
     predictions: Path | None,
     *,
+    own: bool,
     as_json: bool,
 ) -> None:
     """Score PIPELINE on labelled DATA, one text at a time.
@@ -308,12 +336,11 @@ def eval_(
     count for accuracy.
     """
     from agent import evaluate
-    from agent.config import load
     from agent.examples import read_examples
     from agent.pipeline import open_pipelines
 
     examples = read_examples(data)
-    [opened] = open_pipelines(load(config, enable=(pipeline,)))
+    [opened] = open_pipelines(_running(config, pipeline, own=own))
     bar = click.progressbar(length=len(examples), label=pipeline, file=sys.stderr)
     with bar:
         figures, decisions = evaluate.evaluate(opened, examples, lambda: bar.update(1))
@@ -389,6 +416,7 @@ def bench(messages: int, out: Path | None, *, as_json: bool) -> None:
 @click.argument("pipeline")
 @click.argument("data", type=FILE)
 @CONFIG
+@OWN
 @JSON
 @click.option(
     "--out",
@@ -397,7 +425,13 @@ def bench(messages: int, out: Path | None, *, as_json: bool) -> None:
     help="Default: <pipeline>.calibration.json beside the pipeline's file.",
 )
 def calibrate(
-    pipeline: str, data: Path, config: Path | None, out: Path | None, *, as_json: bool
+    pipeline: str,
+    data: Path,
+    config: Path | None,
+    out: Path | None,
+    *,
+    own: bool,
+    as_json: bool,
 ) -> None:
     """Recalibrate PIPELINE on this device with your own labelled DATA.
 
@@ -408,11 +442,10 @@ def calibrate(
     of the bundle's own calibration.
     """
     from agent import recalibrate
-    from agent.config import load
     from agent.examples import read_examples
 
     examples = read_examples(data)
-    loaded = load(config, enable=(pipeline,))
+    loaded = _running(config, pipeline, own=own)
     place = out or loaded.calibration_file(pipeline)
     if not place.parent.is_dir():  # better said before the work than after it
         raise ConfigError(f"{place}: no such folder")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from agent.bundle import failed_probes
 from agent.config import Config
 from agent.evaluate import answer
+from agent.fleet.standing import Standing
 from agent.jsonl import read_records
 from agent.pipeline import Pipeline, bundles_of, mismatch, open_pipelines
 from agent.types import Decision, Guarantee
@@ -42,13 +43,26 @@ class Case(BaseModel):
     entities: tuple[CaseEntity, ...] | None = None
 
 
+Level = Literal["ok", "warning", "error"]
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line of the report."""
 
-    level: Literal["ok", "warning", "error"]
+    level: Level
     subject: str
     detail: str
+
+
+def membership(found: Standing) -> Iterator[Finding]:
+    """Say where the device stands in its fleet, if it is in one."""
+    if found.state is None:
+        return
+    if found.problem:
+        yield Finding("error", "fleet", str(found))
+    else:
+        yield Finding("ok" if found.is_well else "warning", "fleet", str(found))
 
 
 def check(config: Config) -> Iterator[Finding]:

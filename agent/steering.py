@@ -15,10 +15,9 @@ from agent.errors import ConfigError
 from agent.fleet.device import FleetDevice, Outcome, machine_clock
 from agent.fleet.resolve import Effective, read_local
 from agent.fleet.signing import public_keys
+from agent.fleet.storage import FOLDER
 from agent.mqtt import Endpoint
 from agent.wiring import Parts, prepare
-
-FOLDER = "fleet"  # below state.dir
 
 log = structlog.get_logger()
 

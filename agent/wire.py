@@ -29,6 +29,11 @@ class Topics:
         return f"{self._base}/fleet"
 
     @property
+    def answer(self) -> str:
+        """Where upstream answers, by MQTT."""
+        return f"{self._base}/answer"
+
+    @property
     def requests(self) -> str:
         """The filter of what the device may be asked to do."""
         return f"{self._base}/request/+"

@@ -96,7 +96,12 @@ def transport_of(config: Config) -> Transport | None:
     said = config.agent.upstream
     if said is None:
         return None
-    settings = Settings(
+    return open_transport(settings_of(said), config.agent.device.id, endpoint(config))
+
+
+def settings_of(said: UpstreamSection) -> Settings:
+    """Return what a transport needs to know."""
+    return Settings(
         transport=said.transport,
         url=said.url,
         topic=said.topic,
@@ -109,7 +114,6 @@ def transport_of(config: Config) -> Transport | None:
         price_in=said.price_in,
         price_out=said.price_out,
     )
-    return open_transport(settings, config.agent.device.id, endpoint(config))
 
 
 def finder_of(config: Config, pipelines: Sequence[Pipeline]) -> Finder | None:

@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 3: upstream transports
     ("transports.contract", "transports.mqtt", "transports.http", "transports"),
     # 4: what the operator says
-    ("config", "fleet.model", "fleet.reading", "fleet.resolve"),
+    ("config", "fleet.model", "fleet.reading", "fleet.resolve", "fleet.standing"),
     # 5: the daemon
     (
         *("fleet.memory", "fleet.device"),
@@ -59,7 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # 6: the commands
     (
         *("evaluate", "check", "recalibrate", "embedded", "simulated"),
-        *("demo", "bench", "doctor", "fleet.tables", "watching"),
+        *("demo", "bench", "fleet.tables", "watching", "doctor"),
         *("fleet.checks", "fleet.differences", "fleet.commands"),
         "egress",
         # the upstream side: nothing of the device's is above it
@@ -119,7 +119,7 @@ COMMANDS = len(LAYERS) - 1
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
 # One subject each: splitting them would only satisfy the number.
-LONG_MODULES = {"__main__": 520, "mqtt": 590, "config": 680}
+LONG_MODULES = {"__main__": 560, "mqtt": 590, "config": 680}
 
 
 def name_of(path: Path) -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agent.files import replace
 from agent.fleet.signing import Content, Untrusted, opened
 
+FOLDER = "fleet"  # below state.dir
 STATE = "state"
 SIGNED = ".signed.json"
 

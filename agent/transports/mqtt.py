@@ -38,6 +38,7 @@ from agent.transports.contract import (
     priced,
 )
 from agent.types import Message
+from agent.wire import Topics
 
 SESSION_S = 600  # the longest that anybody waits for a reply
 AROUND_BYTES = 65_536  # what may stand around the payload of a reply
@@ -64,7 +65,7 @@ class MqttTransport:
         self.late = 0
         self._settings = settings
         self._device = device
-        self._reply_to = f"slm/{device}/answer"
+        self._reply_to = Topics(device).answer
         self._is_v5 = endpoint.version == MQTT5
         self._waiting: dict[bytes, _Attempt] = {}
         self._link = Link(

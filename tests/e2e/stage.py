@@ -204,6 +204,16 @@ class Agent:
         if ready:
             self.wait_told("READY=1")
 
+    def command(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start another command of slm-agent, with this agent's configuration."""
+        return subprocess.Popen(
+            [sys.executable, *self._program, *arguments, "--config", self.config],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def wait_told(self, word: str, seconds: float = DEADLINE_S) -> str:
         """Return the next message to the service manager that contains a word."""
         limit = time.monotonic() + seconds

@@ -139,6 +139,38 @@ def test_what_may_not_be_believed_is_refused(
         office.wait("pi", state="applied", applied=2)
 
 
+def said_by(agent: Agent, *words: str) -> tuple[list[dict[str, Any]], str]:
+    """Return what another command says, for programs and for people."""
+    out, noise = agent.command(*words, "--json").communicate()
+    return [json.loads(line) for line in out.splitlines()], noise
+
+
+def test_commands_see_what_runs(
+    broker: Mosquitto,
+    client: Client,
+    office: Office,
+    new_agent: Callable[..., Agent],
+    tmp_path: Path,
+) -> None:
+    """check, doctor and try look at the version applied, and say which it is."""
+    agent = member(office, new_agent, broker)
+    office.push(office.signed(version(7, 0.2)))
+    office.wait("pi", state="applied", applied=7)
+    office.push(Office(tmp_path / "stranger", client).signed(version(8)))
+    office.wait("pi", state="refused")
+    found, _ = said_by(agent, "check")
+    assert {"subject": "fleet", "level": "ok"}.items() <= found[0].items()
+    assert found[0]["detail"] == "version 7 is applied"
+    found, _ = said_by(agent, "doctor")
+    fleet = [each for each in found if each["subject"] == "fleet"]
+    assert [each["level"] for each in fleet] == ["ok", "ok", "warning"]
+    assert "key" in fleet[-1]["detail"]
+    [runs], noise = said_by(agent, "try", "one", text_of(1))
+    [own], silence = said_by(agent, "try", "one", text_of(1), "--own")
+    assert runs["threshold"] < own["threshold"]
+    assert (noise, silence) == ("fleet: version 7 is applied\n", "")
+
+
 def test_a_version_that_cuts_the_device_off_is_taken_back(
     broker: Mosquitto, client: Client, office: Office, new_agent: Callable[..., Agent]
 ) -> None:
