@@ -28,12 +28,17 @@ log = structlog.get_logger()
 # name, key in health, help
 GAUGES = (
     ("in_hand", "in_hand", "Messages between arrival and the last word on them"),
+    ("in_hand_max", "in_hand_max", "Most messages in hand"),
     ("in_hand_bytes", "in_hand_bytes", "Payload bytes in hand"),
+    ("in_hand_bytes_max", "in_hand_bytes_max", "Most payload bytes in hand"),
+    ("in_hand_oldest_seconds", "in_hand_oldest_s", "Age of the oldest message in hand"),
     ("resident_memory_bytes", "rss_bytes", "Resident memory"),
     ("temperature_celsius", "temperature_c", "Temperature of the processor"),
     ("throttled", "throttled", "Bits of the Raspberry Pi's firmware; 0 is fine"),
     ("load1", "load_1m", "Load average of the last minute"),
     ("disk_free_bytes", "disk_free_bytes", "Free space where the state is"),
+    ("disk_bytes", "disk_bytes", "Size of the disk where the state is"),
+    ("clock_wrong", "clock_wrong", "1 while the clock cannot be right"),
     ("uptime_seconds", "uptime_s", "Since the start or the last reload"),
     ("share_local", "share_local", "Share of the messages resolved on the device"),
     ("share_escalated", "share_escalated", "Share of the messages sent upstream"),
@@ -56,6 +61,7 @@ OUTBOX = (
     ("outbox_waiting", "waiting", "Cases that wait for an answer"),
     ("outbox_unpublished", "unpublished", "Final results not yet published"),
     ("outbox_bytes", "bytes", "Bytes of the outbox on disk"),
+    ("outbox_bytes_max", "bytes_max", "Most bytes of the outbox on disk"),
     ("outbox_oldest_seconds", "oldest_s", "Age of the oldest case"),
 )
 UPSTREAM = (
@@ -66,6 +72,11 @@ UPSTREAM = (
     ("upstream_invalid_answers", "invalid_answers", "Answers that broke a rule"),
     ("upstream_from_cache", "from_cache", "Cases answered from the cache"),
     ("upstream_late_replies", "late_replies", "Replies that came too late"),
+)
+
+BUDGET = (
+    ("spent_today", "spent_today", "Spent today (UTC)"),
+    ("budget_left", "left_today", "What is left of the day's budget"),
 )
 
 
@@ -96,6 +107,12 @@ class Collector:
             for value, number in health[key].items():
                 family.add_metric([value], number)
             yield family
+        heard = GaugeMetricFamily(
+            "slm_heard_seconds", "Since the last message", labels=["pipeline"]
+        )
+        for pipeline, seconds in health["heard_s"].items():
+            heard.add_metric([pipeline], seconds)
+        yield heard
         yield _quantiles("latency", "Arrival to publish", health, "ms_p50", "ms_p99")
         yield from _alerts(health)
         yield from _upstream(health)
@@ -154,13 +171,29 @@ def _upstream(health: Mapping[str, Any]) -> Iterator[Metric]:
     if upstream:
         for name, key, said in UPSTREAM:
             yield from _counter(name, said, upstream[key])
-        left = GaugeMetricFamily(
-            "slm_budget_left", "What is left of the day's budget", labels=["unit"]
-        )
-        for unit, value in upstream["left_today"].items():
+        yield from _money(upstream)
+
+
+def _money(upstream: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield what was spent today and what is left, in calls, tokens and money."""
+    yield from _gauge(
+        "upstream_cost_if_all",
+        "Money, had every message been asked about upstream",
+        upstream["cost_if_all_upstream"],
+    )
+    for name, key, said in BUDGET:
+        family = GaugeMetricFamily(f"slm_{name}", said, labels=["unit"])
+        for unit, value in upstream[key].items():
             if value is not None:
-                left.add_metric([unit], value)
-        yield left
+                family.add_metric([unit], value)
+        yield family
+    by = GaugeMetricFamily(
+        "slm_pipeline_spent_today", "Spent today (UTC)", labels=["pipeline", "unit"]
+    )
+    for pipeline, spent in upstream["spent_today_by"].items():
+        for unit, value in spent.items():
+            by.add_metric([pipeline, unit], value)
+    yield by
 
 
 @contextmanager

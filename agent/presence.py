@@ -188,6 +188,7 @@ class Presence:
     def health(self) -> dict[str, Any]:
         """Return how the device is: the numbers of the metrics, too."""
         mqtt = self._parts.config.agent.mqtt
+        oldest = self._backlog.oldest
         return {
             "v": 1,
             **self._counts.summary(),
@@ -198,6 +199,8 @@ class Presence:
             "in_hand_max": mqtt.max_backlog,
             "in_hand_bytes": self._backlog.bytes,
             "in_hand_bytes_max": mqtt.max_backlog_bytes,
+            "in_hand_oldest_s": None if oldest is None else _ago(oldest),
+            "heard_s": {name: _ago(at) for name, at in self._counts.heard.items()},
             "dropped_qos0": self._backlog.dropped,
             "left_to_broker": self._backlog.left,
             "connects": self._link.counts.connects,
@@ -259,6 +262,11 @@ def _described(pipeline: Pipeline) -> Mapping[str, Any]:
         "certified": pipeline.policy.error_bound is not None,
         "escalates": pipeline.plan is not None,
     }
+
+
+def _ago(moment: float) -> float:
+    """Return how many seconds ago it was by the clock of messages."""
+    return round(time.perf_counter() - moment, 1)
 
 
 def _percent(share: float | None) -> float | None:

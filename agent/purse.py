@@ -66,7 +66,7 @@ class Purse:
         self._transport = transport
         self._limit = limit
         self._prices = prices
-        self._today = Spend()
+        self._today: Mapping[str, Spend] = {}  # by scope
         self._kept_since = ""
         self._open: dict[
             int, asyncio.Future[None]
@@ -170,9 +170,7 @@ class Purse:
             before = (datetime.now(UTC) - KEPT).date().isoformat()
             await self._correct(lambda db: spending.prune(db, before))
             self._kept_since = day
-        self._today = await self._store.read(
-            lambda db: spending.spent(db, day, self._limit.scope)
-        )
+        self._today = await self._store.read(lambda db: spending.by_scope(db, day))
 
     def summary(self, seen: int) -> dict[str, Any]:
         """Return what was spent and what is left, ready for JSON.
@@ -180,14 +178,20 @@ class Purse:
         `seen` is the number of messages since the start, for what it would have cost to
         send them all.
         """
-        limit, spent = self._limit, self._today
-        each = self.micros / self.calls if self.calls else None
+        limit = self._limit
+        spent = self._today.get(limit.scope, Spend())
+        mean = self.micros / self.calls if self.calls else None
         return {
             "calls": self.calls,
             "tokens": self.tokens,
             "cost": self.micros / MILLION,
-            "cost_if_all_upstream": each and round(each * seen / MILLION, 6),
+            "cost_if_all_upstream": mean and round(mean * seen / MILLION, 6),
             "spent_today": _said(spent.calls, spent.tokens, spent.micros),
+            "spent_today_by": {
+                scope: _said(each.calls, each.tokens, each.micros)
+                for scope, each in self._today.items()
+                if scope != limit.scope
+            },
             "left_today": _said(
                 _left(limit.calls, spent.calls),
                 _left(limit.tokens, spent.tokens),

@@ -100,6 +100,14 @@ def spent(db: sqlite3.Connection, day: str, scope: str) -> Spend:
     return Spend(*row) if row else Spend()
 
 
+def by_scope(db: sqlite3.Connection, day: str) -> dict[str, Spend]:
+    """Return what was spent by each scope that spent anything, as `spent` does."""
+    found = db.execute(
+        "SELECT scope, calls, tokens, micros FROM spending WHERE day = ?", (day,)
+    )
+    return {scope: Spend(*numbers) for scope, *numbers in found}
+
+
 def prune(db: sqlite3.Connection, before_day: str) -> None:
     """Forget the days before one."""
     db.execute("DELETE FROM spending WHERE day < ?", (before_day,))

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from casework import ask, asking, http, well
 from prometheus_client.parser import text_string_to_metric_families
 from stage import DEVICE, Agent, Client, Mosquitto, free_port
+from upstreams import ScriptedLLM
+
+from agent.metrics import Collector
 
 BASE = f"slm/{DEVICE}"
 HURRY = {"presence.HEALTH_S": 0.2, "presence.JITTER_S": (0.0, 0.0)}
@@ -54,7 +58,9 @@ def test_metrics_are_the_numbers_of_health(
     client.ask(range(10))
     client.send("home/x/utterance", b"\xff")
     client.wait_answered(11)
-    health = last_health(client, lambda said: said["received"] == 11)
+    health = last_health(
+        client, lambda said: sum(said["pipelines"].get("home", {}).values()) == 11
+    )
     samples = scraped(port)
     assert samples["slm_received_total", ()] == 11
     assert samples["slm_dead_letters_total", (("reason", "not_utf8"),)] == 1
@@ -64,6 +70,59 @@ def test_metrics_are_the_numbers_of_health(
     assert samples["slm_share_local", ()] == health["share_local"]
     assert samples["slm_resident_memory_bytes", ()] > 10_000_000
     assert all(name.startswith("slm_") for name, _ in samples)
+
+
+# In health alone: its version, a share once more for Home Assistant, and a text.
+NO_METRIC = {"v", "percent_local", "upstream.down"}
+
+
+def numbered(said: Any, numbers: dict[str, float], path: str = "") -> Any:
+    """Return a document whose every number, known or not, is another."""
+    if isinstance(said, dict):
+        return {
+            key: numbered(value, numbers, f"{path}.{key}".lstrip("."))
+            for key, value in said.items()
+        }
+    if path in NO_METRIC or isinstance(said, str | list):
+        return said
+    numbers[path] = 1000.0 + len(numbers)
+    return numbers[path]
+
+
+def test_each_number_of_health_is_a_metric(
+    broker: Mosquitto, client: Client, new_agent: Callable[..., Agent]
+) -> None:
+    """Nothing that the device tells of itself is missing where Prometheus looks."""
+    budget = "[upstream.budget]\ncalls_per_day = 9\ntokens_per_day = 900000\n"
+    with ScriptedLLM(well) as llm:
+        agent = new_agent(
+            broker.port,
+            hurry=HURRY,
+            upstream=f"{http(llm)}\n{budget}",
+            pipelines={"ask": asking()},
+        )
+        agent.start()
+        ask(client, [1])
+        client.send("ask/2", b"\xff")
+        client.wait_answered(2)
+        health = last_health(
+            client, lambda said: said["upstream"]["spent_today_by"] and said["cases"]
+        )
+    assert health["upstream"]["spent_today_by"]["ask"]["calls"] == 1
+    assert 0 <= health["heard_s"]["ask"] < 60
+    numbers: dict[str, float] = {}
+    told = numbered(health, numbers)
+    found = {
+        sample.value
+        for family in Collector(lambda: told).collect()
+        for sample in family.samples
+    }
+    missing = [
+        path
+        for path, number in numbers.items()
+        if number not in found and not (".ms_" in f".{path}" and number / 1000 in found)
+    ]
+    assert not missing
 
 
 def test_a_taken_port_is_only_a_warning(

@@ -1,5 +1,7 @@
 """The backlog: bounded, ordered, and nothing is forgotten with the broker."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +60,19 @@ def test_when_to_hang_up() -> None:
     assert not backlog.done(one)
     assert backlog.done(two)
     assert backlog.admit(arrived(b"x", number=3, epoch=2)) is Verdict.TAKEN
+
+
+def test_the_oldest_in_hand() -> None:
+    """It is known when the message arrived that is in hand for the longest."""
+    backlog = Backlog(9, 100)
+    first, second = (replace(arrived(number=n), arrived=n / 2) for n in (1, 2))
+    assert backlog.oldest is None
+    assert [backlog.admit(m) for m in (first, second)] == [Verdict.TAKEN] * 2
+    assert backlog.oldest == first.arrived
+    backlog.done(first)
+    assert backlog.oldest == second.arrived
+    backlog.done(second)
+    assert (backlog.oldest, backlog.ended) == (None, 2)
 
 
 def test_nothing_left_nothing_to_fetch() -> None:

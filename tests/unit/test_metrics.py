@@ -23,6 +23,9 @@ BARE: dict[str, Any] = {
     "temperature_c": None,
     "throttled": None,
     "disk_free_bytes": None,
+    "disk_bytes": None,
+    "clock_wrong": False,
+    "heard_s": {},
     "alerts": [],
     "fingerprints": {},
     "load_1m": 0.5,
@@ -75,8 +78,20 @@ def test_every_figure_is_there() -> None:
             "alerts": ["disk_low"],
             "fingerprints": {'odd"name@1': "f"},
             "cases": counts.cases(),
-            "outbox": {"waiting": 2, "unpublished": 0, "bytes": 9, "oldest_s": None},
-            "upstream": upstream | {"left_today": {"calls": 5, "money": None}},
+            "outbox": {
+                "waiting": 2,
+                "unpublished": 0,
+                "bytes": 9,
+                "bytes_max": 90,
+                "oldest_s": None,
+            },
+            "upstream": upstream
+            | {
+                "cost_if_all_upstream": None,
+                "spent_today": {"calls": 3, "tokens": 4, "money": 0.5},
+                "spent_today_by": {"home": {"calls": 2}},
+                "left_today": {"calls": 5, "money": None},
+            },
         }
     )
     assert found["slm_messages_total", (("outcome", "escalated"), ("pipeline", "home"))]
@@ -87,6 +102,9 @@ def test_every_figure_is_there() -> None:
     assert found["slm_latency_seconds", (("quantile", "0.5"),)] == 2
     assert found["slm_alert", (("alert", "disk_low"),)] == 1
     assert found["slm_budget_left", (("unit", "calls"),)] == 5
+    assert found["slm_spent_today", (("unit", "money"),)] == 0.5
+    spent = "slm_pipeline_spent_today", (("pipeline", "home"), ("unit", "calls"))
+    assert found[spent] == 2
     assert found["slm_outbox_waiting", ()] == 2
     assert found["slm_upstream_late_replies_total", ()] == 4
     assert not any("oldest" in name for name, _ in found)
