@@ -18,6 +18,10 @@ from agent.types import Entity, Prediction, Reason, Tier, Timing
 
 LONGEST_ANSWER = 1_000_000  # bytes of a reply; more is nobody's answer
 MOST_ENTITIES = 500
+# What is beyond is a mistake or malice, and no database or float has room for it.
+MOST_TOKENS = 10**9
+HIGHEST_COST = 1e9
+LATEST_MS = 253_402_300_799_999  # Unix time: the end of the year 9999
 
 
 class BadRequest(Exception):
@@ -26,6 +30,10 @@ class BadRequest(Exception):
 
 class BadReply(Exception):
     """Not a reply, or its answer breaks a rule; the message says which, for repair."""
+
+
+Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+Cost = Annotated[float, Field(ge=0, le=HIGHEST_COST)]
 
 
 class Wire(BaseModel):
@@ -69,8 +77,11 @@ def encode_case(case: Case) -> bytes:
 
 
 def decode_case(body: bytes) -> Case:
-    """Return what `encode_case` wrote; raises ValueError."""
-    return _CASE.validate_json(body)
+    """Return what `encode_case` wrote; raises ValueError for another version's."""
+    try:
+        return _CASE.validate_json(body)
+    except ValidationError as error:
+        raise ValueError(_first(error)) from error
 
 
 class Named(Wire):
@@ -104,7 +115,7 @@ class Request(Wire):
     entities: dict[str, str] = {}
     guess: dict[str, Any] | None = None
     redacted: Annotated[int, Field(ge=0)] = 0
-    deadline_ms: Annotated[int, Field(ge=0)]
+    deadline_ms: Annotated[int, Field(ge=0, le=LATEST_MS)]
     reply_to: str | None = None
     repair: Repair | None = None
 
@@ -117,9 +128,18 @@ class Request(Wire):
 class Usage(Wire):
     """What an answer took; `cost` in the currency of the price list, None: unknown."""
 
-    input_tokens: Annotated[int, Field(ge=0)] = 0
-    output_tokens: Annotated[int, Field(ge=0)] = 0
-    cost: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+    cost: Cost | None = None
+
+    @classmethod
+    def capped(cls, sent: int, received: int, cost: float | None) -> "Usage":
+        """Return a usage, where a sum may be beyond what crosses the network."""
+        return cls(
+            input_tokens=min(sent, MOST_TOKENS),
+            output_tokens=min(received, MOST_TOKENS),
+            cost=None if cost is None else min(cost, HIGHEST_COST),
+        )
 
 
 class Reply(Wire):

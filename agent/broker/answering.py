@@ -391,8 +391,8 @@ def _usage(said: list[Said]) -> Usage:
     sums = Counter(sent=0, received=0)
     for one in said:
         sums.update(sent=one.input_tokens, received=one.output_tokens)
-    return Usage(
-        input_tokens=sums["sent"],
-        output_tokens=sums["received"],
-        cost=sum(known) if len(known) == len(costs) else None,
+    return Usage.capped(
+        sums["sent"],
+        sums["received"],
+        sum(known) if len(known) == len(costs) else None,
     )

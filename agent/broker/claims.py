@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agent.cases import Reply, Wire
+from agent.cases import LATEST_MS, Reply, Wire
 
 FORGET_S = 3600.0  # how long after its end a claim still is in the ledger
 
@@ -60,7 +60,7 @@ class Told(Wire):
     key: str
     by: str
     claim: str | None = None
-    deadline_ms: int
+    deadline_ms: Annotated[int, Field(ge=0, le=LATEST_MS)]
     reply: Reply
 
 

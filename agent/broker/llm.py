@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from agent.broker.settings import BrokerFile, ModelSection, key_of
-from agent.cases import Request
+from agent.cases import MOST_TOKENS, Request
 from agent.errors import ConfigError
 from agent.prompt import messages, response_format
 
@@ -180,14 +180,19 @@ def _said(model: Model, response: Any) -> Said:
     choices = response.choices or ()
     content = choices[0].message.content if choices else None
     usage = getattr(response, "usage", None)
-    sent = int(getattr(usage, "prompt_tokens", 0) or 0)
-    received = int(getattr(usage, "completion_tokens", 0) or 0)
+    sent = _tokens(getattr(usage, "prompt_tokens", 0))
+    received = _tokens(getattr(usage, "completion_tokens", 0))
     cost = None
     if model.spec.price_in is None:  # LiteLLM knows about discounts
         cost = getattr(response, "_hidden_params", {}).get("response_cost")
     if not cost:
         cost = model.cost(sent, received)
     return Said(content or "", sent, received, cost, model.spec.model)
+
+
+def _tokens(said: Any) -> int:
+    """Return a number of tokens that the books have room for."""
+    return min(max(int(said or 0), 0), MOST_TOKENS)
 
 
 def _failed(error: Exception) -> Failed:

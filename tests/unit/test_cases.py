@@ -1,5 +1,6 @@
 """Cases, requests, replies: what may be asked, and which answers count."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -198,6 +199,31 @@ def test_a_bad_reply_is_named(payload: bytes, said: str) -> None:
     """What is no reply says why, however large."""
     with pytest.raises(BadReply, match=said):
         decode_reply(payload)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"input_tokens": 10**20},
+        {"output_tokens": 10**9 + 1},
+        {"cost": 1e305},
+        {"cost": float("inf")},
+    ],
+)
+def test_numbers_that_no_books_hold_make_a_bad_reply(usage: dict[str, float]) -> None:
+    """An absurd usage is refused before anybody calculates with it."""
+    payload = json.dumps({"id": "a", "status": "ok", "usage": usage}).encode()
+    with pytest.raises(BadReply, match="usage"):
+        decode_reply(payload)
+
+
+def test_a_deadline_that_no_database_holds_makes_a_bad_request() -> None:
+    """The last deadline is in the year 9999, as the last date is."""
+    last = REQUEST.model_copy(update={"deadline_ms": 253_402_300_799_999})
+    assert decode_request(encode_request(last)) == last
+    late = REQUEST.model_copy(update={"deadline_ms": 2**63})
+    with pytest.raises(BadRequest, match="deadline_ms"):
+        decode_request(encode_request(late))
 
 
 def test_an_error_never_shows_the_text() -> None:
