@@ -44,7 +44,7 @@ class EncodeAgain(Unavailable):
 
 
 class Rejected(Exception):
-    """The upstream will never take this request: a wrong key, say, or too large."""
+    """The upstream will never take this very request: it is too large, say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import httpx
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
-from agent import __version__
+from agent import __version__, cases
 from agent.cases import LONGEST_ANSWER, Reply, Request, Usage, Wire
 from agent.errors import ConfigError
 from agent.prompt import messages, parse, response_format
@@ -33,10 +33,22 @@ from agent.transports.contract import (
 )
 
 OK = 200
-REDIRECTS, FAULTS, FAILURES = range(300, 400), range(400, 500), range(500, 600)
+REDIRECTS, FAULTS, UNAVAILABLE = range(300, 400), range(400, 500), 503
 REFUSES_PARAMETERS = {400, 422}
-MAY_SUCCEED = {402, 408, 409, 425, 429}  # faults that are none of the request's
-BEFORE_WORK = {402, 425, 429, 503}
+THE_REQUESTS = {400, 413, 422}  # all other faults are the operator's, or will pass
+MAYBE_WORKED = {408, 409}
+HINTS = {
+    401: "is the key right?",
+    403: "may the key do this?",
+    404: "are upstream.url and upstream.model right?",
+    405: "is upstream.url right?",
+    407: "a proxy wants a login",
+    451: "somebody in between forbids it",
+}
+# Gemini, Anthropic and the LiteLLM proxy say with 400, too, what ails all requests.
+THE_OPERATORS = re.compile(
+    rb"api[ _]key|credit balance|invalid model|no_db_connection", re.IGNORECASE
+)
 LONGEST_PAUSE_S = 86_400.0
 LONGEST_QUOTE = 4000  # characters of an unusable answer, for the repair
 IDLE_S = 30.0  # how long an unused connection is kept
@@ -88,9 +100,9 @@ class Completion(Wire):
 class Tokens(Wire):
     """The usage in a chat completion; some say what it cost."""
 
-    prompt_tokens: Annotated[int, Field(ge=0, le=10**9)] = 0
-    completion_tokens: Annotated[int, Field(ge=0, le=10**9)] = 0
-    cost: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    prompt_tokens: cases.Tokens = 0
+    completion_tokens: cases.Tokens = 0
+    cost: cases.Cost | None = None
 
 
 class HttpTransport:
@@ -302,11 +314,12 @@ def failure(response: Response, text: str) -> Unavailable | Rejected:
     """Return what a status other than 200 means; `text` is not to be quoted."""
     status = response.status
     why = f"status {status}{_code(response.body, text)}"
-    if status in FAULTS and status not in MAY_SUCCEED:
+    if status in THE_REQUESTS and not THE_OPERATORS.search(response.body):
         return Rejected(why)
+    unpaid = status in {*REDIRECTS, *FAULTS, UNAVAILABLE} - MAYBE_WORKED
     return Unavailable(
-        why,
-        maybe_paid=status not in BEFORE_WORK and status not in REDIRECTS,
+        f"{why}: {HINTS[status]}" if status in HINTS else why,
+        maybe_paid=not unpaid,
         retry_after_s=pause(response.headers.get("retry-after")),
     )
 

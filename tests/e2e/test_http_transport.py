@@ -140,13 +140,23 @@ async def test_retry_after(http: HttpTransport, llm: ScriptedLLM, status: int) -
     assert not unavailable.value.maybe_paid
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+@pytest.mark.parametrize("status", [400, 413, 422])
 async def test_rejected(http: HttpTransport, llm: ScriptedLLM, status: int) -> None:
     """A request that the endpoint will never take is rejected, with its code."""
     body = b'{"error": {"message": "no: turn it off", "code": "no_such_thing"}}'
     llm.script = lambda _asked: Says(raw=body, http=status)
     with pytest.raises(Rejected, match=rf"^status {status} \(no_such_thing\)$"):
         await ask(http)
+    assert len(llm.asked) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 407, 451])
+async def test_mendable(http: HttpTransport, llm: ScriptedLLM, status: int) -> None:
+    """A wrong key, a wrong address, a proxy: nobody was paid, and it may be mended."""
+    llm.script = lambda _asked: Says(raw=b"<html>turn it off</html>", http=status)
+    with pytest.raises(Unavailable, match=rf"^status {status}: [^<>]+$") as unavailable:
+        await ask(http)
+    assert not unavailable.value.maybe_paid
     assert len(llm.asked) == 1
 
 

@@ -17,7 +17,7 @@ from stage import free_port
 from upstreams import ScriptedLLM
 
 from agent.cases import Request, checked
-from agent.transports import Rejected, Settings, Unavailable
+from agent.transports import Settings, Unavailable
 from agent.transports.http import HttpTransport, open_http
 
 pytestmark = pytest.mark.slow
@@ -166,12 +166,13 @@ async def test_unavailable(
 
 
 @pytest.mark.parametrize(("model", "key"), [("unheard-of", KEY), ("good", "sk-wrong")])
-async def test_rejected(proxy: str, tmp_path: Path, model: str, key: str) -> None:
-    """A model that is not there, and a wrong key, are never any use."""
+async def test_unmended(proxy: str, tmp_path: Path, model: str, key: str) -> None:
+    """A model that is not there, and a wrong key, cost nothing, and may be mended."""
     transport = to(proxy, model, tmp_path, key)
-    with pytest.raises(Rejected) as rejected:
+    with pytest.raises(Unavailable, match="status 4") as unavailable:
         await transport.ask(ASKED, transport.encode(ASKED), 60)
-    assert "shed" not in str(rejected.value)
+    assert not unavailable.value.maybe_paid
+    assert "shed" not in str(unavailable.value)
     await transport._client.aclose()
 
 
