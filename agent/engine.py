@@ -32,7 +32,7 @@ from agent.types import (
     Timing,
     Unresolved,
 )
-from agent.wire import dead_letter_payload, result_payload
+from agent.wire import dead_letter_payload, letter_bytes, result_payload
 
 BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
 
@@ -188,8 +188,7 @@ class Engine:
             reason=why.reason.value,
             detail=why.detail,
         )
-        # base64 makes four bytes of three; the rest of a dead letter is small
-        limit = max(0, self._packet_limit() * 3 // 4 - 4096)
+        limit = letter_bytes(self._packet_limit())
         payload = dead_letter_payload(message, self._device, pipeline.name, why, limit)
         return pipeline.dead_letter_topic, payload
 

@@ -24,9 +24,9 @@ from typing import Any
 import structlog
 
 from agent.alerts import Alerts
-from agent.cases import Case, decode_case, encode_case
+from agent.cases import Case, encode_case
 from agent.counts import Counts
-from agent.finals import Finals, Room
+from agent.finals import Finals, Room, readable
 from agent.link import Link
 from agent.outbox import cases as book
 from agent.outbox.cases import Row
@@ -237,9 +237,9 @@ class Escalation:
                     return rows[0]
 
     async def _handle(self, row: Row) -> None:
-        case = decode_case(row.body)
-        pipeline = self._pipelines.get(case.pipeline)
-        if self._upstream is None or pipeline is None or pipeline.plan is None:
+        pipeline = self._pipelines.get(row.pipeline)
+        case = readable(row)
+        if not (case and self._upstream and pipeline and pipeline.plan):
             await self._finals.end(row, Settled(Outcome.REFUSED))
             return
         try:

@@ -15,19 +15,20 @@ from datetime import UTC, datetime
 from functools import partial
 
 import structlog
+from pydantic_core import from_json
 
 from agent.alerts import Alerts
 from agent.cases import Case, decode_case
 from agent.counts import Counts
 from agent.engine import fitting
-from agent.errors import Refused, Undelivered
+from agent.errors import Refused, Undelivered, Unreadable
 from agent.link import Link
 from agent.outbox import cases as book
 from agent.outbox.cases import Final, Row
 from agent.outbox.store import Database, Full, Store
-from agent.types import Decision, Resolved, Result, Unresolved
+from agent.types import Decision, Message, Reason, Resolved, Result, Unresolved
 from agent.upstream import Settled
-from agent.wire import Topics, result_payload
+from agent.wire import Topics, dead_letter_payload, letter_bytes, result_payload
 
 AT_ONCE = 50
 AGAIN_S = 1.0
@@ -118,12 +119,9 @@ class Finals:
         `waits`: whether it is in the outbox. False: it ended before, and nothing
         changes.
         """
-        case = decode_case(row.body)
-        result = self._result(case, settled)
-        payload = result_payload(result)
-        # A pipeline that is gone has the topic it had unless it named another.
-        own = Topics(self._device).result(case.pipeline)
-        topic = self._topics.get(case.pipeline, own)
+        case = readable(row)
+        result = case and self._result(case, settled)
+        topic, payload = self._said(result) if result else self._dead_letter(row)
         now = time.time()
 
         def change(db: Database) -> bool:
@@ -140,9 +138,41 @@ class Finals:
                 self._room.lack(str(why))
                 await self._room.wait()
         if first:
-            self._count(result)
+            if result:
+                self._count(result)
+            else:
+                self._counts.dead_letter(row.pipeline, Reason.UNREADABLE_CASE)
+                log.error("unreadable_case", key=row.key, pipeline=row.pipeline)
             self._woken.set()
         return first
+
+    def _said(self, result: Result) -> tuple[str, bytes]:
+        # A pipeline that is gone has the topic it had unless it named another.
+        own = Topics(self._device).result(result.pipeline)
+        return self._topics.get(result.pipeline, own), result_payload(result)
+
+    def _dead_letter(self, row: Row) -> tuple[str, bytes]:
+        """Return topic and payload for a case that nobody can read any more.
+
+        It holds the case as it lay in the outbox, so that nothing vanishes.
+        """
+        letter = Message(
+            topic=_field(row.body, "topic"),
+            payload=row.body,
+            qos=1,
+            id=_field(row.body, "id"),
+            seq=0,
+            epoch=0,
+            received_at=datetime.now(UTC),
+            arrived=0.0,
+            ack=lambda: None,
+        )
+        why = Unreadable(Reason.UNREADABLE_CASE, "written by another version")
+        limit = letter_bytes(self._link.max_packet_bytes)
+        topic = Topics(self._device).dead_letter(row.pipeline)
+        return topic, dead_letter_payload(
+            letter, self._device, row.pipeline, why, limit
+        )
 
     def _result(self, case: Case, settled: Settled) -> Result:
         found = settled.prediction
@@ -266,6 +296,23 @@ class Finals:
         self._room.make()
         if prune:
             self._prune_at = time.monotonic() + PRUNE_S
+
+
+def readable(row: Row) -> Case | None:
+    """Return the case; None where another version wrote what this one cannot read."""
+    try:
+        return decode_case(row.body)
+    except ValueError:
+        return None
+
+
+def _field(body: bytes, name: str) -> str:
+    """Return a field of what is no case, as far as there is one."""
+    with contextlib.suppress(ValueError):
+        document = from_json(body)
+        if isinstance(document, dict):
+            return str(document.get(name, ""))
+    return ""
 
 
 def _forget(db: Database, keys: Sequence[str], now: float, *, prune: bool) -> None:

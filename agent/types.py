@@ -44,6 +44,7 @@ class Reason(StrEnum):
     EMPTY = "empty"
     TOO_LONG = "too_long"
     CONTROL_CHARACTERS = "control_characters"
+    UNREADABLE_CASE = "unreadable_case"  # in the outbox, by another version
 
 
 class Outcome(StrEnum):
@@ -51,7 +52,7 @@ class Outcome(StrEnum):
 
     ANSWERED = "answered"
     ABSTAINED = "abstained"  # it said that nothing fits, or nothing usable
-    REFUSED = "refused"  # it will never take this request: a wrong key, say
+    REFUSED = "refused"  # it will never take this request, or it must not leave
     TIMEOUT = "timeout"  # no answer before the deadline
     FULL = "full"  # dropped from a full outbox
     BUDGET = "budget"  # the day's budget was spent

@@ -13,7 +13,7 @@ import structlog
 from aiolimiter import AsyncLimiter
 from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
@@ -36,7 +36,6 @@ ASKED_PAUSE_MAX_S = 3600.0
 LONGEST_QUOTE = 4000  # characters of an unusable answer that are sent back
 
 Change = Callable[[Database], None]
-_PREDICTION: TypeAdapter[Prediction] = TypeAdapter(Prediction)
 
 log = structlog.get_logger()
 
@@ -58,6 +57,13 @@ class Settled:
     outcome: Outcome
     prediction: Prediction | None = None
     model: str | None = None
+
+
+class _Known(BaseModel):
+    """An answer in the cache."""
+
+    found: Prediction
+    model: str | None
 
 
 class Upstream:
@@ -146,11 +152,8 @@ class Upstream:
         found = settled.prediction
         if found is None or found.by is not Tier.UPSTREAM or not entries:
             return None
-        said = {
-            "found": _PREDICTION.dump_python(found, mode="json"),
-            "model": settled.model,
-        }
-        key, body = _question(case, plan), json.dumps(said).encode()
+        known = _Known(found=found, model=settled.model)
+        key, body = _question(case, plan), known.model_dump_json().encode()
         return lambda db: answers.remember(db, key, body, time.time(), entries)
 
     async def _recalled(self, case: Case, plan: Plan) -> Settled | None:
@@ -162,24 +165,17 @@ class Upstream:
         )
         if body is None:
             return None
-        said = json.loads(body)
-        found = replace(_PREDICTION.validate_python(said["found"]), by=Tier.CACHE)
+        try:
+            known = _Known.model_validate_json(body)
+        except ValidationError:  # of another version: the next answer replaces it
+            log.warning("cached_answer_unreadable", pipeline=case.pipeline)
+            return None
         self._cached += 1
-        return Settled(Outcome.ANSWERED, found, said["model"])
+        found = replace(known.found, by=Tier.CACHE)
+        return Settled(Outcome.ANSWERED, found, known.model)
 
     async def _settle(self, case: Case, plan: Plan) -> Settled:
-        hidden = await self._redacted(case.text, plan)
-        request = Request(
-            id=case.key,  # the producer's may hold personal data
-            device=self._device,
-            pipeline=case.pipeline,
-            text=hidden.text,
-            labels=dict(plan.labels),
-            entities=dict(plan.entities),
-            guess=guess_without(guess_object(case.guess), case.text, hidden),
-            redacted=sum(hidden.counts.values()),
-            deadline_ms=int(case.deadline.timestamp() * 1000),
-        )
+        request, hidden = await self._request(case, plan)
         for _ in range(ROUNDS):
             reply = await self._reply(request, case, plan, hidden)
             if reply.status == "abstain":
@@ -198,6 +194,31 @@ class Upstream:
                 found = Prediction(Tier.UPSTREAM, answer.label, None, entities)
                 return Settled(Outcome.ANSWERED, found, model)
         return Settled(Outcome.ABSTAINED)
+
+    async def _request(self, case: Case, plan: Plan) -> tuple[Request, Redacted]:
+        """Return what of a case may leave; raises Rejected where that cannot be told.
+
+        Models find what is to be hidden, and a runtime written in C++ raises anything:
+        one bad text must not stop the daemon, at each start anew. An error may quote
+        the text, so only its name is told.
+        """
+        try:
+            hidden = await self._redacted(case.text, plan)
+            request = Request(
+                id=case.key,  # the producer's may hold personal data
+                device=self._device,
+                pipeline=case.pipeline,
+                text=hidden.text,
+                labels=dict(plan.labels),
+                entities=dict(plan.entities),
+                guess=guess_without(guess_object(case.guess), case.text, hidden),
+                redacted=sum(hidden.counts.values()),
+                deadline_ms=int(case.deadline.timestamp() * 1000),
+            )
+        except Exception as error:
+            why = f"the privacy gate failed: {type(error).__name__}"
+            raise Rejected(why) from error
+        return request, hidden
 
     async def _redacted(self, text: str, plan: Plan) -> Redacted:
         if not plan.redacts:

@@ -135,6 +135,12 @@ def _milliseconds(timing: Timing) -> dict[str, float]:
     }
 
 
+def letter_bytes(packet_limit: int) -> int:
+    """Return how many bytes of an original fit into a dead letter of one packet."""
+    # base64 makes four bytes of three; the rest of a dead letter is small
+    return max(0, packet_limit * 3 // 4 - 4096)
+
+
 def dead_letter_payload(
     message: Message, device: str, pipeline: str, why: Unreadable, limit: int
 ) -> bytes:

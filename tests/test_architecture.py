@@ -107,7 +107,12 @@ PURE_BUT = {"examples": {"pathlib"}, "jsonl": {"pathlib"}}  # what people hand u
 
 # Each of these argues for itself, in a comment beside it.
 CATCHES_ALL = {
-    *("engine._ask", "mqtt.Connection._readable", "bundle.open_bundle"),
+    *(
+        "engine._ask",
+        "upstream.Upstream._request",
+        "mqtt.Connection._readable",
+        "bundle.open_bundle",
+    ),
     "broker.llm.ask",
     *("fleet.device.FleetDevice.offer", "fleet.device.FleetDevice._reopened"),
     *(f"outbox.store.Store.{name}" for name in ("_write", "_attempt", "_read")),

@@ -1,7 +1,9 @@
 """Cases: asked about upstream, by all the rules, and back as one final result."""
 
+import base64
 import hashlib
 import json
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -171,6 +173,7 @@ BAD: dict[str, Says | None] = {  # answers, by the text that is asked about
     "cut": Says(answer=GOOD, cut=True),
     "500": Says(answer=GOOD, http=500),
     "404": Says(answer=GOOD, http=404),
+    "413": Says(answer=GOOD, http=413),
     "never": None,
 }
 
@@ -186,8 +189,8 @@ def test_unusable_answers(
     twice = {"label", "entity", "type", "json", "list"}
     ways = {
         **dict.fromkeys(("null", "refusal", *twice), "abstained"),
-        **dict.fromkeys(("huge", "cut", "500", "never"), "timeout"),
-        "404": "refused",
+        **dict.fromkeys(("huge", "cut", "500", "404", "never"), "timeout"),
+        "413": "refused",
     }
     terms = "rate = 1000.0\nconcurrency = 16\ntimeout_s = 1.0\ndeadline_s = 3.0"
     with ScriptedLLM(lambda asked: BAD[asked.text.partition(":")[0]]) as llm:
@@ -743,6 +746,64 @@ def test_upstream_removed(
     for [said] in ended:
         assert (said["upstream"], said["status"]) == ("refused", "unresolved")
         assert said["label"]
+
+
+def test_a_rotated_key(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
+    """While upstream takes no key of ours, cases wait, and an alert says why."""
+    terms = f"{HASTE}\ndeadline_s = 600.0"
+    hurry = {"upstream.COOL_DOWN_S": 0.5, "escalation.REST_S": 0.5}
+    with ScriptedLLM(lambda _: Says(raw=b"{}", http=401)) as llm:
+        agent = new_agent(
+            broker.port, upstream=http(llm, terms), pipelines=ONE, hurry=hurry
+        )
+        agent.start()
+        ask(client, range(10))
+        detail = wait_alert(client, "upstream_gone", up=True)
+        assert detail == "status 401: is the key right?"
+        llm.wait_asked(10)
+        assert not client.results
+        llm.script = well
+        wait_finals(client, 10)
+        wait_alert(client, "upstream_gone", up=False)
+        assert agent.terminate() == 0
+    assert {said["upstream"] for said in finals(client).values()} == {"answered"}
+
+
+def test_a_case_of_another_version(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """What this version cannot read ends as a dead letter, and its neighbours as ever.
+
+    Whether it is taken up to be asked about, or its deadline passes first.
+    """
+    with ScriptedLLM(lambda _: None) as llm:
+        agent = new_agent(broker.port, upstream=http(llm), pipelines=ONE)
+        agent.start()
+        ask(client, range(3))
+        llm.wait_asked(3)
+        agent.kill()
+        with closing(sqlite3.connect(agent.state / "outbox.db")) as db, db:
+            db.execute(
+                "UPDATE cases SET body ="
+                " CAST(json_set(body, '$.reason', 'of_the_future') AS BLOB)"
+                " WHERE body ->> '$.id' = 'q-0'"
+            )
+            db.execute(
+                "UPDATE cases SET body = x'6e6f204a534f4e', deadline = 0"
+                " WHERE body ->> '$.id' = 'q-1'"
+            )
+        llm.script = well
+        agent.start()
+        final(client, "ask/2")
+        client.wait(lambda: len(client.dead) == 2)
+        assert agent.terminate() == 0
+    assert in_outbox(agent) == 0
+    [known] = client.dead["ask/0"]
+    assert (known["id"], known["reason"]) == ("q-0", "unreadable_case")
+    assert question(0).encode() in base64.b64decode(known["payload"])
+    [unknown] = client.dead[""]
+    assert base64.b64decode(unknown["payload"]) == b"no JSON"
+    assert not agent.noise
 
 
 def test_stop_in_mid_stream(

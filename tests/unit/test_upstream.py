@@ -14,7 +14,7 @@ import pytest
 from agent import upstream as module
 from agent.cases import Case, Reply, Request, Usage, encode_request
 from agent.families.patterns import find
-from agent.outbox import SCHEMA, ledger, spending
+from agent.outbox import SCHEMA, answers, ledger, spending
 from agent.outbox.spending import Limit
 from agent.outbox.store import Full, Store
 from agent.pipeline import Plan
@@ -315,6 +315,39 @@ async def test_repair_holds_nothing_hidden(new: Callable[..., Bench]) -> None:
     assert second.repair
     assert "does not stand in the text" in second.repair.error
     assert second.text == first.text
+
+
+async def test_a_privacy_gate_that_fails(
+    new: Callable[..., Bench],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A text that the redactor cannot take ends its case, unasked and unquoted."""
+    bench = new(reply())
+
+    def fail(_finder: object, text: str) -> list[Entity]:
+        raise RuntimeError(f"no such node: {text}")
+
+    monkeypatch.setattr(Patterns, "find", fail)
+    settled = await bench.upstream.settle(case(), plan(redacts=True))
+    assert settled.outcome is Outcome.REFUSED
+    assert not bench.wire.asked
+    assert await bench.bodies() == 0
+    told = capsys.readouterr().out
+    assert "RuntimeError" in told
+    assert TEXT not in told
+
+
+@pytest.mark.parametrize("body", [b"no JSON", b"{}", b'{"found": {"by": "oracle"}}'])
+async def test_a_cached_answer_of_another_version(
+    new: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    """What cannot be read any more is asked for anew, and replaced."""
+    bench = new(reply())
+    monkeypatch.setattr(answers, "recall", lambda *_: body)
+    settled = await bench.upstream.settle(case(), plan())
+    assert settled.outcome is Outcome.ANSWERED
+    assert len(bench.wire.asked) == 1
 
 
 async def test_cache(new: Callable[..., Bench]) -> None:
