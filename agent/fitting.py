@@ -7,6 +7,7 @@ weights, certificates want numbers: three in ten fit, seven certify.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
@@ -66,10 +67,18 @@ def places(spans: Sequence[Entity | Span]) -> set[tuple[int, int, str]]:
 
 
 def parted(heard: Sequence[Heard]) -> tuple[list[Heard], list[Heard]]:
-    """Part the texts by their hash, the same way each time: to fit, and to certify."""
+    """Part the texts by their hash, the same way each time: to fit, and to certify.
+
+    A text that comes again is hashed with how often it came before. Were its copies
+    kept together, those of a frequent one might all fit, and none certify.
+    """
     parts: tuple[list[Heard], list[Heard]] = ([], [])
+    seen: Counter[str] = Counter()
     for one in heard:
-        digest = hashlib.sha256(one.example.text.encode("utf-8", "surrogatepass"))
+        text = one.example.text
+        again = f"\0{seen[text]}" if seen[text] else ""
+        seen[text] += 1
+        digest = hashlib.sha256(f"{text}{again}".encode("utf-8", "surrogatepass"))
         parts[digest.digest()[0] >= FITTING * 256].append(one)
     return parts
 
