@@ -192,8 +192,8 @@ def _heard(
 
 
 def _probes(recipe: Recipe, material: Material) -> list[str]:
-    data = [example.text for example in material.valid[:PROBES_FROM_DATA]]
-    return recipe.probes or data
+    texts = dict.fromkeys(example.text for example in material.valid)
+    return recipe.probes or list(texts)[:PROBES_FROM_DATA]
 
 
 def _manifest(piece: Workpiece, specs: Specs, encoding: Encoding) -> dict[str, Any]:

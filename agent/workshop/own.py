@@ -198,9 +198,11 @@ def own_pipeline(
     for made in (out / "agent.toml", out / "pipelines" / f"{name}.toml"):
         if made.exists():
             raise ConfigError(f"{made}: is there already; name another folder")
-    examples = _once(_read(lines), lines, warn)
+    examples = _read(lines)
+    _tell_repeats(examples, lines, warn)
     taught, held = split(examples)
-    _survey(lines, examples, taught, held, warn)
+    taught = once(taught)  # the others stay as frequent as on a device
+    _survey(lines, once(examples), taught, held, warn)
     source = lines.name if lines.name.isprintable() else "lines.jsonl"
     try:
         _write(out / "recipe.toml", recipe_for(name, source, taught, held))
@@ -229,22 +231,26 @@ def _key(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _once(examples: Sequence[Example], lines: Path, warn: Warn) -> list[Example]:
-    """Return the first example of each text: a repeated one would count twice."""
+def once(examples: Sequence[Example]) -> list[Example]:
+    """Return the first example of each text."""
     found: dict[str, Example] = {}
+    for example in examples:
+        found.setdefault(_key(example.text), example)
+    return list(found.values())
+
+
+def _tell_repeats(examples: Sequence[Example], lines: Path, warn: Warn) -> None:
+    labels = {_key(example.text): example.label for example in once(examples)}
     differing = [
         example.text
         for example in examples
-        if found.setdefault(_key(example.text), example).label != example.label
+        if labels[_key(example.text)] != example.label
     ]
     if differing:
         warn(
             f"{lines}: {len(differing)} repeated texts have another label than the "
-            f"first time, such as {differing[0]!r}; the first counts"
+            f"first time, such as {differing[0]!r}; the first is taught"
         )
-    if len(found) < len(examples):
-        warn(f"{lines}: {len(examples) - len(found)} repeated texts are left out")
-    return list(found.values())
 
 
 def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
@@ -254,13 +260,18 @@ def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """
     few, many = SHARES
     share = min(many, max(few, VALID_LINES / max(1, len(examples))))
-    places = [_place(example.text) for example in examples]
     latest: dict[str | None, float] = {}
-    for example, place in zip(examples, places, strict=True):
+    for example in once(examples):
+        place = _place(example.text)
         latest[example.label] = max(place, latest.get(example.label, 0.0))
+    taught = {
+        _key(example.text)
+        for example in once(examples)
+        if _place(example.text) >= min(share, latest[example.label])
+    }
     parts: tuple[list[Example], list[Example]] = ([], [])
-    for example, place in zip(examples, places, strict=True):
-        parts[place < min(share, latest[example.label])].append(example)
+    for example in examples:
+        parts[_key(example.text) not in taught].append(example)
     return parts
 
 
@@ -448,7 +459,11 @@ def _cases(
         for example, decision in zip(held, decisions, strict=True)
         if isinstance(decision, Resolved) and len(example.text) <= LONGEST_CASE
     ]
+    shown: set[str] = set()
     for sure, example, said in sorted(answered, key=lambda one: -one[0]):
+        if _key(example.text) in shown:
+            continue
+        shown.add(_key(example.text))
         case: dict[str, Any] = {"text": example.text, "status": "resolved"}
         right = True
         if kind != "extract":

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -18,7 +19,7 @@ from agent.check import check
 from agent.config import load
 from agent.errors import ConfigError
 from agent.evaluate import answer
-from agent.examples import Example, Span
+from agent.examples import Example, Span, read_examples
 from agent.pipeline import open_pipelines
 from agent.types import Resolved
 from agent.workshop import own
@@ -208,18 +209,40 @@ def test_unfit_names_are_refused(name: str, tmp_path: Path) -> None:
         own_pipeline(path, name, tmp_path / "out", _silent)
 
 
-def test_thin_data_is_warned_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What will not be good is said before the training, which goes on."""
+class Trained(Exception):
+    """Instead of a training."""
 
-    class Trained(Exception):
-        pass
 
+@pytest.fixture
+def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_training(*_: object) -> None:
         raise Trained
 
     monkeypatch.setattr(own, "train_bundle", no_training)
+
+
+@pytest.mark.usefixtures("_no_training")
+def test_a_frequent_text_teaches_once_and_certifies_as_often(tmp_path: Path) -> None:
+    """The certificate is about what arrives, as often as it does, labels as given."""
+    lines = list(_lines())
+    often = [*lines[:20] * 30, *lines, {**lines[0], "label": "lamp_off"}]
+    with pytest.raises(Trained):
+        own_pipeline(_file(tmp_path, often), "desk", tmp_path / "out", _silent)
+    taught, held = (
+        read_examples(tmp_path / "out" / "data" / f"{part}.jsonl")
+        for part in ("train", "valid")
+    )
+    come = Counter(line["text"] for line in often)
+    validate = Counter(example.text for example in held)
+    assert validate == {text: come[text] for text in validate}
+    assert max(validate.values()) > 30
+    teach = Counter(example.text for example in taught)
+    assert teach == dict.fromkeys(come.keys() - validate.keys(), 1)
+
+
+@pytest.mark.usefixtures("_no_training")
+def test_thin_data_is_warned_of(tmp_path: Path) -> None:
+    """What will not be good is said before the training, which goes on."""
     lines = list(_lines())
     lines += [{"text": f"rare {n}", "label": "rare"} for n in range(3)]
     lines += [{**lines[0], "label": "lamp_off"}, lines[1]]
@@ -229,7 +252,6 @@ def test_thin_data_is_warned_of(
             _file(tmp_path, lines), "desk", tmp_path / "out", _silent, warnings.append
         )
     told = "\n".join(warnings)
-    assert "2 repeated texts are left out" in told
     assert "1 repeated texts have another label" in told
     assert "a few examples only of label rare 3" in told
 
