@@ -27,7 +27,7 @@ from agent.pipeline import bundles_of, open_pipelines
 from agent.presence import DISK_LOW
 from agent.transports.mqtt import endpoint_of
 from agent.types import Message
-from agent.vitals import vitals
+from agent.vitals import UNSYNCHRONIZED, clock_fault, vitals
 from agent.watching import Heard
 from agent.wire import Topics
 from agent.wiring import endpoint, settings_of, transport_of
@@ -69,8 +69,10 @@ def _machine(config: Config) -> Iterator[Finding]:
     if now.disk_bytes and now.disk_free_bytes is not None:
         share = now.disk_free_bytes / now.disk_bytes
         yield Finding(_disk_level(share), "disk", f"{share:.0%} free")
-    if now.clock_wrong:
-        yield Finding("error", "clock", "is years behind: budgets and deadlines fail")
+    fault = clock_fault(folder)
+    if fault:
+        level: Level = "warning" if fault == UNSYNCHRONIZED else "error"
+        yield Finding(level, "clock", f"{fault}: budgets and deadlines may fail")
     else:
         yield Finding("ok", "clock", "is plausible")
     if now.throttled:

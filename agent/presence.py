@@ -24,7 +24,7 @@ from agent.link import Link, publish_aside
 from agent.mqtt import Connection
 from agent.pipeline import Pipeline, bundles_of
 from agent.systemd import notify
-from agent.vitals import Vitals, vitals
+from agent.vitals import Vitals, clock_fault, vitals
 from agent.wire import Topics
 from agent.wiring import Parts
 
@@ -220,7 +220,7 @@ class Presence:
         now, active = vitals(self._folder), self._alerts.active
         for name, detail in (
             ("disk_low", _disk_low(now, DISK_LOW["disk_low" in active])),
-            ("clock_wrong", "the clock is years behind" if now.clock_wrong else ""),
+            ("clock_wrong", clock_fault(self._folder)),
             ("outbox_filling", self._filling(FILLING["outbox_filling" in active])),
             ("calibration_mismatch", _mismatches(self._parts.pipelines)),
             ("input_stalled", self._stalled()),

@@ -2,12 +2,18 @@
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 # No clock that is right tells less: a Pi without a battery starts in the past.
 RELEASED = 1_764_000_000  # Unix time, late November 2025
+# Without one it may start with the time of its last shutdown, too (fake-hwclock): then
+# what we wrote since, or systemd-timesyncd, knows better.
+TIMESYNC = Path("/run/systemd/timesync")  # there while it runs
+SLACK_S = 60.0  # a clock that is set right may go back a little
+UNSYNCHRONIZED = "systemd-timesyncd has not reached a time server yet"
 
 TEMPERATURE = Path("/sys/class/thermal/thermal_zone0/temp")
 THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")  # Raspberry Pi
@@ -46,8 +52,34 @@ def vitals(folder: Path) -> Vitals:
         load_1m=round(os.getloadavg()[0], 2),
         disk_free_bytes=free,
         disk_bytes=size,
-        clock_wrong=time.time() < RELEASED,
+        clock_wrong=bool(clock_fault(folder)),
     )
+
+
+def clock_fault(folder: Path) -> str:
+    """Say what speaks against the clock; empty: nothing does.
+
+    `folder` is where this device keeps its state.
+    """
+    now = time.time()
+    if now < RELEASED:
+        return "the clock is years behind"
+    at, name = _newest(folder)
+    if at > now + SLACK_S:
+        return f"the clock is behind {name} in state.dir by {at - now:.0f} s"
+    if TIMESYNC.is_dir() and not (TIMESYNC / "synchronized").exists():
+        return UNSYNCHRONIZED
+    return ""
+
+
+def _newest(folder: Path) -> tuple[float, str]:
+    """Return when what is in a folder was changed last, in Unix time, and its name."""
+    found = [(0.0, "")]
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):  # gone meanwhile
+                found.append((entry.stat().st_mtime, entry.name))
+    return max(found)
 
 
 def _resident() -> int | None:

@@ -1,6 +1,8 @@
 """doctor, against a real broker and beside a real daemon."""
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -149,6 +151,18 @@ def test_answers_may_be_heard(
     status, found = findings(new_agent(broker.port, upstream='transport = "mqtt"'))
     assert (status, levels(found, "upstream")) == (0, {"ok"})
     assert f"{BASE}/answer" in found["upstream"][0]["detail"]
+
+
+def test_the_clock_is_behind(new_agent: Callable[..., Agent]) -> None:
+    """A clock that shows a time before our own files were written is an error."""
+    agent = new_agent(free_port())
+    agent.state.mkdir(parents=True, exist_ok=True)
+    written = agent.state / "written"
+    written.touch()
+    tomorrow = time.time() + 86_400
+    os.utime(written, (tomorrow, tomorrow))
+    status, found = findings(agent)
+    assert (status, levels(found, "clock")) == (2, {"error"})
 
 
 def test_the_state_cannot_be_written(new_agent: Callable[..., Agent]) -> None:
