@@ -1,4 +1,4 @@
-"""Installed otherwise than here: as Debian's package lays it out."""
+"""Installed otherwise than here: as Debian's package lays it out, and by pip."""
 
 import json
 import subprocess
@@ -79,3 +79,33 @@ def test_daemon_of_the_package(
     lines, _, _ = packaged.partition("from agent.__main__")
     lines += EMBEDDED.format(folder=str(tmp_path), port=broker.port)
     subprocess.run([bare, "-I", "-c", lines], cwd="/", check=True)
+
+
+def files(folder: Path) -> set[Path]:
+    """Return the files below a folder, from there."""
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_installed_by_pip(bare: Path, tmp_path: Path) -> None:
+    """The wheel carries bundles and pipelines: `check` is content outside the checkout.
+
+    Nothing is downloaded: the libraries it needs are those of this environment.
+    """
+    pytest.importorskip("hatchling", reason="builds the wheel, and is not installed")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", REPOSITORY]
+    subprocess.run([*pip, *build], cwd=tmp_path, check=True)
+    [wheel] = tmp_path.glob("slm_agent-*.whl")
+    into = ["--python", bare, "install", "--no-deps", "--no-index", wheel]
+    subprocess.run([*pip, *into], check=True)
+    [package] = tmp_path.glob("bare/lib/*/site-packages/agent")
+    for folder in ("models", "pipelines"):
+        assert files(package / folder) >= files(REPOSITORY / folder)
+    config = tmp_path / "agent.toml"
+    config.write_text('[device]\nid = "pi"\n', "utf-8")
+    subprocess.run(
+        [bare.parent / "slm-agent", "check", "--config", config],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(SITE)},
+        check=True,
+    )
