@@ -60,7 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("evaluate", "check", "recalibrate", "embedded", "simulated"),
         *("demo", "bench", "fleet.tables", "watching", "doctor"),
-        *("fleet.checks", "fleet.differences", "fleet.commands"),
+        *("fleet.checks", "fleet.differences", "fleet.pushing", "fleet.commands"),
         "egress",
         # the upstream side: nothing of the device's is above it
         *("broker", "broker.settings", "broker.llm", "broker.tally", "broker.claims"),

@@ -297,19 +297,26 @@ def sign(file: Path, key: Path, out: Path | None, models: Path | None) -> None:
     metavar="FILE",
     help="Refuse what was not signed with it. Default: fleet.public_key_files.",
 )
+@click.option(
+    "--force", is_flag=True, help="Whatever is there; it is not even looked at."
+)
 def push(
     signed: Path,
     config: Path | None,
     url: str | None,
     topic: str | None,
     public_keys: tuple[Path, ...],
+    *,
+    force: bool,
 ) -> None:
     """Publish SIGNED as a retained message: devices take it when they come.
 
-    How they fare stands in slm/<device>/fleet.
+    How they fare stands in slm/<device>/fleet. A newer version that is there already
+    is not replaced.
     """
     from agent.config import AgentFile, Config, FleetSection, check_tls, read_file
     from agent.fleet import signing
+    from agent.fleet.pushing import check_newer
     from agent.fleet.reading import read_path
     from agent.link import publish_aside
     from agent.wiring import endpoint
@@ -325,15 +332,18 @@ def push(
     place = place or str(FleetSection.model_fields["topic"].default)
     data = _bytes_of(signed)
     files = public_keys or (section.public_key_files if section else ())
+    keys = signing.public_keys(files)
     read = read_path(signed)
-    if files:
+    if keys:
         try:
-            signing.verified(data, signing.public_keys(files))
+            signing.verified(data, keys)
         except signing.Untrusted as error:
             raise ConfigError(f"{signed}: {error}") from error
     elif not data.startswith(b"{"):
         raise ConfigError(f"{signed}: is not signed; slm-agent fleet sign")
     whole = Config(agent.model_copy(update={"mqtt": mqtt}), {}, "")
+    if not force:
+        asyncio.run(check_newer(whole, place, read, keys))
     asyncio.run(publish_aside(endpoint(whole), place, data.rstrip()))
     click.echo(f"{place} on {mqtt.url}: version {read.version}, retained")
 

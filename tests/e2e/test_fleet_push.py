@@ -8,14 +8,15 @@ from paho.mqtt import subscribe
 from stage import Mosquitto, free_port
 
 from agent.__main__ import cli
-from agent.errors import Undelivered
+from agent.errors import ConfigError, Undelivered
 
 TOML = "version = {}\nunlisted = 'accept'\n"
 
 
-def pushed(folder: Path, version: int, *words: str) -> bytes:
+def pushed(folder: Path, version: int, *words: str, more: str = "") -> bytes:
     """Sign a version and push it; return what was signed."""
-    (folder / "fleet.toml").write_text(TOML.format(version))
+    (folder / "fleet.signed.json").unlink(missing_ok=True)
+    (folder / "fleet.toml").write_text(TOML.format(version) + more)
     runner = CliRunner()
     if not (folder / "ours.key").exists():
         assert not runner.invoke(cli, ["fleet", "keygen", f"{folder}/ours"]).exit_code
@@ -57,6 +58,34 @@ def test_push_as_agent_toml_says(broker: Mosquitto, tmp_path: Path) -> None:
     )
     signed = pushed(tmp_path, 1, "--config", str(config))
     assert retained(broker.port, "slm/oslo") == signed
+
+
+@pytest.mark.parametrize("keys", [False, True])
+def test_push_never_goes_back(broker: Mosquitto, tmp_path: Path, *, keys: bool) -> None:
+    """An older version, or another of the same number, is pushed by force alone."""
+    url = ["--url", f"mqtt://127.0.0.1:{broker.port}"]
+    second = pushed(tmp_path, 2, *url)
+    if keys:
+        url += ["--public-key", f"{tmp_path}/ours.pub"]
+    assert pushed(tmp_path, 2, *url) == second  # the same again is no other
+    for version, more in ((1, ""), (2, "enable = ['home']\n")):
+        with pytest.raises(ConfigError, match="slm/fleet: version 2 is there"):
+            pushed(tmp_path, version, *url, more=more)
+    assert retained(broker.port, "slm/fleet") == second
+    first = pushed(tmp_path, 1, *url, "--force")
+    assert retained(broker.port, "slm/fleet") == first
+
+
+def test_push_over_what_no_device_believes(broker: Mosquitto, tmp_path: Path) -> None:
+    """A stranger's file does not keep ours away from those who know our key."""
+    url = ["--url", f"mqtt://127.0.0.1:{broker.port}"]
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    pushed(stranger, 9, *url)
+    ours = pushed(tmp_path, 1, "--force", *url, "--topic", "elsewhere")
+    url += ["--public-key", f"{tmp_path}/ours.pub"]
+    assert pushed(tmp_path, 1, *url) == ours
+    assert retained(broker.port, "slm/fleet") == ours
 
 
 def test_push_to_nobody(tmp_path: Path) -> None:
