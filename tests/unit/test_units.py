@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.config import AgentFile
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNITS = sorted(REPOSITORY.glob("systemd/*.service"))
 MOST_EXPOSED = 1.2
@@ -34,6 +36,15 @@ def test_exposure(unit: Path) -> None:
 def test_both_units() -> None:
     """There is a unit for the device and one for the upstream side."""
     assert {unit.stem for unit in UNITS} == {"slm-agent", "slm-agent-broker"}
+
+
+def test_commented_examples() -> None:
+    """Every line of the packaged agent.toml that can be taken in says a key right."""
+    shipped = (REPOSITORY / "packaging/agent.toml").read_text("utf-8")
+    taken_in = re.sub(r"^# (?=\[|\w+ = )", "", shipped, flags=re.MULTILINE)
+    document = tomllib.loads(taken_in)
+    assert {"upstream", "metrics", "homeassistant", "fleet"} <= document.keys()
+    AgentFile.model_validate(document)
 
 
 def test_locked() -> None:
