@@ -12,10 +12,11 @@ from agent.wire import Topics
 
 # All there are. A retained one may be left from a process that was killed: what is not
 # active is cleared at the first connection.
+STOLEN = "id_taken_over"  # but this one only after a while in peace
 NAMES = (
     *("outbox_full", "outbox_filling", "outbox_damaged", "upstream_gone"),
     *("reload_refused", "calibration_mismatch", "clock_wrong", "disk_low"),
-    "input_stalled",
+    *("input_stalled", "result_refused", STOLEN),
 )
 
 log = structlog.get_logger()
@@ -29,7 +30,7 @@ class Alerts:
         self._link = link
         self._topics = topics
         self._active: dict[str, dict[str, Any]] = {}
-        self._unsaid: set[str] = set(NAMES)
+        self._unsaid: set[str] = set(NAMES) - {STOLEN}
         self._changed = asyncio.Event()
         self._changed.set()
 
@@ -38,9 +39,9 @@ class Alerts:
         """The names of the active alerts."""
         return sorted(self._active)
 
-    def rise(self, name: str, detail: str) -> None:
+    def rise(self, name: str, detail: str, **more: Any) -> None:
         """Make an alert active; saying the same again changes nothing."""
-        said = {"alert": name, "detail": detail}
+        said = {"alert": name, "detail": detail, **more}
         if self._active.get(name) == said:
             return
         if name not in self._active:

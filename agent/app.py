@@ -26,15 +26,18 @@ from agent.metrics import served
 from agent.mqtt import Connection, Endpoint
 from agent.pilot import Pilot
 from agent.presence import Presence, Sources
+from agent.refusals import Refusals
 from agent.steering import Steering
 from agent.subscriptions import obsolete, write_down
 from agent.systemd import notify
+from agent.trial import Signs
 from agent.types import Message
 from agent.watchdog import STALL_S, Watchdog
 from agent.wire import Topics
 from agent.wiring import Parts, open_escalation, prepare
 
 FINISH_S = 10.0  # how long a stop waits for what is in hand
+HASTE_S = 1.0  # ... and where the broker refuses what is: that will not end
 REFUSED = "reload_refused"  # until a reload succeeds
 FAREWELL_S = 0.2
 PATIENCE_S = 10.0  # how long we wait for the broker before we say that we are there
@@ -72,9 +75,7 @@ class Daemon:
         more = (self._topics.requests, self._home_status, steering.topic)
         self._filters += filter(None, more)
         self._link = Link(
-            self._endpoint,
-            self._filters,
-            ids,
+            *(self._endpoint, self._filters, ids),
             on_message=self._arrived,
             on_up=self._introduce,
             on_stolen=self._was_stolen,
@@ -83,13 +84,14 @@ class Daemon:
         self._alerts = Alerts(self._link, self._topics)
         if this.refused:
             self._alerts.rise(REFUSED, this.refused)
-        self._escalation = open_escalation(
-            parts, self._link, self._alerts, self._counts
-        )
-        figures = (self._counts, self._backlog, self._alerts, self._escalation)
-        self._presence = Presence(Sources(parts, self._link, *figures))
+        self._refusals = Refusals(self._alerts, self._counts)
+        known = (self._link, self._alerts, self._counts, self._refusals)
+        self._escalation = open_escalation(parts, *known)
+        figures = (self._counts, self._backlog, self._alerts, self._refusals)
+        sources = Sources(parts, self._link, *figures, self._escalation)
+        self._presence = Presence(sources)
         self._delivery = Delivery(
-            *(self._link, self._counts, self._done, self._escalation)
+            *(self._link, self._counts, self._refusals, self._done, self._escalation)
         )
         self._recent = Recent(self._pipelines)
         self._engine = Engine(
@@ -107,7 +109,7 @@ class Daemon:
         self._turn = asyncio.Lock()  # whose turn it is to say what runs next
         self._pilot = Pilot(
             *(steering, self._link, self._topics),
-            *(self._problem, self._switch, self._turn),
+            *(self._signs, self._switch, self._turn),
         )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping, self._idle = asyncio.Event(), asyncio.Event()
@@ -199,15 +201,10 @@ class Daemon:
         loop = asyncio.get_running_loop()
         loop.call_later(FAREWELL_S, self._stopping.set)
 
-    def _problem(self) -> str | None:
-        """Say what is wrong with how we run, for a version on probation."""
-        if not self._link.connected:
-            return "no connection to the broker"
-        if self._engine.busy_s() >= STALL_S:
-            return "a model hangs"
-        if self._counts.model_failed:
-            return "a model failed"
-        return None
+    def _signs(self) -> Signs:
+        hangs = "a model hangs" if self._engine.busy_s() >= STALL_S else ""
+        failed = "a model failed" if self._counts.model_failed else ""
+        return self._presence.signs(hangs or failed)
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Let a bug in a callback end the process, as it would in a task."""
@@ -268,7 +265,7 @@ class Daemon:
             notify("STOPPING=1")
         log.info("stopping", in_hand=self._backlog.messages)
         try:
-            async with asyncio.timeout(FINISH_S):
+            async with asyncio.timeout(HASTE_S if self._refusals.topics else FINISH_S):
                 await self._idle.wait()
                 if self._escalation and self._link.connected:
                     await self._escalation.finish()

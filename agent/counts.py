@@ -22,6 +22,7 @@ class Counts:
     received: int = 0
     unrouted: int = 0
     lost: int = 0
+    refused: int = 0  # times, not messages
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     outcomes: Counter[str] = field(default_factory=Counter)  # of cases
     local: Counter[str] = field(default_factory=Counter)  # outcomes on the device
@@ -81,6 +82,7 @@ class Counts:
             "received": self.received,
             "unrouted": self.unrouted,
             "lost": self.lost,
+            "refused": self.refused,
             "pipelines": pipelines,
             "by": dict(self.by),
             "unresolved": dict(self.unresolved),
@@ -88,6 +90,12 @@ class Counts:
             "ms_p50": p50,
             "ms_p99": p99,
         }
+
+    def unread(self, least: int) -> set[str]:
+        """Return the pipelines that could read none of at least so many messages."""
+        dead = {p: n for (p, o), n in self.results.items() if o == "dead_letter"}
+        read = {p for (p, o), n in self.results.items() if o != "dead_letter" and n}
+        return {p for p, number in dead.items() if number >= least} - read
 
     def shares(self) -> dict[str, float | None]:
         """Return which shares of the messages end here and go upstream, 0 to 1."""

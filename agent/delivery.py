@@ -21,6 +21,7 @@ from agent.engine import Parcel
 from agent.errors import Refused, Undelivered
 from agent.escalation import Escalation
 from agent.link import Link
+from agent.refusals import Refusals
 from agent.types import Message
 
 log = structlog.get_logger()
@@ -33,6 +34,7 @@ class Delivery:
         self,
         link: Link,
         counts: Counts,
+        refusals: Refusals,
         done: Callable[[Message], None],
         escalation: Escalation | None = None,
     ) -> None:
@@ -42,6 +44,7 @@ class Delivery:
         """
         self._link = link
         self._counts = counts
+        self._refusals = refusals
         self._done = done
         self._waiting: list[tuple[int, Parcel]] = []
         self._filled = asyncio.Event()
@@ -130,6 +133,8 @@ class Delivery:
         error = together.exception()
         message = parcel.message
         if error is None:
+            for topic, _ in parcel.sends:
+                self._refusals.took(topic)
             message.ack()
             self._let_go(parcel)
         elif isinstance(error, Refused):
@@ -148,6 +153,7 @@ class Delivery:
         log.error(
             "publish_refused", id=parcel.message.id, topics=topics, why=str(error)
         )
+        self._refusals.refused(error)
         if parcel.message.qos == 0:
             self._counts.lost += 1
             self._let_go(parcel)

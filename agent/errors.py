@@ -30,7 +30,12 @@ class Undelivered(Exception):
 
 
 class Refused(Undelivered):
-    """The broker answered a publish with an MQTT 5 reason code of failure."""
+    """The broker answered with a reason code of failure, about a topic or about us."""
+
+    def __init__(self, why: str, topic: str = "") -> None:
+        """`topic`: which one it refuses; empty: the whole connection."""
+        super().__init__(why)
+        self.topic = topic
 
 
 class NobodyListens(Undelivered):

@@ -33,6 +33,7 @@ from agent.outbox.cases import Row
 from agent.outbox.store import Database, Full, Store
 from agent.pipeline import Pipeline
 from agent.purse import OverBudget, today
+from agent.refusals import Refusals
 from agent.transports import Unavailable
 from agent.types import Outcome
 from agent.upstream import Settled, Upstream
@@ -73,6 +74,7 @@ class Escalation:
         link: Link,
         alerts: Alerts,
         counts: Counts,
+        refusals: Refusals,
     ) -> None:
         """Take what cases need; `run` works on them."""
         self._terms = terms
@@ -81,7 +83,9 @@ class Escalation:
         self._room = Room(alerts)
         self._upstream = upstream
         topics = {p.name: p.result_topic for p in pipelines}
-        self._finals = Finals(terms.device, topics, store, link, counts, self._room)
+        self._finals = Finals(
+            terms.device, topics, store, link, counts, self._room, refusals
+        )
         self._alerts = alerts
         self._counts = counts
         self._busy: set[str] = set()  # keys that somebody has in hand

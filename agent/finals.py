@@ -26,6 +26,7 @@ from agent.link import Link
 from agent.outbox import cases as book
 from agent.outbox.cases import Final, Row
 from agent.outbox.store import Database, Full, Store
+from agent.refusals import Refusals
 from agent.types import Decision, Message, Reason, Resolved, Result, Unresolved
 from agent.upstream import Settled
 from agent.wire import Topics, dead_letter_payload, letter_bytes, result_payload
@@ -96,6 +97,7 @@ class Finals:
         link: Link,
         counts: Counts,
         room: Room,
+        refusals: Refusals,
     ) -> None:
         """Take what results need; `run` publishes them."""
         self._device = device
@@ -104,6 +106,7 @@ class Finals:
         self._link = link
         self._counts = counts
         self._room = room
+        self._refusals = refusals
         self._woken = asyncio.Event()
         self._woken.set()  # what the last process left
         self._resting: dict[str, float] = {}  # until when, by key
@@ -269,12 +272,16 @@ class Finals:
         self, finals: Sequence[Final], said: Sequence[BaseException | None]
     ) -> None:
         for final, error in zip(finals, said, strict=True):
+            rest = AGAIN_S
             if error is None:
                 self._out.add(final.key)
-            elif isinstance(error, Undelivered):
-                refused = isinstance(error, Refused)
+                self._refusals.took(final.topic)
+                continue
+            if isinstance(error, Refused):
+                self._refusals.refused(error)
+                rest = REFUSED_S
+            if isinstance(error, Undelivered):
                 log.warning("final_not_published", topic=final.topic, why=str(error))
-                rest = REFUSED_S if refused else AGAIN_S
                 self._resting[final.key] = time.monotonic() + rest
             else:
                 raise error

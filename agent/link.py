@@ -74,6 +74,12 @@ class Link:
         self._up = asyncio.Event()
         self._up_since = 0.0
         self._in_order = False
+        self._refused = ""
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """The topic for which the broker let us in and not on; mostly none."""
+        return frozenset({self._refused} - {""})
 
     @property
     def max_packet_bytes(self) -> int:
@@ -187,7 +193,9 @@ class Link:
         except TimeoutError:
             connection.hang_up()
             raise Undelivered("the broker takes no messages") from None
-        except Undelivered:
+        except Undelivered as error:
+            if isinstance(error, Refused):
+                self._refused = error.topic
             connection.hang_up()
             raise
         except asyncio.CancelledError:
@@ -195,6 +203,7 @@ class Link:
             raise
         if connection.ended.done():
             raise Undelivered(connection.ended.result().why)
+        self._refused = ""
         self.counts.connects += 1
         self._up_since = time.monotonic()
         self._up.set()

@@ -47,6 +47,7 @@ COUNTERS = (
     ("received", "received", "Messages received"),
     ("unrouted", "unrouted", "Messages that no pipeline wanted"),
     ("lost", "lost", "QoS 0 messages whose result the broker refused"),
+    ("refused", "refused", "Times that the broker refused a result"),
     ("dropped_qos0", "dropped_qos0", "QoS 0 messages dropped for want of room"),
     ("left_to_broker", "left_to_broker", "QoS 1 messages left unacknowledged"),
     ("connects", "connects", "Connections made"),

@@ -131,7 +131,7 @@ class Connection:
         self._parting = False
         self._arrivals = 0
         self._unacked: dict[int, bool] = {}  # mid -> may be acked
-        self._puback: dict[int, asyncio.Future[None]] = {}
+        self._puback: dict[int, tuple[str, asyncio.Future[None]]] = {}  # with topics
         self._to_be_heard: set[int] = set()  # mids of publishes that need a subscriber
         self._suback: dict[int, asyncio.Future[list[ReasonCode]]] = {}
         self._window = asyncio.Semaphore(OUR_WINDOW)
@@ -201,15 +201,15 @@ class Connection:
                 )
             else:
                 _, mid = self._client.subscribe(topic, qos=1)
-            await self._granted(f"subscription {topic}", mid)
+            await self._granted("subscription", topic, mid)
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
         """Take back subscriptions of this session; raises Undelivered."""
         for topic in filters:
             _, mid = self._client.unsubscribe(topic)
-            await self._granted(f"end of subscription {topic}", mid)
+            await self._granted("end of subscription", topic, mid)
 
-    async def _granted(self, wish: str, mid: int | None) -> None:
+    async def _granted(self, wish: str, topic: str, mid: int | None) -> None:
         if mid is None:
             raise Undelivered("connection lost")
         answer = self._suback[mid] = self._loop.create_future()
@@ -217,9 +217,9 @@ class Connection:
             async with asyncio.timeout(ANSWER_WAIT_S):
                 codes = await answer
         except TimeoutError:
-            raise Undelivered(f"no answer: {wish}") from None
+            raise Undelivered(f"no answer: {wish} {topic}") from None
         if any(code.value >= FAILURE for code in codes):
-            raise Refused(f"{wish} refused: {codes[0]}")
+            raise Refused(f"{wish} {topic} refused: {codes[0]}", topic)
 
     async def publish(
         self,
@@ -248,7 +248,7 @@ class Connection:
         info = self._client.publish(
             topic, payload, qos=1, retain=retain, properties=properties
         )
-        self._puback[info.mid] = answer
+        self._puback[info.mid] = topic, answer
         if heard:
             self._to_be_heard.add(info.mid)
         return answer
@@ -435,7 +435,7 @@ class Connection:
         self._puback.clear()
         self._suback.clear()
         self._unacked.clear()
-        for puback in pubacks:
+        for _, puback in pubacks:
             self._window.release()
             if not puback.done():
                 puback.set_exception(lost)
@@ -451,7 +451,7 @@ class Connection:
         code: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        answer = self._puback.pop(mid, None)
+        topic, answer = self._puback.pop(mid, ("", None))
         unheard = code.value == NO_SUBSCRIBERS and mid in self._to_be_heard
         self._to_be_heard.discard(mid)
         if answer is None:
@@ -460,7 +460,7 @@ class Connection:
         if answer.done():
             return
         if code.value >= FAILURE:
-            answer.set_exception(Refused(f"publish refused: {code}"))
+            answer.set_exception(Refused(f"publish refused: {code}", topic))
         elif unheard:
             answer.set_exception(NobodyListens("nobody subscribed to the topic"))
         else:

@@ -15,6 +15,7 @@ from agent.fleet.device import Outcome
 from agent.link import Link
 from agent.mqtt import Connection
 from agent.steering import Steering
+from agent.trial import Signs
 from agent.types import Message
 from agent.wire import Topics
 from agent.wiring import Parts
@@ -32,18 +33,18 @@ class Pilot:
         steering: Steering,
         link: Link,
         topics: Topics,
-        problem: Callable[[], str | None],
+        signs: Callable[[], Signs],
         switch: Callable[[Parts], None],
         turn: asyncio.Lock,
     ) -> None:
-        """`problem` says what is wrong now; `switch` lets other parts take over.
+        """`signs` are those of now; `switch` lets other parts take over.
 
         `turn` is held by whoever looks what runs next: we, or a reload.
         """
         self._steering = steering
         self._link = link
         self._topic = topics.fleet
-        self._problem = problem
+        self._signs = signs
         self._switch = switch
         self._turn = turn
         self._retired = False
@@ -94,13 +95,11 @@ class Pilot:
     async def _look(self) -> Outcome | None:
         payload, self._came = self._came, None
         if payload is not None:
-            return await asyncio.to_thread(self._steering.offer, payload)
+            signs = self._signs()
+            return await asyncio.to_thread(self._steering.offer, payload, signs)
         if not self._steering.on_probation:
             return None
-        problem, connected = self._problem(), self._link.connected
-        return await asyncio.to_thread(
-            self._steering.judge, problem, connected=connected
-        )
+        return await asyncio.to_thread(self._steering.judge, self._signs())
 
     async def _tell(self) -> None:
         report = self._steering.report()

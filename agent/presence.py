@@ -14,7 +14,7 @@ import structlog
 from pydantic_core import to_json
 
 from agent import __version__, homeassistant
-from agent.alerts import Alerts
+from agent.alerts import STOLEN, Alerts
 from agent.backlog import Backlog
 from agent.counts import Counts
 from agent.errors import Undelivered
@@ -23,17 +23,19 @@ from agent.files import replace
 from agent.link import Link, publish_aside
 from agent.mqtt import Connection
 from agent.pipeline import Pipeline, bundles_of
+from agent.refusals import Refusals
 from agent.systemd import notify
+from agent.trial import Signs
 from agent.vitals import Vitals, clock_fault, vitals
 from agent.wire import Topics
 from agent.wiring import Parts
 
 HEALTH_S = 30.0
-STOLEN = "id_taken_over"
 # Shares of outbox and disk: an alert begins at the first and ends beyond the second, so
 # that none comes and goes with every look.
 FILLING = 0.8, 0.7
 DISK_LOW = 0.05, 0.06
+UNREAD = 3  # messages that all end as dead letters are no accident
 JITTER_S = (1.0, 10.0)  # not all devices at once, when Home Assistant comes back
 COMPONENTS = "homeassistant.json"  # what it was told last, below state.dir
 
@@ -49,6 +51,7 @@ class Sources:
     counts: Counts
     backlog: Backlog
     alerts: Alerts
+    refusals: Refusals
     escalation: Escalation | None
 
 
@@ -62,6 +65,7 @@ class Presence:
         self._counts = sources.counts
         self._backlog = sources.backlog
         self._alerts = sources.alerts
+        self._refusals = sources.refusals
         self._escalation = sources.escalation
         agent = sources.parts.config.agent
         self._device = agent.device.id
@@ -92,14 +96,13 @@ class Presence:
         self._due.set()
 
     async def stolen(self) -> None:
-        """Raise the alert by a connection of its own: our id is somebody else's now."""
+        """Raise the alert, also by a connection of its own: our id is somebody's."""
         endpoint = self._parts.endpoint
         notify(f"STATUS=another client took over the id {endpoint.client_id}")
-        alert = {
-            "alert": STOLEN,
-            "detail": f"another client uses the id {endpoint.client_id}",
-            "times": self._link.counts.takeovers,
-        }
+        detail = f"another client uses the id {endpoint.client_id}"
+        times = self._link.counts.takeovers
+        self._alerts.rise(STOLEN, detail, times=times)
+        alert = {"alert": STOLEN, "detail": detail, "times": times}
         topic = self._topics.alert(STOLEN)
         try:
             await publish_aside(endpoint, topic, to_json(alert))
@@ -132,9 +135,11 @@ class Presence:
         return True
 
     async def _beat(self, connection: Connection) -> None:
-        said = [(self._topics.health, to_json(self.health()))]
         clear = self._link.settled and connection.epoch != self._cleared_epoch
         if clear:
+            self._alerts.clear(STOLEN)
+        said = [(self._topics.health, to_json(self.health()))]
+        if clear:  # also one of an earlier process
             said.append((self._topics.alert(STOLEN), b""))
         for topic, payload in said:
             await (await connection.publish(topic, payload, retain=True))
@@ -218,12 +223,13 @@ class Presence:
     def _look(self) -> None:
         """Raise and clear the alerts that a look at the figures decides."""
         now, active = vitals(self._folder), self._alerts.active
+        stalled = ", ".join(self._stalled())
         for name, detail in (
             ("disk_low", _disk_low(now, DISK_LOW["disk_low" in active])),
             ("clock_wrong", clock_fault(self._folder)),
             ("outbox_filling", self._filling(FILLING["outbox_filling" in active])),
             ("calibration_mismatch", _mismatches(self._parts.pipelines)),
-            ("input_stalled", self._stalled()),
+            ("input_stalled", f"no message for {stalled}" if stalled else ""),
         ):
             if detail:
                 self._alerts.rise(name, detail)
@@ -239,7 +245,22 @@ class Presence:
             return ""
         return f"{outbox['waiting']} cases wait, {share:.0%} of outbox.max_bytes"
 
-    def _stalled(self) -> str:
+    def signs(self, broken: str) -> Signs:
+        """Return what shows how we do, for a version on probation."""
+        pipelines = self._parts.pipelines
+        return Signs(
+            connected=self._link.connected,
+            broken=broken,
+            refused=self._refusals.topics | self._link.refused,
+            uncalibrated=frozenset(
+                p.name for p in pipelines if not p.bundle.calibrated
+            ),
+            unread=frozenset(self._counts.unread(UNREAD)),
+            stalled=frozenset(self._stalled()),
+            alerts=frozenset(self._alerts.active),
+        )
+
+    def _stalled(self) -> list[str]:
         """Name the pipelines that hear nothing for longer than they should."""
         found = []
         for name, spec in self._parts.config.pipelines.items():
@@ -247,7 +268,7 @@ class Presence:
             heard = self._counts.heard.get(name, self._since)
             if wanted and time.perf_counter() - heard > wanted:
                 found.append(name)
-        return f"no message for {', '.join(found)}" if found else ""
+        return found
 
 
 def _described(pipeline: Pipeline) -> Mapping[str, Any]:

@@ -12,11 +12,12 @@ import structlog
 
 from agent.config import DEFAULT_PATH, Config, load
 from agent.errors import ConfigError
-from agent.fleet.device import FleetDevice, Outcome, machine_clock
+from agent.fleet.clock import machine_clock
+from agent.fleet.device import FleetDevice, Outcome
 from agent.fleet.resolve import Effective, read_local
 from agent.fleet.signing import public_keys
 from agent.fleet.storage import FOLDER
-from agent.mqtt import Endpoint
+from agent.trial import Signs, Trial
 from agent.wiring import Parts, prepare
 
 log = structlog.get_logger()
@@ -25,23 +26,17 @@ log = structlog.get_logger()
 class Steering:
     """Owns the choice, and what a fleet's file must prove."""
 
-    def __init__(
-        self,
-        path: Path | None,
-        told: Callable[[Config], None],
-        way: Endpoint | None = None,
-    ) -> None:
+    def __init__(self, path: Path | None, told: Callable[[Config], None]) -> None:
         """Read the own files; raises ConfigError. `path` is that of agent.toml.
 
-        `told` hears of every configuration before it runs, for the log's level; `way`
-        is how the broker was reached before.
+        `told` hears of every configuration before it runs, for the log's level.
         """
         self._path = path
         self._told = told
         self._own = load(path)
         self._checked: Parts | None = None  # opened by the self-check, not yet run
-        self._way: Endpoint | None = None
-        self._now = way
+        self._now = self._own
+        self._trial: Trial | None = None
         self._device: FleetDevice | None = None
         section = self._own.agent.fleet
         self._section = section
@@ -59,12 +54,11 @@ class Steering:
     def anew(self) -> tuple["Steering", Parts]:
         """Read and open everything again; raises ConfigError, and then we go on.
 
-        A version on probation stays so, and may still be to blame for the way it took.
+        A version on probation stays so.
         """
-        way = self._way if self.on_probation else self._now
         self.leaves()  # before it is read: an orderly end is no crash
         try:
-            fresh = Steering(self._path, self._told, way)
+            fresh = Steering(self._path, self._told)
             return fresh, fresh.begin()
         except ConfigError:
             self.stays()
@@ -122,24 +116,33 @@ class Steering:
 
     def runs(self, parts: Parts) -> None:
         """Note that these parts run from now on."""
-        self._way, self._now = self._now, parts.endpoint
+        self._now, self._trial = parts.config, None
         if self._device:
             self._device.switched()
 
-    def offer(self, payload: bytes) -> Outcome | None:
-        """Take a signed file that came by the topic."""
-        return self._device.offer(payload) if self._device else None
+    def offer(self, payload: bytes, signs: Signs) -> Outcome | None:
+        """Take a signed file that came by the topic; `signs`: before it."""
+        if self._device is None:
+            return None
+        return self._device.offer(payload, alerts=signs.alerts)
 
-    def judge(self, problem: str | None, *, connected: bool) -> Outcome | None:
+    def judge(self, signs: Signs) -> Outcome | None:
         """Say how the device does; None: there is no fleet.
 
-        Without a connection nobody can tell, unless the new version has another way to
-        the broker: then it is to blame.
+        What a version has broken takes it back at once. Without a connection nobody can
+        tell the rest, unless it has another way to the broker: then it is to blame.
         """
         if self._device is None:
             return None
-        touched = self._way is None or self._way != self._now
-        return self._device.judge(problem, known=connected or touched)
+        if self._trial is None:
+            good = self._device.last_good()
+            before = good.config if good else self._own
+            self._trial = Trial(self._now, before, self._device.alerts)
+        fault = self._trial.broke(signs)
+        if fault:
+            return self._device.blame(fault)
+        known = signs.connected or self._trial.moved
+        return self._device.judge(self._trial.spoilt(signs), known=known)
 
     def leaves(self) -> None:
         """Note that the current parts make room, or that the process ends."""

@@ -23,6 +23,7 @@ from agent.outbox.store import Failed, Full, Store
 from agent.pipeline import Pipeline, limit, open_pipelines
 from agent.privacy import Finder
 from agent.purse import Prices, Purse
+from agent.refusals import Refusals
 from agent.transports import Settings, Transport, open_transport
 from agent.wire import Topics
 
@@ -128,7 +129,7 @@ def finder_of(config: Config, pipelines: Sequence[Pipeline]) -> Finder | None:
 
 
 def open_escalation(
-    parts: Parts, link: Link, alerts: Alerts, counts: Counts
+    parts: Parts, link: Link, alerts: Alerts, counts: Counts, refusals: Refusals
 ) -> Escalation | None:
     """Open outbox and upstream; raises ConfigError. None where neither is needed.
 
@@ -166,7 +167,10 @@ def open_escalation(
         when_full=config.agent.outbox.when_full,
         queues=said is not None and said.budget.when_spent == "queue",
     )
-    return Escalation(terms, parts.pipelines, store, asker, link, alerts, counts)
+    return Escalation(
+        *(terms, parts.pipelines, store, asker),
+        *(link, alerts, counts, refusals),
+    )
 
 
 def _prices(said: UpstreamSection) -> Prices:

@@ -51,8 +51,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config", "fleet.model", "fleet.reading", "fleet.resolve", "fleet.standing"),
     # 5: the daemon
     (
-        *("fleet.memory", "fleet.device"),
-        *("pipeline", "engine", "alerts", "purse", "upstream", "finals"),
+        *("fleet.memory", "fleet.clock", "fleet.device"),
+        *(
+            "pipeline",
+            "engine",
+            "alerts",
+            "refusals",
+            "trial",
+            "purse",
+            "upstream",
+            "finals",
+        ),
         *("escalation", "delivery", "control", "wiring", "presence", "metrics"),
         *("steering", "pilot", "lasting", "watchdog", "app"),
     ),

@@ -11,23 +11,22 @@ at a time:
         device.switched()               #   so: its probation begins. Or end orderly:
                                         #   the next process begins with it
     outcome = device.judge(problem)     # now and then; may end a probation either way
+    outcome = device.blame(fault)       # what runs has broken something: go back
     outcome = device.fail(reason)       # what runs, or was to run, cannot: go back
     device.rest()                       # an orderly end of the process
     device.resume()                     # or not its end, after all
     device.report()                     # after each of these, for slm/<device>/fleet
 """
 
-import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from agent.errors import ConfigError
+from agent.fleet.clock import Clock
 from agent.fleet.memory import Memory
 from agent.fleet.reading import Fleet, read
 from agent.fleet.resolve import Effective, Local, Resolver, check_pins
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 NAME = "fleet.toml"  # what errors call a file that came by a topic
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 REBOOTS = 2  # of the machine within a probation; power fails, but not for ever
 
 
@@ -55,28 +53,6 @@ class Outcome:
     reason: str | None
     switch: bool = False
     effective: Effective | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Time, as a device without a battery for its clock can know it.
-
-    `boot` names this run of the machine, `monotonic` counts its seconds; `now` may be
-    years off and is only told.
-    """
-
-    now: Callable[[], datetime]
-    monotonic: Callable[[], float]
-    boot: str
-
-
-def machine_clock() -> Clock:
-    """Return the machine's own time; where Linux names no boot, each process is one."""
-    try:
-        boot = BOOT_ID.read_text("ascii").strip()
-    except OSError:
-        boot = f"{os.getpid()} {time.time()}"
-    return Clock(lambda: datetime.now(UTC), time.monotonic, boot)
 
 
 class FleetDevice:
@@ -103,6 +79,7 @@ class FleetDevice:
         self._deadline: float | None = None
         self._rested: float | None = None  # the deadline before `rest`
         self._tried: str | None = None  # the content that this process judged last
+        self._alerts: tuple[str, ...] = ()  # active as the last file came
 
     # -- what runs
 
@@ -115,6 +92,19 @@ class FleetDevice:
     def on_probation(self) -> bool:
         """Whether what runs must still prove itself."""
         return self._memory.state.probation is not None
+
+    @property
+    def alerts(self) -> frozenset[str]:
+        """Which alerts were active before what is on probation came."""
+        trial = self._memory.state.probation
+        return frozenset(trial.alerts if trial else ())
+
+    def last_good(self) -> Effective | None:
+        """Return what a failure brings back; None: the device's own files alone."""
+        try:
+            return self._reopened(self._memory.state.last_good)
+        except ConfigError:
+            return None
 
     def begin(self) -> Effective | None:
         """Return what this process shall run; raises nothing.
@@ -142,10 +132,11 @@ class FleetDevice:
         trial = self._memory.state.probation
         if trial is not None:
             reboots = trial.reboots + bool(trial.boot)
-            self._memory.keep(
-                probation=Probation(boot=self._clock.boot, reboots=reboots)
-            )
+            self._try(trial, boot=self._clock.boot, reboots=reboots)
             self._deadline = self._clock.monotonic() + self._probation_s
+
+    def _try(self, trial: Probation, **changes: str | int) -> None:
+        self._memory.keep(probation=trial.model_copy(update=changes))
 
     def _ended_badly(self, trial: Probation) -> str | None:
         if trial.boot == self._clock.boot:
@@ -173,12 +164,15 @@ class FleetDevice:
 
     # -- what comes
 
-    def offer(self, data: bytes, *, again: bool = False) -> Outcome:
+    def offer(
+        self, data: bytes, *, again: bool = False, alerts: Collection[str] = ()
+    ) -> Outcome:
         """Take a signed fleet file for what it is worth.
 
         What was held or refused before is judged anew once in each process, or `again`
-        on demand: a bundle may have arrived meanwhile.
+        on demand: a bundle may have arrived meanwhile. `alerts` are active already.
         """
+        self._alerts = tuple(sorted(alerts))
         try:
             return self._offered(data, again=again)
         except Exception as error:
@@ -257,6 +251,7 @@ class FleetDevice:
 
     def _applied(self, ref: Ref, effective: Effective, data: bytes) -> Outcome:
         state = self._memory.state
+        trial = state.probation or Probation(alerts=self._alerts)
         if ref == state.applied:  # it proved itself before, and can run again
             self._memory.clear()
         elif not self._memory.settle(
@@ -266,7 +261,7 @@ class FleetDevice:
             desired=ref,
             applied=ref,
             last_good=state.last_good if self.on_probation else state.applied,
-            probation=Probation(),
+            probation=Probation(alerts=trial.alerts),
         ):
             self._tried = None
             return self._outcome()
@@ -321,6 +316,13 @@ class FleetDevice:
         )
         return self._outcome()
 
+    def blame(self, fault: str) -> Outcome:
+        """Go back at once, for what is on probation has broken something."""
+        if self._deadline is None:
+            return self._outcome()
+        passed = self._probation_s - (self._deadline - self._clock.monotonic())
+        return self.fail(f"not well after {passed:.0f} s: {fault}")
+
     def fail(self, reason: str) -> Outcome:
         """Go back: to the last good version, and where that fails to the own files.
 
@@ -354,7 +356,7 @@ class FleetDevice:
         self._rested, self._deadline = self._deadline, None
         trial = self._memory.state.probation
         if trial is not None and trial.boot:
-            self._memory.keep(probation=Probation(reboots=trial.reboots))
+            self._try(trial, boot="")
 
     def resume(self) -> None:
         """Note that the process goes on as if `rest` had not been."""
@@ -362,8 +364,7 @@ class FleetDevice:
         if self._rested is None or trial is None:
             return
         self._rested, self._deadline = None, self._rested
-        boot = self._clock.boot
-        self._memory.keep(probation=Probation(boot=boot, reboots=trial.reboots))
+        self._try(trial, boot=self._clock.boot)
 
     # -- what is told
 

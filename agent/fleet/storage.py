@@ -37,11 +37,13 @@ class Ref(_Value):
 class Probation(_Value):
     """A trial: in which boot of the machine it began, and after how many others.
 
-    `boot` is empty until it begins, and after an orderly end.
+    `boot` is empty until it begins, and after an orderly end. `alerts` were active
+    before.
     """
 
     boot: str = ""
     reboots: int = 0
+    alerts: tuple[str, ...] = ()
 
 
 class State(_Value):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleetwork import Office
 from proxy import Proxy
 from stage import Agent, Client, Mosquitto
 
@@ -25,6 +26,12 @@ def client(broker: Mosquitto) -> Iterator[Client]:
     """Connect a producer and consumer that hears all that devices say."""
     with closing(Client(broker.port)) as connected:
         yield connected
+
+
+@pytest.fixture
+def office(tmp_path: Path, client: Client) -> Office:
+    """Open the office of a fleet."""
+    return Office(tmp_path / "office", client)
 
 
 @pytest.fixture

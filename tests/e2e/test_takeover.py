@@ -12,11 +12,18 @@ from stage import DEVICE, Agent, Client, Mosquitto, topic_of
 pytestmark = pytest.mark.slow
 
 ALERT = f"slm/{DEVICE}/alert/id_taken_over"
+HEALTH = f"slm/{DEVICE}/health"
 HURRY = {
     "link.YIELD_S": 2.0,
     "link.STABLE_S": 4.0,
-    "app.HEALTH_S": 0.2,
+    "presence.HEALTH_S": 0.2,
 }
+
+
+def alerts(health: bytes) -> list[str]:
+    """Return the alerts that a health names."""
+    found: list[str] = json.loads(health)["alerts"]
+    return found
 
 
 @contextmanager
@@ -56,7 +63,10 @@ def test_taken_over(
     agent.wait_log("connected", connects + 1)
     client.ask([1])
     client.wait_answered(1)
+    said = client.said[HEALTH]
+    client.wait(lambda: any("id_taken_over" in alerts(health) for health in said))
     client.wait_said(ALERT, b"")
+    client.wait(lambda: not alerts(said[-1]))
     assert agent.terminate() == 0
     with Client(broker.port, "late") as late:  # nothing retained
         late.wait_said(f"slm/{DEVICE}/status", b"offline")

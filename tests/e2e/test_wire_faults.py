@@ -259,3 +259,39 @@ async def test_refused_connections_are_paced(monkeypatch: pytest.MonkeyPatch) ->
             await run
     pauses = [after - before for before, after in pairwise(asked)]
     assert all(pause > 0.1 * 2**n for n, pause in enumerate(pauses))
+
+
+async def test_a_refused_subscription_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that may not subscribe says to what, until it may."""
+    enough = asyncio.Event()
+    found: list[frozenset[str]] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        if enough.is_set():
+            await peer.grant()
+        else:
+            await peer.grant(0x87)
+        await peer.gone()
+
+    async def up(_connection: Connection) -> None:
+        found.append(road.refused)
+
+    async def nothing() -> None:
+        pass
+
+    def again(_attempt: int) -> float:
+        found.append(road.refused)
+        enough.set()
+        return 0.0
+
+    monkeypatch.setattr(link, "backoff", again)
+    async with scripted(script) as endpoint, asyncio.timeout(10):
+        road = Link(endpoint, ["t"], None, ignore, up, nothing)
+        run = asyncio.ensure_future(road.run())
+        await road.connection()
+        found.append(road.refused)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert found == [frozenset("t"), frozenset("t"), frozenset()]

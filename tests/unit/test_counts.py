@@ -35,6 +35,7 @@ def test_nothing_yet() -> None:
         "received": 0,
         "unrouted": 0,
         "lost": 0,
+        "refused": 0,
         "pipelines": {},
         "by": {},
         "unresolved": {},
@@ -135,3 +136,14 @@ def test_a_model_that_failed_is_known(*, escalated: bool) -> None:
     counts.result("home", failed, Timing(0, 0, 1), escalated=escalated)
     counts.case("home", Resolved(ASKED, None), Outcome.ANSWERED, Timing(0, 0, 1))
     assert counts.model_failed == 1
+
+
+def test_who_could_read_nothing() -> None:
+    """A pipeline counts if so many messages came, and all were dead letters."""
+    counts = Counts()
+    for pipeline, number in {"few": 2, "all": 3, "most": 3}.items():
+        for _ in range(number):
+            counts.dead_letter(pipeline, Reason.NOT_JSON)
+    counts.result("most", OPEN, Timing(0, 0, 1))
+    counts.result("fine", OPEN, Timing(0, 0, 1))
+    assert counts.unread(3) == {"all"}

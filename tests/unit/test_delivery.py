@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from tiny import arrived
 
+from agent.alerts import Alerts
 from agent.counts import Counts
 from agent.delivery import Delivery
 from agent.engine import Parcel
 from agent.errors import Refused, Undelivered
+from agent.refusals import RESULT_REFUSED, Refusals
 from agent.types import Message
+from agent.wire import Topics
 
 if TYPE_CHECKING:
     from agent.link import Link
@@ -64,6 +67,7 @@ class Bench:
     done: list[str]
     acked: list[int]
     counts: Counts
+    alerts: Alerts
 
     def put(self, number: int, *topics: str, qos: int = 1) -> None:
         """Hand over the parcel of a message."""
@@ -83,8 +87,11 @@ def bench() -> Bench:
     """Return a delivery with nothing in hand."""
     road, counts = Road(), Counts()
     done: list[str] = []
-    delivery = Delivery(cast("Link", road), counts, lambda m: done.append(m.id))
-    return Bench(road, delivery, done, [], counts)
+    link = cast("Link", road)
+    alerts = Alerts(link, Topics("pi"))
+    refusals = Refusals(alerts, counts)
+    delivery = Delivery(link, counts, refusals, lambda m: done.append(m.id))
+    return Bench(road, delivery, done, [], counts, alerts)
 
 
 async def test_acknowledged_last(bench: Bench) -> None:
@@ -146,6 +153,24 @@ async def test_refused(bench: Bench) -> None:
     await settle()
     assert (bench.road.hung_up, bench.acked, bench.done) == (1, [], [])
     assert bench.counts.lost == 0
+
+
+async def test_the_alert_of_a_refused_result(bench: Bench) -> None:
+    """It stands, and refusals are counted, until one goes through on the same topic."""
+    for number, topic in enumerate(["a", "b", "a"]):
+        bench.put(number, topic, qos=0)
+        await bench.delivery.deliver_once()
+        bench.road.wire.answers[number].set_exception(Refused("no", topic))
+    await settle()
+    assert bench.alerts.active == [RESULT_REFUSED]
+    assert bench.counts.summary()["refused"] == 3
+    for number, topic in enumerate(["b", "c", "a"], 3):
+        assert bench.alerts.active == [RESULT_REFUSED]
+        bench.put(number, topic)
+        await bench.delivery.deliver_once()
+        bench.road.wire.answers[number].set_result(None)
+        await settle()
+    assert bench.alerts.active == []
 
 
 async def test_refused_at_qos_0(bench: Bench) -> None:

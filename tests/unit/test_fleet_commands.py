@@ -14,7 +14,8 @@ from agent.__main__ import cli
 from agent.config import AgentFile, shipped
 from agent.errors import ConfigError
 from agent.fleet.checks import check
-from agent.fleet.device import Clock, FleetDevice, machine_clock
+from agent.fleet.clock import Clock, machine_clock
+from agent.fleet.device import FleetDevice
 from agent.fleet.reading import read_path
 from agent.fleet.resolve import Resolver, read_local, stand_in
 from agent.fleet.signing import opened, public_keys

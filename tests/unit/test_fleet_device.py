@@ -14,7 +14,8 @@ import pytest
 from fleets import Keys
 
 from agent.errors import ConfigError
-from agent.fleet.device import REBOOTS, Clock, FleetDevice, Outcome
+from agent.fleet.clock import Clock
+from agent.fleet.device import REBOOTS, FleetDevice, Outcome
 from agent.fleet.memory import Memory
 from agent.fleet.resolve import Effective, stand_in
 
@@ -326,6 +327,17 @@ def test_not_well(proven: Bench) -> None:
     assert proven.report["reason"] == "version 6: not well after 300 s: not connected"
     assert not proven.device.on_probation
     assert proven.start() == 5
+
+
+def test_blamed(proven: Bench) -> None:
+    """What a version has broken brings the last good one back before its time."""
+    assert not proven.device.blame("broken").switch  # that one is proven
+    proven.offer(6, batch=6)
+    assert proven.device.last_good() is not None
+    proven.seconds += 2
+    assert proven.device.blame("broken").switch
+    assert proven.told == (6, 5, "rolled_back")
+    assert proven.report["reason"] == "version 6: not well after 2 s: broken"
 
 
 def test_what_was_rolled_back_is_not_tried_again(proven: Bench) -> None:

@@ -62,7 +62,7 @@ def test_what_is_not_known_has_no_sample() -> None:
 
 def test_every_figure_is_there() -> None:
     """Counts by outcome, reason and tier, alerts, models, outbox, cases, budget."""
-    counts = Counts(received=3)
+    counts = Counts(received=3, refused=2)
     timing = Timing(0, 0, 2000)
     guess = Prediction(Tier.LINEAR, "on", 0.9)
     counts.result("home", Resolved(guess, None), timing)
@@ -101,6 +101,7 @@ def test_every_figure_is_there() -> None:
     assert found["slm_case_latency_seconds", (("quantile", "0.99"),)] == 2
     assert found["slm_latency_seconds", (("quantile", "0.5"),)] == 2
     assert found["slm_alert", (("alert", "disk_low"),)] == 1
+    assert found["slm_refused_total", ()] == 2
     assert found["slm_budget_left", (("unit", "calls"),)] == 5
     assert found["slm_spent_today", (("unit", "money"),)] == 0.5
     spent = "slm_pipeline_spent_today", (("pipeline", "home"), ("unit", "calls"))

@@ -10,11 +10,13 @@ from fleets import Keys
 import agent.steering
 from agent.config import Config
 from agent.errors import ConfigError
-from agent.fleet.device import Clock, machine_clock
+from agent.fleet.clock import Clock, machine_clock
 from agent.steering import Steering
+from agent.trial import Signs
 from agent.wiring import Parts, endpoint
 
 PROBATION_S = 300.0
+WELL = Signs(connected=True)
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Bench:
     opened: list[Config] = field(default_factory=list)
     fails: Callable[[Config], bool] = lambda _config: False
     seconds: float = 0.0
+    alerts: frozenset[str] = frozenset()  # active when a file comes
 
     def __post_init__(self) -> None:
         """Write the device's own files."""
@@ -56,7 +59,9 @@ class Bench:
     def offer(self, steering: Steering, version: int, more: str = "") -> None:
         """Offer a fleet file, and run it."""
         toml = f'version = {version}\nunlisted = "accept"\n{more}'
-        outcome = steering.offer(self.keys.signed(toml))
+        outcome = steering.offer(
+            self.keys.signed(toml), Signs(connected=True, alerts=self.alerts)
+        )
         assert outcome
         assert outcome.switch, outcome
         parts = steering.parts(outcome.effective)
@@ -103,8 +108,8 @@ def test_without_a_fleet_the_own_files_run(bench: Bench, tmp_path: Path) -> None
     assert not alone.active
     assert not alone.topic
     assert alone.report() is None
-    assert alone.offer(b"") is None
-    assert alone.judge("bad", connected=True) is None
+    assert alone.offer(b"", WELL) is None
+    assert alone.judge(WELL) is None
     alone.leaves()
     alone.stays()
     with pytest.raises(ConfigError, match="outbox"):
@@ -119,7 +124,7 @@ def test_a_reload_on_probation_is_no_crash(bench: Bench) -> None:
         steering = bench.reload(steering)
         assert state(steering) == (1, "probation", True)
     bench.seconds += PROBATION_S
-    steering.judge(None, connected=True)
+    steering.judge(WELL)
     assert state(steering) == (1, "applied", False)
 
 
@@ -140,7 +145,7 @@ def test_a_refused_reload_leaves_a_probation_as_it_was(bench: Bench, how: str) -
     bench.fails = lambda _config: False
     assert state(bench.start()) == (None, "rolled_back", False)
     bench.seconds += PROBATION_S / 2
-    steering.judge(None, connected=True)
+    steering.judge(WELL)
     assert state(steering) == (1, "applied", False)
 
 
@@ -168,9 +173,77 @@ def test_who_changed_the_way_is_to_blame(
     for _ in range(reloads):
         steering = bench.reload(steering)
     bench.seconds += PROBATION_S
-    outcome = steering.judge("no connection", connected=False)
+    outcome = steering.judge(Signs(connected=False))
     assert outcome
     assert outcome.switch is blamed
+
+
+REFUSED = Signs(connected=False, refused=frozenset({"x/y"}))
+ELSEWHERE = '[pipelines.home.output]\ntopic = "x/y"\n'
+
+
+@pytest.mark.parametrize("begun", ["once", "reloaded", "restarted"])
+@pytest.mark.parametrize(("more", "blamed"), [(ELSEWHERE, True), (LOST, False)])
+def test_what_a_version_breaks_takes_it_back_at_once(
+    bench: Bench, begun: str, more: str, *, blamed: bool
+) -> None:
+    """Long before its probation is over, and without a connection."""
+    steering = bench.start()
+    bench.offer(steering, 1, more)
+    if begun == "reloaded":
+        steering = bench.reload(steering)
+    elif begun == "restarted":
+        steering.leaves()
+        steering = bench.start()
+    bench.seconds += 2
+    outcome = steering.judge(REFUSED)
+    assert outcome
+    assert outcome.switch is blamed
+    if blamed:
+        assert outcome.reason
+        assert outcome.reason.startswith("version 1: not well after 2 s: the broker")
+
+
+def test_a_version_is_compared_with_the_last_good_one(bench: Bench) -> None:
+    """What proved itself with the last good version is not what a new one breaks."""
+    steering = bench.start()
+    bench.offer(steering, 1, ELSEWHERE)
+    bench.seconds += PROBATION_S
+    steering.judge(WELL)
+    bench.offer(steering, 2, f"{ELSEWHERE}[agent.engine]\nmax_batch = 2")
+    steering.judge(REFUSED)
+    assert state(steering) == (2, "probation", True)
+
+
+GONE = frozenset({"upstream_gone"})
+UPSTREAM = """
+    [agent.upstream]
+    transport = "http"
+    model = "m"
+    url = "http://localhost/{}"
+"""
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_was_wrong_before_is_remembered(
+    bench: Bench, restarts: int, *, known: bool
+) -> None:
+    """An alert from before does not count, one that a version on trial raised does.
+
+    Also after a restart, and when a newer version takes its place meanwhile.
+    """
+    steering = bench.start()
+    bench.alerts = GONE if known else frozenset()
+    bench.offer(steering, 1, UPSTREAM.format("one"))
+    bench.alerts = GONE
+    bench.offer(steering, 2, UPSTREAM.format("two"))
+    for _ in range(restarts):
+        steering.leaves()
+        steering = bench.start()
+    bench.seconds += PROBATION_S
+    steering.judge(Signs(connected=True, alerts=GONE))
+    assert state(steering)[1] == ("applied" if known else "rolled_back")
 
 
 def test_what_cannot_be_run_is_taken_back(bench: Bench) -> None:

@@ -1,0 +1,132 @@
+"""Versions on probation: taken back for what they break, not for what others do."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from fleetwork import HURRY, Office, version
+from stage import Agent, Client, Mosquitto, text_of
+
+FORBIDDEN = "forbidden"
+OPEN = "topic read #\n" + "".join(
+    f"topic write {part}/#\n" for part in ("slm", "office", "one", "two", "silent")
+)
+ALERT = "slm/pi/alert/result_refused"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """Run a Mosquitto that takes nothing on topics below `forbidden`."""
+    settings = "listener {port} 127.0.0.1\nallow_anonymous true\n"
+    with closing(
+        Mosquitto(tmp_path / "broker", settings + "acl_file {folder}/acl\n")
+    ) as running:
+        (running.folder / "acl").write_text(OPEN)
+        running.start()
+        yield running
+
+
+def joined(
+    office: Office,
+    new_agent: Callable[..., Agent],
+    broker: Mosquitto,
+    probation_s: float,
+    **hurry: float,
+) -> Agent:
+    """Start a device of the fleet with the pipelines `one` and `two`."""
+    pipelines = {name: ([f"{name}/+/utterance"], "") for name in ("one", "two")}
+    agent = new_agent(broker.port, hurry=HURRY | hurry, pipelines=pipelines)
+    office.join(agent, probation_s).start()
+    return agent
+
+
+def answered(client: Client, *topics: str) -> None:
+    """Wait until there is a result for a message on each topic."""
+    client.wait(lambda: client.results.keys() >= set(topics))
+
+
+@pytest.mark.parametrize(
+    ("more", "topic"),
+    [
+        (f'[pipelines.one.output]\ntopic = "{FORBIDDEN}/x"', f"{FORBIDDEN}/x"),
+        (
+            f'[agent.homeassistant]\nenable = true\nprefix = "{FORBIDDEN}"',
+            f"{FORBIDDEN}/device/slm_pi/config",
+        ),
+    ],
+    ids=["results", "introduction"],
+)
+def test_a_version_whose_topics_are_refused_is_taken_back(
+    broker: Mosquitto,
+    client: Client,
+    office: Office,
+    new_agent: Callable[..., Agent],
+    more: str,
+    topic: str,
+) -> None:
+    """At once, however long its probation; what it could not say is said after all."""
+    agent = joined(office, new_agent, broker, probation_s=3600)
+    office.push(office.signed(f"version = 1\n{more}"))
+    agent.wait_log("stopping")
+    client.send("one/1/utterance", text_of(1))
+    said = office.wait("pi", state="rolled_back", applied=None, probation=False)
+    assert f"the broker refuses us the topic '{topic}'" in said["reason"]
+    client.send("two/2/utterance", text_of(2))
+    client.send("one/3/utterance", text_of(3))
+    answered(client, "one/1/utterance", "two/2/utterance", "one/3/utterance")
+
+
+def test_a_version_that_hears_nothing_is_taken_back(
+    broker: Mosquitto, client: Client, office: Office, new_agent: Callable[..., Agent]
+) -> None:
+    """When its probation is over and nothing came where something should."""
+    joined(office, new_agent, broker, probation_s=1)
+    deaf = '[pipelines.one.input]\ntopics = ["silent/+"]\nexpect_s = 0.3\n'
+    office.push(office.signed(f"version = 1\n{deaf}"))
+    said = office.wait("pi", state="rolled_back", applied=None)
+    assert "after 1 s: input_stalled: no message for pipeline one" in said["reason"]
+    client.send("one/1/utterance", text_of(1))
+    client.send("two/2/utterance", text_of(2))
+    answered(client, "one/1/utterance", "two/2/utterance")
+
+
+def test_a_version_is_not_to_blame_for_what_was_refused_before(
+    broker: Mosquitto, client: Client, office: Office, new_agent: Callable[..., Agent]
+) -> None:
+    """The operator's access list refuses results: an alert, and no version goes back.
+
+    The connections that we end ourselves are not those of a stolen id.
+    """
+    topic = "slm/pi/result/one"
+    (broker.folder / "acl").write_text(
+        OPEN.replace("slm/#", "slm/pi/fleet")
+        + "".join(f"topic write slm/pi/{n}/#\n" for n in ("alert", "response"))
+        + "".join(f"topic write slm/pi/{n}\n" for n in ("status", "birth", "health"))
+    )
+    broker.reload()
+    agent = joined(
+        office,
+        new_agent,
+        broker,
+        probation_s=0.5,
+        **{"link.FLAPS": 1, "link.FLAP_S": 9},
+    )
+    client.send("one/1/utterance", text_of(1))
+    client.wait(lambda: topic.encode() in b"".join(client.said[ALERT]))
+    office.push(office.signed(version(1)))
+    office.wait("pi", state="probation", applied=1)
+    agent.wait_log("publish_refused", agent.count_log("publish_refused") + 3)
+    (broker.folder / "acl").write_text(OPEN)
+    broker.reload()
+    answered(client, "one/1/utterance")
+    office.wait("pi", state="applied", applied=1)
+    client.wait(lambda: client.said[ALERT][-1] == b"")
+    reports = [json.loads(said)["state"] for said in client.said["slm/pi/fleet"]]
+    assert "rolled_back" not in reports
+    health = [json.loads(said) for said in client.said["slm/pi/health"]]
+    assert any(
+        said["refused"] and "result_refused" in said["alerts"] for said in health
+    )
+    assert agent.count_log("client_id_taken_over") == 0
