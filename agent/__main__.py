@@ -332,8 +332,9 @@ def eval_(
     """Score PIPELINE on labelled DATA, one text at a time.
 
     DATA is JSON Lines: {"text": ..., "label": ... | null, "spans": [{"start", "end",
-    "label"}]}, offsets in characters, end exclusive. Texts without a label do not
-    count for accuracy.
+    "label"}] | null}, offsets in characters, end exclusive. Texts without a label do
+    not count for accuracy, and those without spans not for entities. A line that is no
+    such object ends it: figures are of all lines or none.
     """
     from agent import evaluate
     from agent.examples import read_examples
@@ -436,10 +437,11 @@ def calibrate(
     """Recalibrate PIPELINE on this device with your own labelled DATA.
 
     DATA is JSON Lines as for `eval`: some hundred texts as they arrive here, with true
-    labels and spans. Three in ten fit the scores, seven certify the thresholds. Texts
-    with a label that the bundle does not have (such as "oos") are out of scope, and any
-    answer to them is wrong. The file written is used from the next start on, instead
-    of the bundle's own calibration.
+    labels and spans. A line without one of these says nothing about it. Three in ten
+    fit the scores, seven certify the thresholds. Texts with a label that the bundle
+    does not have (such as "oos") are out of scope, and any answer to them is wrong. The
+    file written is used from the next start on, instead of the bundle's own
+    calibration.
     """
     from agent import recalibrate
     from agent.examples import read_examples
@@ -451,6 +453,12 @@ def calibrate(
         raise ConfigError(f"{place}: no such folder")
     for label, count in recalibrate.unknown_labels(loaded, pipeline, examples).items():
         click.echo(f"{count} texts are {label!r}: out of scope", err=True)
+    for key in recalibrate.unsaid(loaded, pipeline, examples).values():
+        click.echo(
+            f"no line has {key!r}: what is certified leaves that out, and its scores "
+            "stay as they are",
+            err=True,
+        )
     bar = click.progressbar(length=len(examples), label=pipeline, file=sys.stderr)
     with bar:
         made = recalibrate.recalibrate(

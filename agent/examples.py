@@ -18,17 +18,22 @@ class Span(BaseModel):
 
 
 class Example(BaseModel):
-    """A text and what is true of it; a `label` of None says nothing about the label."""
+    """A text and what is true of it; None says nothing of the label, or the spans."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     text: str
     label: str | None = None
-    spans: tuple[Span, ...] = ()
+    spans: tuple[Span, ...] | None = None
+
+    @property
+    def marked(self) -> tuple[Span, ...]:
+        """The spans; none where nothing is said of them."""
+        return self.spans or ()
 
     @model_validator(mode="after")
     def _spans_fit(self) -> "Example":
-        for span in self.spans:
+        for span in self.marked:
             if not span.start < span.end <= len(self.text):
                 raise ValueError(f"span {span.start}-{span.end} is not in the text")
         return self
@@ -36,7 +41,7 @@ class Example(BaseModel):
     def outermost(self) -> list[Span]:
         """Return the spans that lie in no other, in order: what BIO tags can say."""
         found: list[Span] = []
-        for span in sorted(self.spans, key=lambda span: (span.start, -span.end)):
+        for span in sorted(self.marked, key=lambda span: (span.start, -span.end)):
             if not found or span.start >= found[-1].end:
                 found.append(span)
         return found

@@ -26,7 +26,7 @@ from agent.decide import confidence
 from agent.errors import ConfigError
 from agent.examples import Example, Span
 from agent.scoring import aurc, place
-from agent.types import Entity, Guarantee, Guess, Tier
+from agent.types import Entity, Guarantee, Guess, Prediction, Tier
 
 MAX_ERRORS = (
     *(0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.07, 0.10),
@@ -58,7 +58,7 @@ class Heard:
 
     def entities_right(self, tier: int) -> bool:
         """Whether the tier found all entities and no other."""
-        return places(self.guesses[tier].entities) == places(self.example.spans)
+        return places(self.guesses[tier].entities) == places(self.example.marked)
 
 
 def places(spans: Sequence[Entity | Span]) -> set[tuple[int, int, str]]:
@@ -98,11 +98,12 @@ def calibrate(
     """Return the calibration of a cascade; raises ConfigError where data is too little.
 
     Texts without a label say nothing about labels and are left out where labels are
-    judged; one whose label is not of `labels`, those the bundle knows, is out of scope,
-    and any label for it is wrong. `outside` are more of these: they help fit the
-    scores, but nothing is certified on them. `data` is for people. Texts that were made
-    up may choose thresholds, but certify nothing: `certified` is False then. What the
-    texts say nothing about stays as it was `before`.
+    judged, so are those without spans where entities are; one whose label is not of
+    `labels`, those the bundle knows, is out of scope, and any label for it is wrong.
+    `outside` are more of these: they help fit the scores, but nothing is certified on
+    them. `data` is for people. Texts that were made up may choose thresholds, but
+    certify nothing: `certified` is False then. Scores of what the texts say nothing, or
+    next to nothing, about stay as they were `before`; thresholds do not.
     """
     fitted, held = parted(heard)
     if min(len(fitted), len(held)) < LEAST // 2:
@@ -129,8 +130,13 @@ def calibrate(
         certified=certified,
         tiers=found,
         tables={
-            guarantee: table(held, found, tiers, guarantee)
-            for guarantee in _possible(heard)
+            guarantee: table(
+                [h for h in held if _says(h, guarantee, labels)],
+                found,
+                tiers,
+                guarantee,
+            )
+            for guarantee in _possible(heard, labels)
         },
     )
 
@@ -140,19 +146,34 @@ def _is_strange(heard: Heard, labels: Collection[str] | None) -> bool:
     return labels is not None and label is not None and label not in labels
 
 
-def _possible(heard: Sequence[Heard]) -> list[Guarantee]:
+def _possible(
+    heard: Sequence[Heard], labels: Collection[str] | None
+) -> list[Guarantee]:
     last = heard[0].guesses[-1]
-    labels = bool(last.label_evidence) and any(h.example.label for h in heard)
-    entities = bool(last.entities_evidence)
+    able = {
+        Guarantee.LABEL: bool(last.label_evidence),
+        Guarantee.ENTITIES: bool(last.entities_evidence),
+        Guarantee.BOTH: bool(last.label_evidence and last.entities_evidence),
+    }
     return [
         guarantee
-        for guarantee, able in (
-            (Guarantee.LABEL, labels),
-            (Guarantee.ENTITIES, entities),
-            (Guarantee.BOTH, labels and entities),
-        )
-        if able
+        for guarantee in Guarantee
+        if able[guarantee] and any(_says(h, guarantee, labels) for h in heard)
     ]
+
+
+def _says(heard: Heard, guarantee: Guarantee, labels: Collection[str] | None) -> bool:
+    """Tell whether the example says what makes an answer wrong.
+
+    An answer to a text out of scope is wrong whatever its entities.
+    """
+    label = heard.example.label is not None
+    spans = heard.example.spans is not None
+    if guarantee is Guarantee.LABEL:
+        return label
+    if guarantee is Guarantee.ENTITIES:
+        return spans
+    return label and (spans or _is_strange(heard, labels))
 
 
 # -- scores
@@ -162,7 +183,13 @@ def _kept(found: TierCalibration, before: TierCalibration | None) -> TierCalibra
     """Return what was found, with what was known before where nothing was."""
     if before is None:
         return found
-    return before.model_copy(update={k: v for k, v in found if v is not None})
+    made = ((key, getattr(found, key)) for key in found.model_fields_set)
+    return before.model_copy(update={k: v for k, v in made if v is not None})
+
+
+def _enough(heard: list[Heard]) -> list[Heard]:
+    """Return them, or none: a handful of texts says nothing."""
+    return heard if len(heard) >= LEAST // 2 else []
 
 
 def _fit(
@@ -176,7 +203,9 @@ def _fit(
         ]
         for some in (heard, outside)
     )
-    extracting = [h for h in heard if h.guesses[tier].entities_evidence]
+    labelled = _enough(labelled)
+    marked = _enough([h for h in heard if h.example.spans is not None])
+    extracting = [h for h in marked if h.guesses[tier].entities_evidence]
     entities = [(h, e) for h in extracting for e in h.guesses[tier].entities]
     return TierCalibration(
         label=_judge(
@@ -193,7 +222,7 @@ def _fit(
         ),
         entity=_judge(
             [(log_odds(entity.score or 0.0),) for _, entity in entities],
-            [place(entity) in places(h.example.spans) for h, entity in entities],
+            [place(entity) in places(h.example.marked) for h, entity in entities],
         ),
     )
 
@@ -282,18 +311,23 @@ def _with_floors(
     To texts from outside any answer is a loss: the last tier would know.
     """
     last = len(found) - 1
-    asked = (*heard, *outside)
-    predicted = [found[tier].judged(Tier.LINEAR, h.guesses[tier]) for h in asked]
+
+    def judged(some: Sequence[Heard]) -> list[Prediction]:
+        return [found[tier].judged(Tier.LINEAR, h.guesses[tier]) for h in some]
+
+    labelled = _enough([h for h in heard if h.example.label is not None])
+    marked = _enough([h for h in heard if h.example.spans is not None])
     changes: dict[str, float] = {}
-    if found[tier].label is not None:
-        losses = [h.label_right(last) - h.label_right(tier) for h in heard]
+    if found[tier].label is not None and labelled:
+        losses = [h.label_right(last) - h.label_right(tier) for h in labelled]
         changes["label_floor"] = _floor(
-            [p.score or 0.0 for p in predicted], [*losses, *(1 for _ in outside)]
+            [p.score or 0.0 for p in judged([*labelled, *outside])],
+            [*losses, *(1 for _ in outside)],
         )
-    if found[tier].entities is not None:
+    if found[tier].entities is not None and marked:
         changes["entities_floor"] = _floor(
-            [p.entities_score or 0.0 for p in predicted[: len(heard)]],
-            [h.entities_right(last) - h.entities_right(tier) for h in heard],
+            [p.entities_score or 0.0 for p in judged(marked)],
+            [h.entities_right(last) - h.entities_right(tier) for h in marked],
         )
     return found[tier].model_copy(update=changes)
 
@@ -320,13 +354,11 @@ def table(
     tiers: Sequence[Tier],
     guarantee: Guarantee,
 ) -> list[Threshold]:
-    """Return a certified threshold for each error that the data can carry."""
-    judged = [
-        h
-        for h in heard
-        if guarantee is Guarantee.ENTITIES or h.example.label is not None
-    ]
-    cases = [_case(h, found, tiers, guarantee) for h in judged]
+    """Return a certified threshold for each error that the data can carry.
+
+    Every text says what makes an answer to it wrong.
+    """
+    cases = [_case(h, found, tiers, guarantee) for h in heard]
     certificates = (certify(cases, level) for level in MAX_ERRORS)
     return [
         Threshold(**asdict(certificate)) for certificate in certificates if certificate

@@ -18,6 +18,7 @@ from agent.families.encoder import runtime
 from agent.fitting import Heard, calibrate
 from agent.manifest import read_manifest
 from agent.text import checked
+from agent.types import Guarantee
 
 
 def recalibrate(
@@ -30,8 +31,15 @@ def recalibrate(
     """Ask every tier about every example and return the calibration that follows.
 
     `data` names the examples for people. Raises ConfigError where a text cannot be
-    read, or where there are too few.
+    read, where there are too few, or none says what the pipeline guarantees.
     """
+    guarantee = config.pipelines[name].guarantee
+    for what, key in unsaid(config, name, examples).items():
+        if guarantee in {what, Guarantee.BOTH}:
+            raise ConfigError(
+                f"{data}: no line has {key}, and the pipeline {name} guarantees "
+                f"{guarantee.value!r}: nothing could be resolved"
+            )
     bundle = open_bundle(config.bundle_dir(name), config.agent.engine.threads)
     limit = config.pipelines[name].input.max_chars
     heard = []
@@ -52,6 +60,22 @@ def recalibrate(
         labels=bundle.manifest.labels,
         before=bundle.calibration.tiers,
     )
+
+
+def unsaid(
+    config: Config, name: str, examples: Sequence[Example]
+) -> dict[Guarantee, str]:
+    """Return what the bundle can say and no example does, with the key that is missing.
+
+    The guarantees are those of labels and of entities.
+    """
+    manifest = read_manifest(config.bundle_dir(name))
+    found = {}
+    if manifest.labels and all(example.label is None for example in examples):
+        found[Guarantee.LABEL] = "label"
+    if manifest.entities and all(example.spans is None for example in examples):
+        found[Guarantee.ENTITIES] = "spans"
+    return found
 
 
 def unknown_labels(

@@ -1,4 +1,4 @@
-"""How good answers are: accuracy, span F1, coverage, AURC, calibration error."""
+"""How good answers are: accuracy, spans, coverage, AURC, calibration error."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +10,10 @@ from agent.examples import Example, Span
 from agent.types import Decision, Entity, Resolved
 
 BINS = 15
+OVERLAP = 0.7  # of two spans, intersection over union, that counts as the same
+
+
+Place = tuple[int, int, str]  # start, end and label of an entity
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,14 @@ class Scoreboard:
     is the share resolved locally. `aurc`: the mean error among the k surest answers,
     over all k (Geifman et al. 2019); the error is that of the label, where there are
     labels, else any difference in the entities. `ece`: expected calibration error of
-    the label score (Guo et al. 2017), of `entity_ece` the entities'.
+    the label score (Guo et al. 2017), of `entity_ece` the entities'. Texts without
+    spans in the data say nothing of entities.
+
+    `in_scope_accuracy` and `in_scope_coverage` are of the texts whose label the bundle
+    knows, `out_of_scope_kept` is the share of the others that was not resolved.
+    `span_f2` counts entities of the same label that overlap by `OVERLAP`, and what is
+    missing four times. `missed` is the share of the characters of true entities that
+    are in none found, `hit` the share of all others that are in one.
     """
 
     n: int
@@ -42,6 +53,12 @@ class Scoreboard:
     ece: float | None
     entity_ece: float | None
     by_tier: dict[str, int]
+    in_scope_accuracy: float | None
+    in_scope_coverage: float | None
+    out_of_scope_kept: float | None
+    span_f2: float | None
+    missed: float | None
+    hit: float | None
 
 
 def scoreboard(answers: Sequence[Answer], known: frozenset[str]) -> Scoreboard:
@@ -52,7 +69,8 @@ def scoreboard(answers: Sequence[Answer], known: frozenset[str]) -> Scoreboard:
     resolved = [a for a in answers if isinstance(a.decision, Resolved)]
     labelled = [a for a in answers if a.example.label is not None]
     rights = [_label_right(a, known) for a in labelled]
-    judged = labelled or answers
+    marked = _marked(answers)
+    judged = labelled or marked
     errors = [
         not (_label_right(a, known) if labelled else _spans_right(a)) for a in judged
     ]
@@ -62,11 +80,14 @@ def scoreboard(answers: Sequence[Answer], known: frozenset[str]) -> Scoreboard:
         if a.decision.prediction and a.decision.prediction.score is not None
     ]
     entity_claims = [
-        (entity.score, place(entity) in {place(s) for s in a.example.spans})
-        for a in answers
+        (entity.score, place(entity) in {place(s) for s in a.example.marked})
+        for a in marked
         for entity in _entities(a)
         if entity.score is not None
     ]
+    inside = [a for a in labelled if a.example.label in known]
+    outside = [a for a in labelled if a.example.label not in known]
+    missed, hit = characters(answers)
     return Scoreboard(
         n=len(answers),
         accuracy=_mean(rights),
@@ -85,19 +106,68 @@ def scoreboard(answers: Sequence[Answer], known: frozenset[str]) -> Scoreboard:
                 for a in answers
             )
         ),
+        in_scope_accuracy=_mean([_label_right(a, known) for a in inside]),
+        in_scope_coverage=_mean([isinstance(a.decision, Resolved) for a in inside]),
+        out_of_scope_kept=_mean([_label_right(a, known) for a in outside]),
+        span_f2=span_f2(answers),
+        missed=missed,
+        hit=hit,
     )
 
 
 def span_f1(answers: Sequence[Answer]) -> float | None:
     """Return the micro F1 of entities: exact boundaries and label."""
     true = found = hits = 0
-    for answer in answers:
-        wanted = {place(span) for span in answer.example.spans}
+    for answer in _marked(answers):
+        wanted = {place(span) for span in answer.example.marked}
         got = {place(entity) for entity in _entities(answer)}
         true += len(wanted)
         found += len(got)
         hits += len(wanted & got)
     return 2 * hits / (true + found) if true else None
+
+
+def span_f2(answers: Sequence[Answer]) -> float | None:
+    """Return the micro F2 of entities: the same label, and most of the same words.
+
+    Much like the span evaluation of presidio-research, but no entities are merged and
+    no words passed over.
+    """
+    true = found = hits = 0
+    for answer in _marked(answers):
+        wanted = {place(span) for span in answer.example.marked}
+        got = {place(entity) for entity in _entities(answer)}
+        true += len(wanted)
+        found += len(got)
+        for one in sorted(wanted):
+            same = next(
+                (other for other in sorted(got) if _much_the_same(one, other)), None
+            )
+            if same:
+                got.remove(same)
+                hits += 1
+    return 5 * hits / (4 * true + found) if true else None
+
+
+def _much_the_same(one: Place, other: Place) -> bool:
+    shared = min(one[1], other[1]) - max(one[0], other[0])
+    union = one[1] - one[0] + other[1] - other[0] - shared
+    return one[2] == other[2] and shared >= OVERLAP * union
+
+
+def characters(answers: Sequence[Answer]) -> tuple[float | None, float | None]:
+    """Return the share of true entities' characters not found, and of others found."""
+    true = missed = others = hit = 0
+    for answer in _marked(answers):
+        wanted, got = (
+            {position for span in spans for position in range(span.start, span.end)}
+            for spans in (answer.example.marked, _entities(answer))
+        )
+        true += len(wanted)
+        missed += len(wanted - got)
+        others += len(answer.example.text) - len(wanted)
+        hit += len(got - wanted)
+    return missed / true if true else None, hit / others if others else None
 
 
 def aurc(confidences: Sequence[float], errors: Sequence[bool]) -> float | None:
@@ -138,9 +208,14 @@ def percentiles(values: Sequence[float]) -> tuple[float, float] | None:
     return round(steps[49], 3), round(steps[98], 3)
 
 
-def place(span: Entity | Span) -> tuple[int, int, str]:
+def place(span: Entity | Span) -> Place:
     """Return what must agree for two entities to be the same."""
     return span.start, span.end, span.label
+
+
+def _marked(answers: Sequence[Answer]) -> list[Answer]:
+    """Return the answers to texts whose entities are known."""
+    return [answer for answer in answers if answer.example.spans is not None]
 
 
 def _entities(answer: Answer) -> tuple[Entity, ...]:
@@ -156,7 +231,7 @@ def _label_right(answer: Answer, known: frozenset[str]) -> bool:
 
 
 def _spans_right(answer: Answer) -> bool:
-    wanted = {place(span) for span in answer.example.spans}
+    wanted = {place(span) for span in answer.example.marked}
     return wanted == {place(entity) for entity in _entities(answer)}
 
 

@@ -66,7 +66,7 @@ def answer(text: str, known: Sequence[Example]) -> dict[str, Any]:
             "label": example.label,
             "entities": [
                 {"label": span.label, "text": _named(example, span, hidden)}
-                for span in example.spans
+                for span in example.marked
             ],
         }
     return {"label": None, "entities": []}

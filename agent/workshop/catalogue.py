@@ -37,7 +37,7 @@ def catalogue(
     """Return what the examples are labelled with, sorted; raises ConfigError."""
     labels = {example.label for example in examples if example.label is not None}
     labels.discard(outside or "")
-    entities = {span.label for example in examples for span in example.spans}
+    entities = {span.label for example in examples for span in example.marked}
     if not labels and not entities:
         raise ConfigError("the examples have neither labels nor spans")
     return Catalogue(tuple(sorted(labels)), tuple(sorted(entities)), outside, levels)

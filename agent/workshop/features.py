@@ -52,10 +52,11 @@ def rows(example: Example, tokenizer: Tokenizer, known: Catalogue) -> list[Row]:
     """Return a row for each window of the text (one, if it fits the model)."""
     label = IGNORED if example.label is None else known.index(example.label)
     encoding = tokenizer.encode(example.text)
-    levels = nested(example.spans, known.levels)
+    levels = nested(example.marked, known.levels)
     outside = known.outside is not None and example.label == known.outside
+    unsaid = outside or example.spans is None
     return [
-        Row(part.ids, [_tags(part, spans, known, outside) for spans in levels], label)
+        Row(part.ids, [_tags(part, spans, known, unsaid) for spans in levels], label)
         for part in (encoding, *encoding.overflowing)
     ]
 
@@ -84,10 +85,10 @@ def _tags(
     encoding: Encoding,
     spans: Sequence[Span],
     known: Catalogue,
-    outside: bool,  # noqa: FBT001
+    unsaid: bool,  # noqa: FBT001
 ) -> list[int]:
     tags = [IGNORED] * len(encoding.ids)
-    if outside:  # nobody said what its entities are
+    if unsaid:  # nobody said what its entities are
         return tags
     begun: set[int] = set()
     previous = None

@@ -81,11 +81,11 @@ def write_linear(folder: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _fact(example: Example, plan: LinearTier, known: Catalogue) -> Fact:
     said = example.label is not None
-    outside = said and example.label == known.outside
+    unsaid = example.spans is None or (said and example.label == known.outside)
     return Fact(
         rows=features(example.text, plan.bits),
         label=known.index(example.label) if example.label is not None else UNSAID,
-        empty=float("nan") if outside else float(not example.spans),
+        empty=float("nan") if unsaid else float(not example.spans),
     )
 
 
@@ -119,9 +119,9 @@ def _loss(logits: Tensor, batch: Sequence[Fact], known: Catalogue) -> Tensor:
     labels = torch.tensor([fact.label for fact in batch])
     if known.labels and bool((labels != UNSAID).any()):
         loss = loss + cross_entropy(logits[:, : known.classes], labels)
-    if known.entities:
-        empty = torch.tensor([fact.empty for fact in batch])
-        said = ~empty.isnan()
+    empty = torch.tensor([fact.empty for fact in batch])
+    said = ~empty.isnan()
+    if known.entities and bool(said.any()):
         loss = loss + binary_cross_entropy_with_logits(logits[said, -1], empty[said])
     return loss
 

@@ -290,7 +290,7 @@ def _labels(examples: Sequence[Example]) -> Counter[str]:
 
 
 def _entities(examples: Sequence[Example]) -> Counter[str]:
-    return Counter(span.label for example in examples for span in example.spans)
+    return Counter(span.label for example in examples for span in example.marked)
 
 
 def _survey(
@@ -372,7 +372,7 @@ def _quoted(text: str) -> str:
 def _levels(examples: Sequence[Example]) -> int:
     """Return how deep entities lie in one another, as far as a bundle can tell."""
     return max(
-        sum(bool(level) for level in nested(example.spans, DEEPEST)) or 1
+        sum(bool(level) for level in nested(example.marked, DEEPEST)) or 1
         for example in examples
     )
 
@@ -470,7 +470,7 @@ def _cases(
             right &= said.label == example.label
             case["label"] = said.label
         if kind != "classify":
-            right &= places(said.entities) == places(example.spans)
+            right &= places(said.entities) == places(example.marked)
             case["entities"] = [
                 {"label": entity.label, "text": entity.text} for entity in said.entities
             ]

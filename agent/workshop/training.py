@@ -143,7 +143,7 @@ class _Run:
         self, lesson: Lesson, swaps: Pool, chance: random.Random
     ) -> Iterator[Row]:
         for number, example in enumerate(lesson.examples):
-            if example.spans and chance.random() < self._plan.swapped:
+            if example.marked and chance.random() < self._plan.swapped:
                 example = swap(example, swaps, chance)  # noqa: PLW2901
             found = rows(example, lesson.tokenizer, lesson.known)
             if lesson.opinions is not None:

@@ -53,7 +53,8 @@ def pipeline(bundle: Bundle) -> Pipeline:
     ("line", "example"),
     [
         ('{"text": "a"}', Example(text="a")),
-        ('{"text": "a", "label": null, "spans": []}', Example(text="a")),
+        ('{"text": "a", "label": null, "spans": null}', Example(text="a")),
+        ('{"text": "a", "spans": []}', Example(text="a", spans=())),
         ('{"text": "a", "label": "on", "source": "x"}', Example(text="a", label="on")),
         (
             '{"text": "🦊 b", "spans": [{"start": 2, "end": 3, "label": "l"}]}',
@@ -76,7 +77,7 @@ def test_labelled_data(tmp_path: Path, line: str, example: Example) -> None:
         ("rubbish", "data.jsonl:1: "),
         (
             '{"text": "ab", "spans": [{"start": 1, "end": 3, "label": "l"}]}',
-            "span 1-3 is not in the text",
+            "data.jsonl:1:  Value error, span 1-3 is not in the text",
         ),
         (
             '{"text": "ab", "spans": [{"start": 1, "end": 1, "label": "l"}]}',

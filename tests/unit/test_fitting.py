@@ -307,6 +307,68 @@ def test_what_the_data_says_nothing_of_stays() -> None:
     assert alone.tables != made.tables
 
 
+def half_said(heard: Sequence[Heard], **truth: str | None) -> list[Heard]:
+    """Return the texts with something else said of them, or nothing."""
+    return [replace(one, example=one.example.model_copy(update=truth)) for one in heard]
+
+
+def both_told(n: int) -> list[Heard]:
+    """Return texts with labels and entities, of which the last tier knows some."""
+    heard = []
+    for i in range(n):
+        label, there = ("a" if i % 20 else "b"), i % 10 > 0
+        one = told(i, label, ("a", 4 - i % 7), ("a", 3 - i % 5), entity=there)
+        first, last = one.guesses
+        first = replace(first, entities_evidence=(1 - i % 3,))
+        heard.append(replace(one, guesses=[first, last]))
+    return heard
+
+
+def test_lines_with_labels_alone_leave_entities_as_they_were() -> None:
+    """Their scores and floors stay; nothing is certified that nobody looked at."""
+    before = fitted(both_told(800))
+    heard = half_said(both_told(1000)[::-1], spans=None)
+    made = calibrate(heard, TIERS, "0" * 64, "", "", before=before.tiers)
+    assert set(made.tables) == {LABEL}
+    assert made.tables[LABEL]
+    for new, old in zip(made.tiers, before.tiers, strict=True):
+        assert new.label != old.label
+        assert (new.entities, new.entity) == (old.entities, old.entity)
+        assert new.entities_floor == old.entities_floor
+    assert before.tiers[0].entities_floor > 0
+
+
+def test_lines_with_spans_alone_leave_labels_as_they_were() -> None:
+    """The same the other way round, and a handful with labels changes nothing."""
+    before = fitted(both_told(800))
+    heard = both_told(1000)[::-1]
+    few = [*heard[:4], *half_said(heard[4:], label=None)]
+    made = calibrate(few, TIERS, "0" * 64, "", "", before=before.tiers)
+    assert made.tables[ENTITIES]
+    assert made.tables[LABEL] == []
+    for new, old in zip(made.tiers, before.tiers, strict=True):
+        assert (new.label, new.label_floor) == (old.label, old.label_floor)
+        assert new.entities != old.entities
+    assert before.tiers[0].label_floor > 0
+
+
+def test_strangers_without_spans_count_where_both_must_be_right() -> None:
+    """No answer to them is right; of entities they say nothing."""
+    heard = both_told(800)
+    strange = half_said(both_told(1000)[800:], label="oos", spans=None)
+    labels = ("a", "b")
+    one, other = (
+        calibrate(some, TIERS, "0" * 64, "", "", labels=labels)
+        for some in ([*heard, *strange], heard)
+    )
+    assert one.tables[BOTH][-1].error > other.tables[BOTH][-1].error + 0.1
+    shares = [
+        [(row.coverage, row.error) for row in made.tables[ENTITIES]]
+        for made in (one, other)
+    ]
+    assert shares[0] == shares[1]
+
+
 def test_worthless_evidence_is_left_out() -> None:
     """Numbers that tell nothing get no weight: the first alone ranks as well."""
     chance = np.random.default_rng(3)

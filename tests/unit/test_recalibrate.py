@@ -11,7 +11,7 @@ from agent.config import Config, load
 from agent.errors import ConfigError
 from agent.examples import Example, Span
 from agent.pipeline import open_pipelines
-from agent.recalibrate import recalibrate, unknown_labels, write
+from agent.recalibrate import recalibrate, unknown_labels, unsaid, write
 from agent.types import Guarantee, Reason, Resolved, Tier, Unresolved
 
 WORDS = ("turn", "the", "lamp", "in", "s", "cafe")
@@ -95,6 +95,22 @@ def test_strange_texts_are_left_alone(config: Config) -> None:
     assert isinstance(left, Unresolved)
     assert left.reason is Reason.LOW_CONFIDENCE
     assert isinstance(taken, Resolved)
+
+
+def test_what_no_line_says_is_not_promised(config: Config) -> None:
+    """Lines of labels do for a pipeline that guarantees labels, and for no other."""
+    data = [one.model_copy(update={"spans": None}) for one in examples(400)]
+    assert unsaid(config, "home", data) == {Guarantee.ENTITIES: "spans"}
+    made = recalibrate(config, "home", data, "own.jsonl", lambda: None)
+    assert set(made.tables) == {Guarantee.LABEL}
+    old = read_calibration(config.bundle_dir("home") / "calibration.json")
+    assert made.tiers[-1].entities == old.tiers[-1].entities
+    assert old.tiers[-1].entities is not None
+    spec = config.pipelines["home"]
+    both = spec.decide.model_copy(update={"guarantee": "both"})
+    config.pipelines["home"] = spec.model_copy(update={"decide": both})
+    with pytest.raises(ConfigError, match="no line has spans, and the pipeline home"):
+        recalibrate(config, "home", data, "own.jsonl", lambda: None)
 
 
 def test_unreadable_text_is_named(config: Config) -> None:

@@ -1,5 +1,7 @@
 """Scoring: the figures of `eval`, against their definitions."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from agent.scoring import Answer, aurc, calibration_error, scoreboard, span_f1
 from agent.types import Entity, Prediction, Reason, Resolved, Tier, Unresolved
 
 KNOWN = frozenset({"on", "off"})
+Spans = list[tuple[int, int, str]]
 
 
 def answer(
@@ -53,6 +56,80 @@ def test_label_the_bundle_does_not_know(*, resolved: bool, accuracy: float) -> N
     """A text out of scope is right only if it was left unresolved."""
     found = scoreboard([answer("dance", "on", resolved=resolved)], KNOWN)
     assert found.accuracy == accuracy
+
+
+def test_scope() -> None:
+    """What is in scope and what is not are also counted apart."""
+    found = scoreboard(
+        [
+            answer("on", "on"),
+            answer("on", "off"),
+            answer("off", "off", resolved=False),
+            answer("off", "off"),
+            answer("dance", "on", resolved=False),
+            answer("dance", "on"),
+            answer("sing", "on", resolved=False),
+        ],
+        KNOWN,
+    )
+    assert (found.in_scope_accuracy, found.in_scope_coverage) == (0.75, 0.75)
+    assert found.out_of_scope_kept == pytest.approx(2 / 3)
+    inside = scoreboard([answer("on", "on")], KNOWN)
+    assert (inside.in_scope_accuracy, inside.out_of_scope_kept) == (1.0, None)
+    assert scoreboard([answer(None, None)], KNOWN).in_scope_coverage is None
+
+
+@pytest.mark.parametrize(
+    ("spans", "found", "f2"),
+    [
+        ([(0, 10, "a")], [(0, 10, "a")], 1.0),
+        ([(0, 10, "a")], [(0, 7, "a")], 1.0),
+        ([(0, 10, "a")], [(0, 6, "a")], 0.0),
+        ([(0, 7, "a")], [(0, 10, "a")], 1.0),
+        ([(0, 10, "a")], [(0, 10, "b")], 0.0),
+        ([(0, 10, "a"), (20, 30, "a")], [(0, 10, "a")], 5 / 9),  # one missed
+        ([(0, 10, "a")], [(0, 10, "a"), (20, 30, "a")], 5 / 6),  # one too many
+        ([(0, 10, "a")], [(0, 10, "a"), (0, 9, "a")], 5 / 6),  # found once
+        ([], [(0, 10, "a")], None),
+    ],
+)
+def test_span_f2(spans: Spans, found: Spans, f2: float | None) -> None:
+    """The same label, seven tenths of both together, and misses weigh four times."""
+    one = answer(None, None, spans=tuple(spans), found=tuple(found))
+    assert scoreboard([one], KNOWN).span_f2 == f2
+
+
+def test_characters() -> None:
+    """What is missed of entities, and hit of all else, whatever it is called."""
+    found = scoreboard(
+        [
+            answer(None, None, spans=((0, 20, "a"),), found=((10, 25, "b"),)),
+            answer(None, None, found=((0, 4, "a"), (2, 5, "a"))),
+        ],
+        KNOWN,
+    )
+    assert found.missed == 0.5  # 10 of 20
+    assert found.hit == pytest.approx(10 / 180)
+
+
+def test_lines_without_spans_say_nothing_of_entities() -> None:
+    """What is found there is neither right nor wrong."""
+    said = answer("on", "on", spans=((0, 4, "a"),), found=((0, 4, "a"),))
+    silent = answer("on", "on", found=((0, 9, "a"),))
+    silent = replace(silent, example=Example(text="x" * 100, label="on"))
+    both, alone = scoreboard([said, silent], KNOWN), scoreboard([said], KNOWN)
+    assert both.accuracy == 1.0
+    for key in (
+        "span_f1",
+        "span_f2",
+        "missed",
+        "hit",
+        "entity_ece",
+        "resolved_span_f1",
+    ):
+        assert getattr(both, key) == getattr(alone, key), key
+    nothing = scoreboard([replace(silent, example=Example(text="x"))], KNOWN)
+    assert (nothing.span_f1, nothing.hit, nothing.aurc) == (None, None, None)
 
 
 def test_model_that_failed() -> None:

@@ -42,6 +42,14 @@ def test_rows_follow_words(tokenizer: Tokenizer) -> None:
     assert len(rows(LAMP, tokenizer, known)) > 1
 
 
+def test_lines_without_spans_teach_no_entity(tokenizer: Tokenizer) -> None:
+    """Nothing said is not the same as none there: no word of it is tagged."""
+    known = catalogue([LAMP])
+    for spans, said in ((None, []), ((), [0, 0, 0, 0, 0])):
+        [row] = rows(LAMP.model_copy(update={"spans": spans}), tokenizer, known)
+        assert _said(row.tags[0]) == said
+
+
 def test_inner_entities_are_the_next_level(tokenizer: Tokenizer) -> None:
     """An entity in another is taught on a level of its own, with the same words."""
     known = catalogue([NESTED], levels=2)

@@ -1,6 +1,7 @@
 """The linear tier: learns in seconds what wording gives away, and ships as int8."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,14 @@ def test_learns_and_ships_as_int8(material: Material, tmp_path: Path) -> None:
     assert np.mean([guess.outside for guess in strangers]) > 0.6
     # All texts have an entity, and it knows that it cannot name them.
     assert all(guess.entities_evidence[0] < 0 for guess in guesses)
+
+
+def test_lines_without_spans_say_nothing_of_entities(material: Material) -> None:
+    """They change what it knows of labels only; alone, nothing at all of entities."""
+    silent = [one.model_copy(update={"spans": None}) for one in material.train]
+    _, arrays = _train(replace(material, train=silent))
+    assert np.isfinite(arrays["bias"]).all()
+    assert not arrays["weights"][:, -1].any()
 
 
 def test_same_seed_same_weights(material: Material) -> None:
