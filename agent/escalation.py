@@ -94,6 +94,7 @@ class Escalation:
         self._arrived = asyncio.Event()
         self._turn = asyncio.Lock()
         self._stats: book.Stats | None = None
+        self._filled = 0.0  # a share of the outbox's room
         self._turned = time.monotonic()  # when time was looked at last
 
     async def run(self) -> None:
@@ -130,6 +131,7 @@ class Escalation:
             "oldest_s": None if oldest is None else round(time.time() - oldest),
             "bytes": self._store.bytes,
             "bytes_max": self._terms.max_bytes,
+            "filled": round(self._filled, 4),
         }
         if self._upstream is None:
             return {"outbox": outbox, "cases": self._counts.cases()}
@@ -287,7 +289,9 @@ class Escalation:
                 self._barred.clear()
             self._resting = {k: t for k, t in self._resting.items() if t > now}
             self._arrived.set()
-            self._stats = await self._store.read(book.stats)
+            self._stats, self._filled = await self._store.read(
+                lambda db: (book.stats(db), book.filled(db))
+            )
             if self._upstream:
                 await self._upstream.purse.balance()
             self._tell()

@@ -63,6 +63,7 @@ OUTBOX = (
     ("outbox_unpublished", "unpublished", "Final results not yet published"),
     ("outbox_bytes", "bytes", "Bytes of the outbox on disk"),
     ("outbox_bytes_max", "bytes_max", "Most bytes of the outbox on disk"),
+    ("outbox_filled", "filled", "Share of the room for cases that is taken"),
     ("outbox_oldest_seconds", "oldest_s", "Age of the oldest case"),
 )
 UPSTREAM = (

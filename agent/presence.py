@@ -240,10 +240,9 @@ class Presence:
         if self._escalation is None:
             return ""
         outbox = self._escalation.summary()["outbox"]
-        share = outbox["bytes"] / outbox["bytes_max"]
-        if share < limit:
+        if outbox["filled"] < limit:
             return ""
-        return f"{outbox['waiting']} cases wait, {share:.0%} of outbox.max_bytes"
+        return f"{outbox['waiting']} cases wait, {outbox['filled']:.0%} of their room"
 
     def signs(self, broken: str) -> Signs:
         """Return what shows how we do, for a version on probation."""

@@ -117,17 +117,26 @@ def add(db: sqlite3.Connection, row: Row, now: float) -> Verdict:
     known = _known(db, row.key)
     if known:
         return known
+    if filled(db, CASE_BYTES + len(row.body)) > 1.0:
+        raise Full(f"{stats(db).waiting} cases wait")
+    _insert(db, row, now)
+    return Verdict.NEW
+
+
+def filled(db: sqlite3.Connection, more: int = 0) -> float:
+    """Return which share of the room that cases may take is taken.
+
+    `more` are bytes that are wanted beside; beyond 1 they are not to be had. By pages,
+    because that is what there is, and by bytes, because a case that is dropped makes
+    room at once, though its page is free only when its neighbours went.
+    """
     space = room(db)
     waiting, size = db.execute(
         "SELECT waiting, waiting_bytes FROM cases_totals"
     ).fetchone()
-    # By pages, because that is what there is, and by bytes, because a case that is
-    # dropped makes room at once, though its page is free only when its neighbours went.
-    taken = size + CASE_BYTES * (waiting + 1) + len(row.body)
-    if space.free < space.most // 16 or taken > space.most * 5 // 8:
-        raise Full(f"{waiting} cases wait")
-    _insert(db, row, now)
-    return Verdict.NEW
+    by_pages = (space.most - space.free) / (space.most - space.most // 16)
+    by_bytes: float = (size + CASE_BYTES * waiting + more) / (space.most * 5 // 8)
+    return max(by_pages, by_bytes)
 
 
 def drop(

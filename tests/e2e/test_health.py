@@ -137,25 +137,6 @@ def test_a_taken_port_is_only_a_warning(
     client.wait_answered(1)
 
 
-def test_silence_is_an_alert(
-    broker: Mosquitto, client: Client, new_agent: Callable[..., Agent]
-) -> None:
-    """A pipeline that expects messages and gets none says so, until one comes."""
-    pipelines = {"one": (["home/+/utterance"], "expect_s = 0.5")}
-    new_agent(broker.port, hurry=HURRY, pipelines=pipelines).start()
-    alert = f"{BASE}/alert/input_stalled"
-    client.wait(lambda: any(b"one" in said for said in client.said[alert]))
-    assert last_health(client, lambda said: "input_stalled" in said["alerts"])
-    cleared = client.said[alert].count(b"")
-    for number in range(100):
-        client.ask([number])
-        client.wait_answered(number + 1)
-        if client.said[alert].count(b"") > cleared:
-            break
-        last_health(client, lambda said: said["received"] > 0)
-    client.wait(lambda: client.said[alert].count(b"") > cleared)
-
-
 def test_home_assistant_is_told_and_told_again(
     broker: Mosquitto, new_agent: Callable[..., Agent]
 ) -> None:

@@ -83,6 +83,7 @@ def test_every_figure_is_there() -> None:
                 "unpublished": 0,
                 "bytes": 9,
                 "bytes_max": 90,
+                "filled": 0.5,
                 "oldest_s": None,
             },
             "upstream": upstream

@@ -264,6 +264,17 @@ def test_a_full_outbox_can_be_worked_off(small: sqlite3.Connection) -> None:
     assert crowd(small, first=count) > count + 500
 
 
+@pytest.mark.parametrize("size", [10, 600, 20_000])
+def test_how_full_it_is(small: sqlite3.Connection, size: int) -> None:
+    """Whatever the size of cases, it is nearly full before it takes no more."""
+    assert cases.filled(small) < 0.2
+    count = crowd(small, size)
+    assert 0.9 < cases.filled(small) <= 1.0
+    for case in cases.waiting(small, count):
+        end(small, case.key)
+    assert cases.filled(small) < 0.5
+
+
 def test_results_larger_than_cases(small: sqlite3.Connection) -> None:
     """There is room for all results at once, if they are like the cases in size."""
     count = crowd(small)
