@@ -125,6 +125,19 @@ class Calibration(Frozen):
         rows = [row for row in table if row.max_error <= max_error]
         return max(rows, key=lambda row: row.max_error, default=None)
 
+    def certifies(
+        self, guarantee: Guarantee, max_error: float, threshold: float
+    ) -> bool:
+        """Tell whether a threshold is one of those that were certified for an error.
+
+        They were tried from strict to lax: what passed for a smaller error did so for
+        this one, and so did all from there down to the row's. Nobody tried stricter
+        ones: these leave fewer answers, of which the same may be wrong.
+        """
+        table = self.tables.get(guarantee, [])
+        tried = [row.threshold for row in table if row.max_error <= max_error]
+        return bool(tried) and min(tried) <= threshold <= max(tried)
+
     def least_error(self, guarantee: Guarantee) -> float | None:
         """Return the smallest error that is certified at all."""
         rows = self.tables.get(guarantee, [])

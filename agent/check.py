@@ -129,22 +129,30 @@ def _promise(config: Config, pipeline: Pipeline) -> Iterator[Finding]:
             f"locally{can}",
         )
     elif policy.error_bound is None:
-        fits = pipeline.bundle.calibrated
-        why = f"{made.data} is not data like yours" if fits else "it does not fit"
         yield Finding(
             "warning",
             pipeline.name,
-            f"max_error {wanted:g} on {what}: not certified ({why}); "
-            "slm-agent calibrate with your own texts does",
+            f"max_error {wanted:g} on {what}: not certified ({_uncertified(pipeline)})",
         )
     else:
+        fewer = f"; min_score {pipeline.min_score:g} resolves fewer"
         yield Finding(
             "ok",
             pipeline.name,
             f"at most {policy.error_bound:g} of the resolved messages have {what}: "
             f"certified with {made.confidence:.0%} confidence on {made.certified_on} "
-            "texts",
+            f"texts{fewer if pipeline.floored else ''}",
         )
+
+
+def _uncertified(pipeline: Pipeline) -> str:
+    """Say why no bound is stated, and what would help."""
+    data = "slm-agent calibrate with your own texts helps"
+    if not pipeline.bundle.calibrated:
+        return f"the calibration does not fit; {data}"
+    if not pipeline.bundle.calibration.certified:
+        return f"{pipeline.bundle.calibration.data} is not data like yours; {data}"
+    return f"min_score {pipeline.min_score:g} is stricter than all that was tried"
 
 
 def _cases(config: Config, pipeline: Pipeline) -> Iterator[Finding]:

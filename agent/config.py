@@ -355,6 +355,8 @@ class Decide(Section):
 
     max_error: float = Field(default=0.05, gt=0, lt=1)
     """The share of wrong answers you accept among the resolved ones."""
+    min_score: float = Field(default=0.0, ge=0, le=1)
+    """Resolve nothing below this score, though `max_error` allowed it."""
     guarantee: Literal["label", "entities", "both"] | None = None
     """What wrong means: the label, any entity missing, extra or different, or either.
 

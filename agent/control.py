@@ -254,7 +254,8 @@ class Control:
         pipeline = self._pipelines.get(name)
         if pipeline is None:
             return None
-        key = DECIDERS.get(reason or "", "decide.max_error")
+        asked = "decide.min_score" if pipeline.floored else "decide.max_error"
+        key = DECIDERS.get(reason or "", asked)
         return {
             "file": f"pipelines/{name}.toml",
             "key": key,

@@ -54,7 +54,13 @@ class Pipeline:
     dead_letter_topic: str
     plan: Plan | None = None
     max_error: float = 0.05  # what the operator asked for
+    min_score: float = 0.0  # so too
     explains_text: bool = False
+
+    @property
+    def floored(self) -> bool:
+        """Whether `min_score` is stricter than `max_error` demands."""
+        return 0.0 < self.min_score == self.policy.threshold
 
     def answer(self, texts: Sequence[str]) -> list[Decision]:
         """Decide about each text; blocks, never in the event loop."""
@@ -161,6 +167,7 @@ def _open(config: Config, name: str, spec: PipelineFile, bundle: Bundle) -> Pipe
         dead_letter_topic=topics.dead_letter(name),
         plan=_plan(name, spec, bundle, config.agent.upstream),
         max_error=spec.decide.max_error,
+        min_score=spec.decide.min_score,
         explains_text=spec.explain == "text",
     )
 
@@ -244,15 +251,23 @@ def policy(
 ) -> Policy:
     """Choose the threshold that the calibration gives for the error asked for.
 
-    The row of the largest error that is still allowed; none: nothing is resolved. The
-    bound is stated only where it is certified, and by what the bundle runs on.
+    The row of the largest error that is still allowed, or a stricter one where the
+    operator wants that; none: nothing is resolved. The bound is stated only where it
+    is certified, and by what the bundle runs on.
     """
     guarantee = spec.guarantee
-    row = calibration.threshold(guarantee, spec.decide.max_error)
-    certified = fits and calibration.certified
+    asked = spec.decide.max_error
+    row = calibration.threshold(guarantee, asked)
+    threshold = max(row.threshold, spec.decide.min_score) if row else None
+    certified = (
+        fits
+        and calibration.certified
+        and threshold is not None
+        and calibration.certifies(guarantee, asked, threshold)
+    )
     return Policy(
         guarantee,
-        row.threshold if row else None,
+        threshold,
         row.max_error if row and certified else None,
         road=Road(spec.upstream.policy),
         roads={label: Road(road) for label, road in spec.upstream.labels.items()},

@@ -199,7 +199,7 @@ def test_help_keeps_its_examples_apart() -> None:
 
 
 def checked(
-    tmp_path: Path, max_error: float = 0.05, mode: str = "warn"
+    tmp_path: Path, max_error: float | str = 0.05, mode: str = "warn"
 ) -> list[Finding]:
     """Return what `check` finds of a pipeline over the bundle in `models`."""
     folder = tmp_path / "pipelines"
@@ -235,6 +235,26 @@ def test_check_tells_what_cannot_be_promised(tmp_path: Path) -> None:
     assert (warning.level, warning.subject) == ("warning", "home")
     for words in ("max_error 0.01", "nothing is resolved locally", "0.02"):
         assert words in warning.detail
+
+
+@pytest.mark.parametrize(
+    ("min_score", "level", "words"),
+    [
+        (0.4, "ok", "certified with 95% confidence"),
+        (0.6, "ok", "texts; min_score 0.6 resolves fewer"),
+        (0.999, "warning", "min_score 0.999 is stricter than all that was tried"),
+    ],
+)
+def test_check_tells_what_min_score_does(
+    tmp_path: Path, min_score: float, level: str, words: str
+) -> None:
+    """A stricter score than the error demands is named, and where it proves nothing."""
+    write_bundle(tmp_path / "models" / "tiny")
+    findings = checked(tmp_path, f"0.05, min_score = {min_score}")
+    [found] = [f for f in findings if f.subject == "home" and "wrong label" in f.detail]
+    assert found.level == level
+    assert words in found.detail
+    assert ("min_score" in found.detail) is (min_score > 0.5)
 
 
 @pytest.mark.parametrize(

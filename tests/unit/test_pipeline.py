@@ -211,6 +211,29 @@ def test_bound_is_stated_where_it_holds(
     assert found == Policy(LABEL, 0.7, bound)
 
 
+@pytest.mark.parametrize(
+    ("floor", "threshold", "bound"),
+    [
+        (0.0, 0.5, 0.05),
+        (0.4, 0.5, 0.05),  # never lowers what is certified
+        (0.6, 0.6, 0.05),
+        (0.9, 0.9, 0.05),  # the strictest that was certified, for 0.01
+        (0.91, 0.91, None),  # nobody tried
+    ],
+)
+def test_operators_may_ask_for_surer_answers(
+    tmp_path: Path, floor: float, threshold: float, bound: float | None
+) -> None:
+    """`min_score` only raises the threshold; bounds stand where they were certified."""
+    decide = f"decide = {{max_error = 0.06, min_score = {floor}}}"
+    config = configured(tmp_path, home=toml(more=decide))
+    made = calibration((0.01, 0.9), (0.05, 0.5), (0.1, 0.2), of=LABEL)
+    found = policy(config.pipelines["home"], made)
+    assert found == Policy(LABEL, threshold, bound)
+    none = policy(config.pipelines["home"], calibration((0.1, 0.2), of=LABEL))
+    assert (none.threshold, none.error_bound) == (None, None)
+
+
 # -- a calibration that was made with something else
 
 
