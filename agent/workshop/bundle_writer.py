@@ -78,7 +78,7 @@ def scores_of(before: Figures, after: Figures) -> dict[str, float]:
         "coverage_fp32": before.cascade.coverage,
         "resolved_accuracy": after.cascade.resolved_accuracy,
         "resolved_accuracy_fp32": before.cascade.resolved_accuracy,
-        "kept_outside": after.kept_outside,
+        "kept_outside": after.cascade.out_of_scope_kept,
         "label_ece": after.alone.ece,
         "entity_ece": after.alone.entity_ece,
     }

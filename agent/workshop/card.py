@@ -7,7 +7,7 @@ from string import Template
 
 from agent.calibration import Calibration, Threshold
 from agent.types import Guarantee
-from agent.workshop.recipe import SHIPPED, Recipe, Said
+from agent.workshop.recipe import SHIPPED, Other, Recipe, Said
 from agent.workshop.scoring import Figures
 
 CARD = Template("""\
@@ -39,7 +39,9 @@ On the $valid validation texts, one at a time, with the code that ships:
 |---|---|---|
 $scores
 
-The cascade's figures are those at `max_error` $max_error on the $guarantee.
+The cascade's figures are those at `max_error` $max_error on the $guarantee$floor.
+The accuracy of the whole cascade is what `slm-agent eval` counts: by the tier that
+answered, and a text out of scope is right if it was left unresolved.
 Calibration error: 0.01 means that scores are off by one point on average. As some of
 these texts fitted the scores, expect a little more elsewhere.
 
@@ -71,6 +73,11 @@ PROMISE = """
 **These texts were made up, so the table certifies nothing about yours**: results carry
 no `error_bound`. `slm-agent calibrate` with your own labelled texts changes that."""
 
+SAID = {
+    Guarantee.LABEL: "label",
+    Guarantee.ENTITIES: "entities",
+    Guarantee.BOTH: "label and the entities",
+}
 WRONG = {
     Guarantee.LABEL: "the label is wrong",
     Guarantee.ENTITIES: "any entity is missing, extra or different",
@@ -132,7 +139,6 @@ def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
     trunk = measured.encoding.trunk
     maker = trunk.name if trunk else about.name
     shipped = (SHIPPED / f"{maker}.toml").is_file()
-    sources = [*about.sources, *([measured.encoding.source] if trunk else [])]
     text = CARD.substitute(
         name=about.name,
         version=about.version,
@@ -142,7 +148,7 @@ def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
         model=_model(recipe, measured.encoding),
         licence=about.licence,
         size=sizes(path.parent),
-        sources=listed(sources),
+        sources=listed(sources(recipe, measured.encoding)),
         train=f"{measured.train:,}",
         valid=f"{measured.valid:,}",
         trained_on="generated" if generated else f"{folder}/train.jsonl",
@@ -153,7 +159,8 @@ def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
         more=_more(recipe),
         scores=_scores(measured.exact, measured.quantised),
         max_error=f"{measured.max_error:g}",
-        guarantee=measured.guarantee.value,
+        guarantee=SAID[measured.guarantee],
+        floor=f" and from score {about.min_score:g} on" if about.min_score else "",
         thresholds="\n\n".join(
             _table(guarantee, rows) for guarantee, rows in made.tables.items()
         ),
@@ -163,6 +170,14 @@ def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
         data=_data(recipe),
     )
     path.write_text(text, encoding="utf-8")
+
+
+def sources(recipe: Recipe, encoding: Encoding) -> list[str]:
+    """Return what the bundle is made from, with licences."""
+    others = recipe.outside.others if recipe.outside else []
+    outside = [f"Out of scope: {other.source}" for other in others if other.source]
+    trunk = [encoding.source] if encoding.trunk else []
+    return [*recipe.about.sources, *outside, *trunk]
 
 
 def _model(recipe: Recipe, encoding: Encoding) -> str:
@@ -181,7 +196,7 @@ def _more(recipe: Recipe) -> str:
             "networks of all layers beside the labels."
         )
     if recipe.outside:
-        others = ", ".join(other.file for other in recipe.outside.others)
+        others = ", ".join(_files(recipe.outside.others, "train"))
         whole = recipe.outside.encoder and recipe.trunk is None
         pupil = "it" if whole else "the linear tier"
         said.append(
@@ -198,7 +213,7 @@ def _data(recipe: Recipe) -> str:
     folder = recipe.data.folder
     others = [] if recipe.trunk else [*recipe.vocabulary.texts]
     if recipe.outside:
-        others += [other.file for other in recipe.outside.others]
+        others += _files(recipe.outside.others, "train", "valid")
     named = ", ".join(f"`{name}`" for name in dict.fromkeys(others))
     what = "what" if recipe.trunk else "vocabulary and what"
     return (
@@ -211,6 +226,12 @@ def _data(recipe: Recipe) -> str:
             else ""
         )
     )
+
+
+def _files(others: Sequence[Other], *splits: str) -> list[str]:
+    """Return the files of other domains: what taught, and what helped fit scores."""
+    named = (other.file.format(split=split) for other in others for split in splits)
+    return list(dict.fromkeys(named))
 
 
 def sizes(folder: Path) -> str:
@@ -230,10 +251,21 @@ def _scores(exact: Figures, quantised: Figures) -> str:
     named: dict[str, Callable[[Figures], float | None]] = {
         "label accuracy of the encoder (texts in scope)": lambda f: f.alone.accuracy,
         "span F1 of the encoder (micro, exact)": lambda f: f.alone.span_f1,
+        "label accuracy of the whole cascade": lambda f: f.cascade.accuracy,
+        "span F1 of the whole cascade": lambda f: f.cascade.span_f1,
+        "span F2 of the whole cascade (overlap 0.7)": lambda f: f.cascade.span_f2,
+        "characters of entities missed": lambda f: f.cascade.missed,
+        "other characters hit": lambda f: _where(f.cascade.missed, f.cascade.hit),
         "resolved by the cascade": lambda f: f.cascade.coverage,
         "label accuracy among the resolved": lambda f: f.cascade.resolved_accuracy,
         "span F1 among the resolved": lambda f: f.cascade.resolved_span_f1,
-        "out-of-scope texts not resolved": lambda f: f.kept_outside,
+        "out-of-scope texts not resolved": lambda f: f.cascade.out_of_scope_kept,
+        "texts in scope resolved": lambda f: _where(
+            f.cascade.out_of_scope_kept, f.cascade.in_scope_coverage
+        ),
+        "label accuracy of the whole cascade in scope": (
+            lambda f: _where(f.cascade.out_of_scope_kept, f.cascade.in_scope_accuracy)
+        ),
         "AURC of the cascade": lambda f: f.cascade.aurc,
         "calibration error of label scores": lambda f: f.alone.ece,
         "calibration error of entity scores": lambda f: f.alone.entity_ece,
@@ -243,6 +275,11 @@ def _scores(exact: Figures, quantised: Figures) -> str:
         for name, of in named.items()
         if of(quantised) is not None
     )
+
+
+def _where(given: float | None, value: float | None) -> float | None:
+    """Return a figure that says something only beside another."""
+    return None if given is None else value
 
 
 def number(value: float | None) -> str:

@@ -110,7 +110,7 @@ def _say(scores: "Figures") -> None:
         ("span F1", scores.alone.span_f1),
         ("resolved by the cascade", scores.cascade.coverage),
         ("label accuracy among these", scores.cascade.resolved_accuracy),
-        ("out-of-scope texts not resolved", scores.kept_outside),
+        ("out-of-scope texts not resolved", scores.cascade.out_of_scope_kept),
     ):
         if value is not None:
             CONSOLE.print(f"{name}, on the validation texts: {value:.4f}")

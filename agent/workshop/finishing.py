@@ -22,7 +22,7 @@ from agent.fitting import Heard, calibrate
 from agent.manifest import CARD
 from agent.types import Guarantee
 from agent.workshop import bundle_writer as bundle
-from agent.workshop.card import Encoding, Measured, write_card
+from agent.workshop.card import Encoding, Measured, sources, write_card
 from agent.workshop.linear_training import train_linear, write_linear
 from agent.workshop.material import Material, Workpiece
 from agent.workshop.recipe import Recipe
@@ -109,11 +109,12 @@ def finish_bundle(
     bundle.write_calibration(part, made)
     bundle.write_probes(part, made, names, *pair)
     labels = frozenset(material.known.labels)
-    guarantee = Guarantee.LABEL if labels else Guarantee.ENTITIES
+    default = Guarantee.LABEL if labels else Guarantee.ENTITIES
+    guarantee = recipe.about.guarantee or default
     wanted = recipe.about.max_error
     kept = certifiable(made, guarantee, wanted) or wanted
     of_before, of_after = (
-        figures(heard, made, names, labels, guarantee, kept)
+        figures(heard, made, names, labels, guarantee, kept, recipe.about.min_score)
         for heard in (before, after)
     )
     measured = Measured(
@@ -198,12 +199,10 @@ def _probes(recipe: Recipe, material: Material) -> list[str]:
 
 def _manifest(piece: Workpiece, specs: Specs, encoding: Encoding) -> dict[str, Any]:
     known = piece.material.known
-    told = bundle.told(piece.recipe.about)
-    if encoding.trunk:
-        told["sources"] = [*told["sources"], encoding.source]
     return {
         "format": 2,
-        **told,
+        **bundle.told(piece.recipe.about),
+        "sources": sources(piece.recipe, encoding),
         "labels": list(known.labels),
         "entities": list(known.entities),
         "patterns": piece.recipe.patterns,

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from agent.examples import Example, read_examples
 from agent.workshop.catalogue import Catalogue, catalogue
@@ -82,8 +83,10 @@ def fingerprint(recipe: Recipe, material: Material) -> str:
         digest.update(section.model_dump_json().encode())
     if recipe.outside:
         # A key that came later counts only where it is used: states stay valid.
-        later = {"encoder"} if recipe.outside.encoder else None
-        digest.update(recipe.outside.model_dump_json(exclude=later).encode())
+        unused: dict[str, Any] = {"others": {"__all__": {"source"}}}
+        if recipe.outside.encoder:
+            unused["encoder"] = True
+        digest.update(recipe.outside.model_dump_json(exclude=unused).encode())
     digest.update(bytes([recipe.levels]))
     for text in material.texts:
         digest.update(text.encode() + b"\0")

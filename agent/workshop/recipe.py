@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.errors import ConfigError
+from agent.types import Guarantee
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -40,11 +41,15 @@ class Said(Frozen):
 class About(Said):
     """What they say of a bundle."""
 
-    max_error: float = Field(default=0.05, gt=0, lt=1)
-    """What the card's figures of the whole cascade are for.
+    guarantee: Guarantee | None = None
+    """What the card's figures of the whole cascade are for: that of its pipeline.
 
-    Where the data cannot carry it, they are for the least that is certified.
+    Default: the label where there is one, else the entities.
     """
+    max_error: float = Field(default=0.05, gt=0, lt=1)
+    """So too. Where the data cannot carry it, they are for the least certified."""
+    min_score: float = Field(default=0.0, ge=0, le=1)
+    """So too."""
 
 
 class Data(Frozen):
@@ -62,6 +67,8 @@ class Other(Frozen):
     file: str
     without: list[str] = []
     """Labels (globs) whose texts are ours as well."""
+    source: str = ""
+    """What it is, from where, under which licence: for manifest and card."""
 
 
 class Outside(Frozen):

@@ -15,13 +15,11 @@ class Figures:
     """What a card says of one precision.
 
     `alone` scores the last tier as if it answered everything, on texts in scope;
-    `cascade` all tiers by the policy, on all texts. `kept_outside` is the share of the
-    texts out of scope that were not resolved.
+    `cascade` all tiers by the policy, on all texts: what `slm-agent eval` says.
     """
 
     alone: Scoreboard
     cascade: Scoreboard
-    kept_outside: float | None
 
 
 def figures(
@@ -31,16 +29,13 @@ def figures(
     labels: frozenset[str],
     guarantee: Guarantee,
     max_error: float,
+    min_score: float = 0.0,
 ) -> Figures:
     """Score what the tiers said to labelled texts."""
     row = calibration.threshold(guarantee, max_error)
-    policy = Policy(guarantee, row.threshold if row else None, max_error)
+    threshold = max(row.threshold, min_score) if row else None
+    policy = Policy(guarantee, threshold, max_error)
     decisions = [decided(one, calibration, tiers, policy) for one in heard]
-    outside = [
-        isinstance(decision, Resolved)
-        for one, decision in zip(heard, decisions, strict=True)
-        if one.example.label is not None and one.example.label not in labels
-    ]
     return Figures(
         alone=scoreboard(
             [
@@ -57,7 +52,6 @@ def figures(
             ],
             labels,
         ),
-        kept_outside=1 - sum(outside) / len(outside) if outside else None,
     )
 
 

@@ -143,8 +143,9 @@ def recipe() -> Callable[..., Recipe]:
 @pytest.fixture(scope="session")
 def cascade(recipe: Callable[..., Recipe]) -> Recipe:
     """Return the recipe of a bundle that has all there can be."""
+    other = {"file": "other/{split}.jsonl", "source": "texts of our own; CC0"}
     return recipe(
-        outside={"others": [{"file": "other/{split}.jsonl"}], "share": 0.3},
+        outside={"others": [other], "share": 0.3},
         linear={"bits": 10, "epochs": 5},
         patterns=["EMAIL_ADDRESS"],
     )

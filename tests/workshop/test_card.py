@@ -1,5 +1,7 @@
 """The card says what the bundle is worth, as the calibration has it."""
 
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +12,15 @@ pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 
 from agent.bundle import CALIBRATION, read_calibration
 from agent.calibration import Calibration, Threshold
+from agent.config import PipelineFile
 from agent.manifest import read_manifest
 from agent.scoring import scoreboard
 from agent.types import Guarantee
 from agent.workshop.card import WRONG, Encoding, Measured, write_card
-from agent.workshop.recipe import Recipe
+from agent.workshop.recipe import SHIPPED, Recipe, read_any, read_recipe
 from agent.workshop.scoring import Figures, certifiable
+
+PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the exporters
 
@@ -46,11 +51,48 @@ def test_both_precisions_have_a_column(card: str, built: Path) -> None:
         assert f"| {scores[f'{name}_fp32']:.4f} | {scores[name]:.4f} |" in card
 
 
+def test_card_tells_of_the_whole_cascade(card: str, built: Path) -> None:
+    """What `eval` counts is there beside the encoder alone, and what wrong means."""
+    for name in (
+        *("label accuracy of the whole cascade", "span F1 of the whole cascade"),
+        *("span F2 of the whole cascade (overlap 0.7)", "other characters hit"),
+        "characters of entities missed",
+    ):
+        assert re.search(rf"\| {re.escape(name)} \| [\d.]+ \| [\d.]+ \|", card)
+    sources = read_manifest(built).sources
+    assert "Out of scope: texts of our own; CC0" in sources
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PIPELINES.glob("*.toml")))
+def test_cards_are_for_what_runs(name: str) -> None:
+    """A shipped recipe names the guarantee and the error of the pipeline that ships."""
+    spec = PipelineFile.model_validate(
+        tomllib.loads((PIPELINES / f"{name}.toml").read_text())
+    )
+    about = read_recipe(SHIPPED / f"{name}.toml").about
+    default = Guarantee.ENTITIES if spec.kind == "extract" else Guarantee.LABEL
+    assert (about.guarantee or default) == spec.guarantee
+    assert about.max_error == spec.decide.max_error
+    assert about.min_score == spec.decide.min_score
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
+def test_all_sources_are_named(name: str) -> None:
+    """No text of other domains teaches without its source and licence in the card."""
+    recipe = read_any(SHIPPED / f"{name}.toml")
+    outside = recipe.outside if isinstance(recipe, Recipe) else None
+    for other in outside.others if outside else ():
+        assert re.search(r"; (CC BY 4\.0|CC BY 3\.0|CC0|MIT)$", other.source)
+
+
 def test_card_says_what_it_is(card: str) -> None:
     """Both tiers, the layers, where negatives come from, and how to build it again."""
     assert "hashed n-grams (2^10), then 2 layers of tiny_encoder" in card
     assert "4 labels, 2 entity types" in card
-    assert "other/{split}.jsonl" in card
+    assert "what is out of scope: other/train.jsonl, and generated ones" in card
+    assert "`other/train.jsonl`, `other/valid.jsonl`" in card
+    assert "- Out of scope: texts of our own; CC0" in card
+    assert "{split}" not in card
     assert "slm-agent train RECIPE.toml --data DIR" in card
     assert "linear.npz" in card
     assert "$" not in card
@@ -88,7 +130,7 @@ def test_nothing_certified_is_said(
 ) -> None:
     """A table without rows says so, and names the error its figures are for."""
     nothing = scoreboard([], frozenset())
-    figures = Figures(alone=nothing, cascade=nothing, kept_outside=None)
+    figures = Figures(alone=nothing, cascade=nothing)
     measured = Measured(
         exact=figures,
         quantised=figures,
