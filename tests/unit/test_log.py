@@ -1,7 +1,10 @@
-"""Logs: one JSON object a line, on standard error, from the chosen level up."""
+"""Logs: one event a line, on standard error, from the chosen level up."""
 
 import json
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -52,3 +55,50 @@ def test_levels(capsys: pytest.CaptureFixture[str], level: str) -> None:
         getattr(log, name)("said")
     heard = [json.loads(line)["level"] for line in capsys.readouterr().err.splitlines()]
     assert heard == list(LEVELS)[list(LEVELS).index(level) :]
+
+
+def say_everything() -> None:
+    """Log at every level, and a failure."""
+    configure("debug")
+    log = structlog.get_logger()
+    for name in LEVELS:
+        getattr(log, name)("said")
+    try:
+        int("broken")
+    except ValueError:
+        log.exception("failed")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_priorities_for_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ours: bool
+) -> None:
+    """Where standard error is the journal's, `journalctl -p warning` tells them apart.
+
+    It is not where a process in between has redirected it.
+    """
+    with (tmp_path / "journal").open("w") as stream:
+        known = os.fstat(stream.fileno())
+        inode = known.st_ino if ours else known.st_ino + 1
+        monkeypatch.setenv("JOURNAL_STREAM", f"{known.st_dev}:{inode}")
+        monkeypatch.setattr(sys, "stderr", stream)
+        say_everything()
+    lines = (tmp_path / "journal").read_text("utf-8").splitlines()
+    priorities = ["<7>", "<6>", "<4>", "<3>", "<3>"] if ours else [""] * 5
+    for line, priority in zip(lines, priorities, strict=True):
+        assert line.startswith(priority + "{")
+        assert json.loads(line.removeprefix(priority))["level"]
+
+
+def test_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """People get words instead of JSON, and of a failure no variables."""
+    reader, writer = os.openpty()
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        say_everything()
+    shown = os.read(reader, 100_000).decode()
+    os.close(reader)
+    assert shown.count("said") == len(LEVELS)
+    assert "ValueError: invalid literal" in shown
+    assert "{" not in shown
+    assert "locals" not in shown
