@@ -13,7 +13,7 @@ import structlog
 from agent.alerts import Alerts
 from agent.backlog import Backlog, Verdict
 from agent.config import Config
-from agent.control import Control, Recent
+from agent.control import Control
 from agent.counts import Counts
 from agent.delivery import Delivery
 from agent.engine import Engine, Order, Parcel
@@ -26,6 +26,7 @@ from agent.metrics import served
 from agent.mqtt import Connection, Endpoint
 from agent.pilot import Pilot
 from agent.presence import Presence, Sources
+from agent.recent import terms_of
 from agent.refusals import Refusals
 from agent.steering import Steering
 from agent.subscriptions import obsolete, write_down
@@ -93,7 +94,8 @@ class Daemon:
         self._delivery = Delivery(
             *(self._link, self._counts, self._refusals, self._done, self._escalation)
         )
-        self._recent = Recent(self._pipelines)
+        self._recent = lasting.recent
+        self._recent.govern(terms_of(self._pipelines, parts.values))
         self._engine = Engine(
             *(config.agent.device.id, config.agent.engine.max_batch, self._counts),
             lambda: self._link.max_packet_bytes,

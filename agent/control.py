@@ -5,11 +5,9 @@ request is for now: neither a retained one is answered nor one that ran before.
 """
 
 import asyncio
-import hashlib
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,96 +15,25 @@ import structlog
 from pydantic_core import from_json, to_json
 
 from agent import __version__
-from agent.cases import Case
-from agent.engine import ENVELOPE, Engine, Parcel
+from agent.engine import ENVELOPE, Engine
 from agent.errors import ConfigError, Undelivered, Unreadable
 from agent.link import Link
 from agent.log import LEVELS, set_level
 from agent.pipeline import Pipeline
+from agent.recent import RECENT, Recent
 from agent.text import checked
 from agent.types import Message
-from agent.wire import VERSION, Topics, decision_object, guess_object, iso
+from agent.wire import Topics, decision_object, iso
 
-RECENT = 1000  # messages that can be explained
-RECENT_BYTES = 8 * 2**20  # and what they may take
 WAITING = 16  # requests; more are dropped
 LARGEST = 2**20  # bytes of a request
-TEXT_MAX = 10_000  # bytes of a text that `explain` keeps
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-ORIGINAL = b',"payload":"'  # in a dead letter; inside a JSON string it cannot stand
 
 log = structlog.get_logger()
 
 
 class BadRequest(Exception):
     """A request that makes no sense; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Handled:
-    """What is remembered of a message that was answered: `sends` are JSON objects."""
-
-    topic: str
-    received_at: datetime
-    sha256: str
-    text: str | None
-    sends: tuple[bytes, ...]
-    cases: tuple[Case, ...]  # without their texts
-
-    @property
-    def size(self) -> int:
-        """How many bytes it takes, roughly."""
-        return sum(map(len, self.sends)) + 2 * len(self.text or "")
-
-
-class Recent:
-    """The last messages, so that their results can be explained."""
-
-    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
-        """`pipelines` say of which messages the text may be told."""
-        self._open = {p.name for p in pipelines if p.explains_text}
-        self._handled: deque[Handled] = deque()
-        self._bytes = 0
-
-    def add(self, parcel: Parcel) -> None:
-        """Remember a message and what came of it, but for what was in it."""
-        message, payload = parcel.message, parcel.message.payload
-        text = None
-        if self._open and any(name in self._open for name in _pipelines(parcel)):
-            text = payload[:TEXT_MAX].decode("utf-8", "replace")
-        handled = Handled(
-            topic=message.topic,
-            received_at=message.received_at,
-            sha256=hashlib.sha256(payload).hexdigest(),
-            text=text,
-            sends=tuple(_without_original(sent) for _, sent in parcel.sends),
-            cases=tuple(replace(case, text="") for case in parcel.cases),
-        )
-        self._handled.append(handled)
-        self._bytes += handled.size
-        while len(self._handled) > RECENT or self._bytes > RECENT_BYTES:
-            self._bytes -= self._handled.popleft().size
-
-    def find(self, result: str) -> Handled | None:
-        """Return the last message with a result or case of this id."""
-        start = b'{"v":%d,"id":%b,' % (VERSION, to_json(result))
-        for handled in reversed(self._handled):
-            if any(case.id == result for case in handled.cases):
-                return handled
-            if any(sent.startswith(start) for sent in handled.sends):
-                return handled
-        return None
-
-
-def _pipelines(parcel: Parcel) -> list[str]:
-    answered = [from_json(sent)["pipeline"] for _, sent in parcel.sends]
-    return [*answered, *(case.pipeline for case in parcel.cases)]
-
-
-def _without_original(sent: bytes) -> bytes:
-    """Leave out what a dead letter carries."""
-    head, found, _ = sent.partition(ORIGINAL)
-    return head + b"}" if found else sent
 
 
 class Control:
@@ -224,46 +151,10 @@ class Control:
         wanted = _string(said, "id")
         handled = self._recent.find(wanted)
         if handled is None:
-            raise BadRequest(f"id: not among the last {RECENT} messages")
-        return {
-            "id": wanted,
-            "topic": handled.topic,
-            "received_at": iso(handled.received_at),
-            "payload_sha256": handled.sha256,
-            "text": handled.text,
-            "results": [self._explained(from_json(sent)) for sent in handled.sends],
-            "cases": [
-                {
-                    "pipeline": case.pipeline,
-                    "reason": case.reason.value,
-                    **guess_object(case.guess),
-                    "decided_by": self._decided_by(case.pipeline, case.reason.value),
-                    "deadline": iso(case.deadline),
-                }
-                for case in handled.cases
-            ],
-        }
-
-    def _explained(self, result: dict[str, Any]) -> dict[str, Any]:
-        shown = {key: result.get(key) for key in SHOWN}
-        reason = result.get("reason")
-        return {**shown, "decided_by": self._decided_by(result["pipeline"], reason)}
-
-    def _decided_by(self, name: str, reason: str | None) -> dict[str, Any] | None:
-        """Say which line of the configuration decided, and what it came to."""
-        pipeline = self._pipelines.get(name)
-        if pipeline is None:
-            return None
-        asked = "decide.min_score" if pipeline.floored else "decide.max_error"
-        key = DECIDERS.get(reason or "", asked)
-        return {
-            "file": f"pipelines/{name}.toml",
-            "key": key,
-            "max_error": pipeline.max_error,
-            "guarantee": pipeline.policy.guarantee,
-            "threshold": pipeline.policy.threshold,
-            "policy": pipeline.policy.road,
-        }
+            raise BadRequest(
+                f"id: not among the last {RECENT} messages since the process began"
+            )
+        return {"id": wanted, **handled.explained()}
 
     async def _log_level(self, said: Mapping[str, Any]) -> dict[str, Any]:
         level = _string(said, "level")
@@ -271,24 +162,6 @@ class Control:
             raise BadRequest(f"level: is none of {', '.join(LEVELS)}")
         set_level(level)
         return {"level": level}
-
-
-SHOWN = (
-    *("pipeline", "status", "final", "by", "label", "score", "entities", "reason"),
-    *("error_bound", "model", "ms", "detail"),
-)
-# What decides where it is not the threshold.
-DECIDERS = {
-    "missing_field": "fields",
-    "invalid_field": "fields",
-    "policy": "upstream.policy",
-    "too_long": "input.max_chars",
-    "not_utf8": "input.encoding",
-    "unknown_encoding": "input.encoding",
-    "not_json": "input.text",
-    "wrong_type": "input.text",
-    "uncalibrated": "models.on_mismatch (agent.toml)",
-}
 
 
 def _refusal(why: str, transaction: Any = None) -> bytes:

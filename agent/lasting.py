@@ -19,6 +19,7 @@ from agent.errors import ConfigError, Undelivered
 from agent.ids import IdTable
 from agent.link import publish_aside
 from agent.mqtt import Endpoint
+from agent.recent import Recent
 
 FAREWELL_MAX_S = 5.0
 BEGUN = 64  # requests that are remembered, by their ids
@@ -31,12 +32,14 @@ class Lasting:
     """What was asked of the process: to end, to reload, and requests by MQTT.
 
     A reload is asked for until somebody begins it, so that none is lost while one
-    daemon makes room for the next. `begun` are requests that must not run again.
+    daemon makes room for the next. `begun` are requests that must not run again,
+    `recent` the messages that can be explained.
     """
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     hangup: asyncio.Event = field(default_factory=asyncio.Event)
     begun: deque[str] = field(default_factory=lambda: deque(maxlen=BEGUN))
+    recent: Recent = field(default_factory=Recent)
 
 
 @contextmanager

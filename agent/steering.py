@@ -5,6 +5,7 @@ the daemon does in a thread.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class Steering:
         if parts is None or parts.config.hash != config.hash:
             parts = prepare(config)
         self._told(config)
-        return parts
+        return replace(parts, values=effective.values) if effective else parts
 
     def _check(self, effective: Effective) -> None:
         self._checked = prepare(effective.config)

@@ -86,7 +86,7 @@ def result_object(result: Result) -> dict[str, Any]:
         **decision_object(result.decision),
         "model": result.model,
         "received_at": iso(result.received_at),
-        "ms": _milliseconds(result.timing),
+        "ms": milliseconds(result.timing),
         **({"upstream": result.upstream.value} if result.upstream else {}),
     }
 
@@ -127,7 +127,8 @@ def guess_object(prediction: Prediction | None) -> dict[str, Any]:
     }
 
 
-def _milliseconds(timing: Timing) -> dict[str, float]:
+def milliseconds(timing: Timing) -> dict[str, float]:
+    """Return durations, ready for JSON."""
     return {
         "queue": round(timing.queue, 3),
         "predict": round(timing.predict, 3),

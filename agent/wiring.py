@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -16,6 +16,7 @@ from agent.config import Upstream as UpstreamSection
 from agent.counts import Counts
 from agent.errors import ConfigError, Unready
 from agent.escalation import Escalation, Terms
+from agent.fleet.values import Values
 from agent.link import Link
 from agent.mqtt import Endpoint, Will, tls_context
 from agent.outbox import SCHEMA
@@ -70,6 +71,7 @@ class Parts:
     pipelines: Sequence[Pipeline]
     transport: Transport | None
     finder: Finder | None
+    values: Values = field(default_factory=dict, repr=False)  # a fleet's, by key
 
 
 def prepare(config: Config) -> Parts:

@@ -62,7 +62,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "upstream",
             "finals",
         ),
-        *("escalation", "delivery", "control", "wiring", "presence", "metrics"),
+        *(
+            "escalation",
+            "delivery",
+            "recent",
+            "control",
+            "wiring",
+            "presence",
+            "metrics",
+        ),
         *("steering", "pilot", "lasting", "watchdog", "app"),
     ),
     # 6: the commands

@@ -66,7 +66,10 @@ def test_try_answers_without_a_message(agent: Agent, client: Client) -> None:
 
 
 def test_explain_names_what_decided(agent: Agent, client: Client) -> None:
-    """A result is explained by its id: scores, the deciding line, never the text."""
+    """A result is explained by its id: scores, the deciding line, never the text.
+
+    After a reload, too.
+    """
     assert agent.pid
     client.ask([1], ids=True)
     client.wait_answered(1)
@@ -78,6 +81,9 @@ def test_explain_names_what_decided(agent: Agent, client: Client) -> None:
     assert result["score"] >= decided["threshold"]
     assert said["text"] is None
     assert text_of(1) not in json.dumps(said)
+    assert ask(client, "reload")["status"] == "ok"
+    agent.wait_log("ready", 2)
+    assert ask(client, "explain", {"id": "m-1"})["data"] == said
 
 
 MAX_ERROR = "decide.max_error"

@@ -11,33 +11,36 @@ import pytest
 from tiny import arrived
 
 from agent.cases import Case
-from agent.control import LARGEST, RECENT, RECENT_BYTES, WAITING, Control, Recent
+from agent.control import LARGEST, WAITING, Control
+from agent.decide import Policy
 from agent.engine import Parcel
 from agent.errors import ConfigError, Unreadable
-from agent.types import Message, Reason, Timing
+from agent.fleet.values import Leaf
+from agent.recent import RECENT, RECENT_BYTES, Recent, Terms
+from agent.text import Reader
+from agent.types import Guarantee, Message, Reason, Road, Timing
 from agent.wire import Topics, dead_letter_payload
 
 if TYPE_CHECKING:
     from agent.engine import Engine
     from agent.link import Link
-    from agent.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(10)
 BASE = "slm/pi/request/"
 
 
-@dataclass
-class Told:
-    """A pipeline, as far as memory asks."""
-
-    name: str
-    explains_text: bool = False
-    result_topic: str = "out"
+def terms(name: str, *, tells: bool = False, **more: Any) -> Terms:
+    """Return the terms of a pipeline."""
+    policy = Policy(Guarantee.LABEL, 0.8)
+    key = "decide.max_error"
+    return replace(Terms(name, Reader(), policy, 0.05, key, tells, {}), **more)
 
 
-def recent(*pipelines: Told) -> Recent:
-    """Return an empty memory of these pipelines."""
-    return Recent(cast("list[Pipeline]", list(pipelines)))
+def recent(*known: Terms) -> Recent:
+    """Return an empty memory that knows these pipelines, else `home`."""
+    memory = Recent()
+    memory.govern({each.pipeline: each for each in known or [terms("home")]})
+    return memory
 
 
 def parcel(
@@ -59,7 +62,7 @@ def case(name: str, text: str = "secret") -> Case:
 @pytest.mark.parametrize("name", ["m-1", "ü" * 256, '"quoted"', "\\", "a,b"])
 def test_a_message_is_found_by_its_whole_id(name: str) -> None:
     """Whatever a producer calls it, and not by a part, nor by what else is said."""
-    memory = recent(Told("home"))
+    memory = recent(terms("home"))
     memory.add(parcel(name))
     memory.add(parcel("other"))
     found = memory.find(name)
@@ -93,7 +96,7 @@ def test_the_last_of_two_is_found() -> None:
 
 def test_a_case_is_found_and_its_text_is_not_kept() -> None:
     """The text of a case waits in the outbox, and nowhere else."""
-    memory = recent(Told("home"))
+    memory = recent(terms("home"))
     memory.add(Parcel(arrived(b"secret"), (), (case("c"),)))
     found = memory.find("c")
     assert found
@@ -105,7 +108,7 @@ def test_a_dead_letter_is_kept_without_what_it_carries() -> None:
     message = arrived(b"\xff" * 1_000_000)
     why = Unreadable(Reason.NOT_UTF8, 'odd ,"payload":" words')
     body = dead_letter_payload(message, "pi", "home", why, 10**7)
-    memory = recent(Told("home"))
+    memory = recent(terms("home"))
     for _ in range(RECENT):
         memory.add(Parcel(message, (("dead", body),)))
     found = memory.find(message.id)
@@ -118,7 +121,7 @@ def test_a_dead_letter_is_kept_without_what_it_carries() -> None:
 
 def test_memory_is_bounded_in_number_and_bytes() -> None:
     """Neither many messages nor long ones make it grow beyond its bounds."""
-    memory = recent(Told("home"))
+    memory = recent(terms("home"))
     for number in range(RECENT + 5):
         memory.add(parcel(f"m-{number}"))
     assert memory.find("m-4") is None
@@ -134,7 +137,7 @@ def test_memory_is_bounded_in_number_and_bytes() -> None:
 
 def test_only_a_pipeline_that_allows_it_tells_the_text() -> None:
     """Two pipelines may share a topic for results, but not their rules."""
-    memory = recent(Told("open", explains_text=True), Told("closed"))
+    memory = recent(terms("open", tells=True), terms("closed"))
     memory.add(parcel("o", "open"))
     memory.add(parcel("c", "closed"))
     memory.add(Parcel(arrived(b"hm"), (), (replace(case("u"), pipeline="open"),)))
@@ -142,15 +145,101 @@ def test_only_a_pipeline_that_allows_it_tells_the_text() -> None:
     assert texts == ["turn it on", None, "hm"]
 
 
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ({"status": "resolved", "label": "on"}, "decide.max_error"),
+        ({"status": "unresolved", "reason": "low_confidence"}, "decide.max_error"),
+        ({"status": "unresolved", "reason": "out_of_scope"}, "decide.max_error"),
+        ({"status": "unresolved", "reason": "missing_field"}, "fields"),
+        ({"status": "unresolved", "reason": "invalid_field"}, "fields"),
+        ({"status": "unresolved", "reason": "policy"}, "upstream.policy"),
+        (
+            {"status": "unresolved", "reason": "policy", "label": "up"},
+            "upstream.labels.up",
+        ),
+        ({"status": "resolved", "label": "here"}, "upstream.labels.here"),
+        ({"status": "unresolved", "reason": "uncalibrated"}, "models.on_mismatch"),
+        ({"status": "unresolved", "reason": "model_failed"}, None),
+        ({"status": "unresolved", "reason": "too_long"}, None),  # for the broker
+        ({"reason": "too_long"}, "input.max_chars"),
+        ({"reason": "not_utf8"}, "input.encoding"),
+        ({"reason": "unknown_encoding"}, None),  # the sender named it
+        ({"reason": "not_json"}, "input.id"),
+        ({"reason": "missing_field"}, "input.text"),
+        ({"reason": "wrong_type"}, "input.text"),
+        ({"reason": "empty"}, None),
+        ({"reason": "control_characters"}, None),
+    ],
+)
+def test_each_reason_has_its_key(said: dict[str, Any], key: str | None) -> None:
+    """Whoever changes the key that is named changes what becomes of such a message."""
+    roads = {"up": Road.ALWAYS_UPSTREAM, "here": Road.ALWAYS_LOCAL}
+    policy = Policy(Guarantee.LABEL, 0.8, roads=roads)
+    known = terms("home", policy=policy, reader=Reader(id="id"))
+    found = known.decided_by(said)
+    place = "agent.toml" if key == "models.on_mismatch" else "pipelines/home.toml"
+    assert (found["key"], found["file"]) == (key, place if key else None)
+
+
+@pytest.mark.parametrize(
+    ("origin", "file"),
+    [
+        ("local", "pipelines/home.toml"),
+        ("shipped", "pipelines/home.toml"),
+        ("perth", "fleet: perth"),
+    ],
+)
+def test_a_fleet_layer_that_decided_is_named(origin: str, file: str) -> None:
+    """Nobody looks for a value in a file where it does not stand."""
+    values = {
+        ("pipelines", "home", "decide", "max_error"): Leaf(0.1, origin),
+        ("pipelines", "media", "decide", "max_error"): Leaf(0.2, "other"),
+    }
+    known = terms("home", values=values)
+    assert known.decided_by({"status": "resolved"})["file"] == file
+    aside = known.decided_by({"status": "unresolved", "reason": "missing_field"})
+    assert aside["file"] == "pipelines/home.toml"
+
+
+def test_memory_outlasts_a_reload_with_the_terms_of_then() -> None:
+    """What decided is what was in force; texts are told only while that is allowed."""
+    memory = recent(terms("home", tells=True))
+    memory.add(parcel("m"))
+    memory.govern({"home": terms("home", tells=True, max_error=0.01)})
+    kept = memory.find("m")
+    assert kept
+    assert kept.text
+    assert kept.explained()["results"][0]["decided_by"]["max_error"] == 0.05
+    memory.govern({"other": terms("other")})
+    kept = memory.find("m")
+    assert kept
+    assert kept.text is None
+    assert kept.explained()["results"][0]["pipeline"] == "home"
+
+
+def test_a_case_is_explained_with_its_timings() -> None:
+    """How long it waited and was thought about here is told of cases, too."""
+    memory = recent()
+    timed = replace(case("c"), timing=Timing(1.5, 20, 22))
+    memory.add(Parcel(arrived(b"hm"), (), (timed,)))
+    found = memory.find("c")
+    assert found
+    [said] = found.explained()["cases"]
+    assert said["ms"] == {"queue": 1.5, "predict": 20, "total": 22}
+    assert said["decided_by"]["key"] == "decide.max_error"
+    json.dumps(said)
+
+
 @dataclass
-class Road:
+class Line:
     """A link and its connection, whose publishes are a list."""
 
     sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     max_packet_bytes: int = 10**6
     full: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def connection(self) -> "Road":
+    async def connection(self) -> "Line":
         """Return the connection."""
         return self
 
@@ -167,7 +256,7 @@ class Road:
 class Desk:
     """A control between lists."""
 
-    road: Road = field(default_factory=Road)
+    road: Line = field(default_factory=Line)
     begun: deque[str] = field(default_factory=deque)
     reloads: list[str] = field(default_factory=list)
     error: str = ""

@@ -100,6 +100,18 @@ def state(steering: Steering) -> Sequence[object]:
     return report["applied"], report["state"], report["probation"]
 
 
+def test_parts_know_who_set_what(bench: Bench) -> None:
+    """Whoever explains a decision can name the layer that a value comes from."""
+    steering = bench.start()
+    toml = 'version = 1\nunlisted = "accept"\npipelines.home.decide.max_error = 0.1\n'
+    signs = Signs(connected=True, alerts=bench.alerts)
+    outcome = steering.offer(bench.keys.signed(toml), signs)
+    assert outcome
+    values = steering.parts(outcome.effective).values
+    leaf = values["pipelines", "home", "decide", "max_error"]
+    assert (leaf.value, leaf.origin) == (0.1, "base")
+
+
 def test_without_a_fleet_the_own_files_run(bench: Bench, tmp_path: Path) -> None:
     """There is nothing to report, to judge or to rest, and a reload is a reload."""
     path = tmp_path / "agent.toml"
