@@ -62,7 +62,8 @@ class Case:
     def key(self) -> str:
         """Name the case: a message that comes again asks a pipeline only once.
 
-        Producers on other topics may use the same ids.
+        Producers on other topics may use the same ids. It stays on the device: with all
+        else known, the text can be guessed from it.
         """
         named = f"{self.pipeline}\x00{self.topic}\x00{self.id}\x00{self.text}"
         return hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:32]

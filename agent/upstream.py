@@ -19,6 +19,7 @@ from tenacity.wait import wait_random_exponential
 
 from agent.cases import BadReply, Case, Repair, Reply, Request, checked
 from agent.outbox import answers
+from agent.outbox.cases import wire_id
 from agent.outbox.store import Database, Full, Store
 from agent.pipeline import Plan
 from agent.privacy import Finder, Redacted, guess_without, redact, returned
@@ -202,10 +203,11 @@ class Upstream:
         one bad text must not stop the daemon, at each start anew. An error may quote
         the text, so only its name is told.
         """
+        name = await self._store.read(lambda db: wire_id(db, case.key))
         try:
             hidden = await self._redacted(case.text, plan)
             request = Request(
-                id=case.key,  # the producer's may hold personal data
+                id=name,  # the producer's may hold personal data
                 device=self._device,
                 pipeline=case.pipeline,
                 text=hidden.text,

@@ -2,7 +2,7 @@
 
 from agent.outbox import answers, cases, ledger, spending
 
-VERSION = 1  # of the tables; a file of a later one is refused
+VERSION = 2  # of the tables; a file of a later one is refused
 SCHEMA = "".join(
     (
         *(cases.SCHEMA, answers.SCHEMA, ledger.SCHEMA, spending.SCHEMA),

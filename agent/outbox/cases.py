@@ -5,6 +5,7 @@ and payloads are opaque bytes. What is forgotten leaves a tombstone, so that a m
 which comes again is known to be done with.
 """
 
+import hmac
 import json
 import sqlite3
 from collections.abc import Collection
@@ -64,6 +65,14 @@ CREATE TABLE IF NOT EXISTS tombstones (
     key TEXT NOT NULL UNIQUE,
     at REAL NOT NULL
 );
+
+-- A case's name upstream is made with this: whoever knows the name, and all of the
+-- message but what was hidden, could else try what that was.
+CREATE TABLE IF NOT EXISTS secret (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    value BLOB NOT NULL
+);
+INSERT OR IGNORE INTO secret VALUES (0, randomblob(32));
 """
 
 
@@ -202,6 +211,12 @@ def victim(
         which = "key NOT IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT 1"
         found = _rows(db, which, (others,))
     return found[0] if found else None
+
+
+def wire_id(db: sqlite3.Connection, key: str) -> str:
+    """Return the name of a case upstream: always the same, and nobody else's."""
+    [secret] = db.execute("SELECT value FROM secret").fetchone()
+    return hmac.new(secret, key.encode(), "sha256").hexdigest()[:32]
 
 
 def tried(db: sqlite3.Connection, key: str) -> None:

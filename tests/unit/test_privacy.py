@@ -1,30 +1,25 @@
 """The privacy gate: what it hides, what leaves, and how it comes back."""
 
-import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
+from leaks import every_word, fragments, stands, values
 
-from agent.bundle import Bundle, Stage, open_bundle
+from agent.bundle import Bundle, Stage
 from agent.calibration import TierCalibration
 from agent.cases import (
     BadReply,
     Named,
     Request,
     checked,
-    encode_request,
 )
 from agent.errors import BundleError
-from agent.occurrences import word_edges
 from agent.privacy import (
     Finder,
     Redacted,
@@ -33,7 +28,6 @@ from agent.privacy import (
     restore,
     returned,
 )
-from agent.prompt import messages
 from agent.types import Entity, Guess, Prediction, Tier
 from agent.wire import guess_object
 
@@ -82,32 +76,6 @@ def texts_with_finds(draw: st.DrawFn) -> tuple[str, list[Entity]]:
 
 
 ANY = texts_with_finds()
-
-
-def fragments(text: str, hidden: Redacted) -> list[str]:
-    """Return what is left of a text beside the placeholders."""
-    names = [re.escape(name) for name in hidden.hidden]
-    return re.split("|".join(names), text) if names else [text]
-
-
-@cache
-def stands(words: str, text: str) -> bool:
-    """Tell whether words stand in a text: the rule, tried at every place."""
-    long = len(words) >= 4
-    if long and words in text:
-        return True
-    edges = word_edges(text)
-    sought = words.casefold() if long else words
-    return any(
-        (text[a:b].casefold() if long else text[a:b]) == sought
-        for i, a in enumerate(edges)
-        for b in edges[i + 1 : i + 1 + len(sought)]
-    )
-
-
-def values(found: Sequence[Entity]) -> set[str]:
-    """Return the words of finds."""
-    return {entity.text.strip() for entity in found} - {""}
 
 
 # -- what is hidden
@@ -247,12 +215,6 @@ def test_hostile_texts_take_no_longer(text: str, step: int, size: int) -> None:
 # -- what leaves
 
 
-@cache
-def finder() -> Finder:
-    """Return the finder that ships."""
-    return Finder(open_bundle(SHIPPED, 1))
-
-
 def a_request(
     text: str, found: Sequence[Entity], guessed: Sequence[Entity]
 ) -> tuple[Request, Redacted]:
@@ -271,93 +233,6 @@ def a_request(
         deadline_ms=1_700_000_000_000,
     )
     return request, hidden
-
-
-def every_word(text: str) -> list[Entity]:
-    """Return a guess that takes every word, and the whole, for something."""
-    edges = word_edges(text)
-    spans = [*pairwise(edges), (0, len(text))]
-    return [Entity("thing", text[a:b], a, b, 0.25) for a, b in spans]
-
-
-def bodies(request: Request) -> list[bytes]:
-    """Return what both transports send."""
-    asked = json.dumps({"messages": messages(request)}, ensure_ascii=False)
-    return [encode_request(request), asked.encode()]
-
-
-def strings(value: Any) -> Iterator[str]:
-    """Yield every string in a document, keys as well."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from (key, *strings(inner))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from strings(inner)
-
-
-def spellings(words: str) -> set[str]:
-    """Return the ways in which JSON, and JSON within JSON, can spell words."""
-    once = {json.dumps(words, ensure_ascii=a)[1:-1] for a in (True, False)}
-    twice = {json.dumps(o, ensure_ascii=a)[1:-1] for o in once for a in (True, False)}
-    return {words, *once, *twice}
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_nothing_found_leaves(text: str) -> None:
-    """What the shipped bundle finds is in no string and no bytes that leave."""
-    found = finder().find(text)
-    request, hidden = a_request(text, found, [*found, *every_word(text)])
-    assert restore(request.text, hidden.hidden) == text
-    blank, _ = a_request("", [], every_word(""))
-    frame = blank.model_copy(update={"redacted": request.redacted})
-    for body, empty in zip(bodies(request), bodies(frame), strict=True):
-        ours = list(strings(json.loads(empty)))
-        for said in strings(json.loads(body)):
-            pieces = fragments(said, hidden)
-            for words in values(found):
-                if not any(stands(words, own) for own in ours):
-                    assert not any(stands(words, piece) for piece in pieces)
-        raw = fragments(body.decode(), hidden)
-        for words in values(found):
-            for spelt in spellings(words):
-                if len(words) >= 4 and spelt not in empty.decode():
-                    assert not any(spelt in piece for piece in raw)
-
-
-def test_the_texts_have_something_to_hide() -> None:
-    """The shipped bundle finds something in nearly every one of the test's texts."""
-    assert sum(bool(finder().find(text)) for text in TEXTS) >= 0.9 * len(TEXTS)
-    assert len(TEXTS) >= 60
-
-
-PLAIN = st.text("xyz .,", min_size=1, max_size=8)
-VALUE = st.text('ABC"é\\', min_size=4, max_size=8)
-
-
-@given(st.lists(PLAIN, min_size=2, max_size=4), st.data())
-def test_what_leaves_does_not_depend_on_what_is_hidden(
-    plain: list[str], data: st.DataObject
-) -> None:
-    """Two texts that differ in nothing but their personal data send the same bytes."""
-    sent = []
-    for _ in range(2):
-        distinct = st.lists(
-            VALUE, min_size=len(plain), max_size=len(plain), unique_by=str.casefold
-        )
-        secret = data.draw(distinct)
-        assume(not any(a != b and a in b for a in secret for b in secret))
-        text, found = "", []
-        for harmless, words in zip(plain, secret, strict=True):
-            text += harmless
-            place = len(text)
-            text += words
-            found.append(Entity("PERSON", words, place, len(text), None))
-        request, _ = a_request(text, found, found)
-        sent.append(bodies(request))
-    assert sent[0] == sent[1]
 
 
 @given(ANY)
