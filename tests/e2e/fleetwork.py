@@ -11,6 +11,7 @@ from agent.fleet.signing import Content, sign, write_keys
 
 TOPIC = "office/fleet"
 HURRY = {"pilot.TURN_S": 0.1}
+LOST = 'agent.mqtt.url = "mqtt://127.0.0.1:9"'  # where nobody is
 
 
 class Office:
@@ -23,11 +24,11 @@ class Office:
         write_keys(self.private, self.public)
         self._client = client
 
-    def join(self, agent: Agent, probation_s: float = 1.0) -> Agent:
-        """Make a device a member."""
+    def join(self, agent: Agent, probation_s: float = 1.0, more: str = "") -> Agent:
+        """Make a device a member; `more` are lines of [fleet]."""
         lines = (
             f'\n[fleet]\npublic_key_files = ["{self.public}"]\n'
-            f'topic = "{TOPIC}"\n'
+            f'topic = "{TOPIC}"\n{more}'
             f"probation_s = {probation_s}\n[metrics]\nport = 0\n"
         )
         agent.config.write_text(agent.config.read_text("utf-8") + lines, "utf-8")

@@ -1,11 +1,13 @@
 """Fleet files at work: signed, applied, proven, taken back; messages are answered."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fleetwork import Office, asked, member, version
+from fleetwork import HURRY, LOST, Office, asked, member, version
 from stage import Agent, Client, Mosquitto, text_of
 
 from agent.fleet.model import drawn
@@ -99,11 +101,47 @@ def test_a_version_that_cuts_the_device_off_is_taken_back(
     member(office, new_agent, broker)
     office.push(office.signed(version(1)))
     office.wait("pi", state="applied", applied=1)
-    lost = '[agent.mqtt]\nurl = "mqtt://127.0.0.1:9"'
-    office.push(office.signed(version(2, more=lost)))
+    office.push(office.signed(version(2, more=LOST)))
     said = office.wait("pi", state="rolled_back", applied=1)
     assert "broker" in said["reason"]
     asked(client, "pi", 1)
+
+
+def test_a_fleet_file_from_disk(
+    broker: Mosquitto,
+    client: Client,
+    office: Office,
+    new_agent: Callable[..., Agent],
+    tmp_path: Path,
+) -> None:
+    """It is read at each start and reload, and is worth what one by the topic is."""
+    agent = new_agent(
+        broker.port, hurry=HURRY, pipelines={"one": (["pi/+/utterance"], "")}
+    )
+    file = tmp_path / "fleet.signed.json"
+    file.write_bytes(office.signed(version(1)))
+    office.join(agent, more=f'file = "{file}"\n').start()
+    office.wait("pi", state="applied", applied=1, last_good=1)
+    asked(client, "pi", 1)
+    file.write_bytes(office.signed(version(2, more=LOST)))
+    os.kill(agent.pid, signal.SIGHUP)
+    office.wait("pi", state="rolled_back", applied=1, desired=2)
+    asked(client, "pi", 2)
+    better = office.signed(version(3))
+    file.write_bytes(better[: len(better) // 2])
+    os.kill(agent.pid, signal.SIGHUP)
+    assert "truncated" in office.wait("pi", state="refused", applied=1)["reason"]
+    asked(client, "pi", 3)
+    file.unlink()
+    agent.terminate()
+    agent.start()
+    agent.wait_log("no_fleet_file")
+    office.wait("pi", state="rolled_back", applied=1)
+    asked(client, "pi", 4)
+    file.write_bytes(better)
+    os.kill(agent.pid, signal.SIGHUP)
+    office.wait("pi", state="applied", applied=3, last_good=3)
+    asked(client, "pi", 5)
 
 
 def test_a_crash_on_probation_takes_a_version_back(
@@ -139,8 +177,7 @@ def test_a_staged_rollout(
     office.push(office.signed(version(2, more=ten.replace("10", "100"))))
     for device in (*early, *late):
         office.wait(device, state="applied", applied=2)
-    lost = f'[agent.mqtt]\nurl = "mqtt://127.0.0.1:9"\n{ten}'
-    office.push(office.signed(version(3, more=lost)))
+    office.push(office.signed(version(3, more=f"{LOST}\n{ten}")))
     for device in early:
         office.wait(device, state="rolled_back", applied=2)
     for device in late:

@@ -1,18 +1,22 @@
 """Versions on probation: taken back for what they break, not for what others do."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
-from fleetwork import HURRY, Office, version
+from fleetwork import HURRY, LOST, Office, member, version
 from stage import Agent, Client, Mosquitto, text_of
 
 FORBIDDEN = "forbidden"
 OPEN = "topic read #\n" + "".join(
-    f"topic write {part}/#\n" for part in ("slm", "office", "one", "two", "silent")
+    f"topic write {part}/#\n"
+    for part in ("slm", "office", "one", "two", "silent", "good", "bad")
 )
+PACE_S = 0.05
 ALERT = "slm/pi/alert/result_refused"
 
 
@@ -45,6 +49,62 @@ def joined(
 def answered(client: Client, *topics: str) -> None:
     """Wait until there is a result for a message on each topic."""
     client.wait(lambda: client.results.keys() >= set(topics))
+
+
+@contextmanager
+def sending(client: Client, devices: Sequence[str]) -> Iterator[list[str]]:
+    """Send texts to devices without a pause; give the topics, each for one answer."""
+    sent: list[str] = []
+    over = threading.Event()
+
+    def send() -> None:
+        for number in count():
+            for device in devices:
+                sent.append(f"{device}/{number}/utterance")
+                client.send(sent[-1], text_of(number))
+            if over.wait(PACE_S):
+                return
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield sent
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [LOST, f'pipelines.one.output.topic = "{FORBIDDEN}/x"'],
+    ids=["cut off", "refused"],
+)
+def test_a_version_that_breaks_one_device_only(
+    broker: Mosquitto,
+    client: Client,
+    office: Office,
+    new_agent: Callable[..., Agent],
+    breaks: str,
+) -> None:
+    """It returns, the other goes on; every message gets its answer all the while."""
+    devices = "good", "bad"
+    for device in devices:
+        member(office, new_agent, broker, device, probation_s=3)
+    with sending(client, devices) as sent:
+        office.push(office.signed(version(1)))
+        for device in devices:
+            office.wait(device, state="applied", applied=1)
+        layer = f'[[layer]]\nname = "odd"\ndevices = ["bad"]\n{breaks}\n'
+        office.push(office.signed(f"{version(2, 0.2)}{layer}"))
+        office.wait("bad", state="rolled_back", applied=1)
+        office.wait("good", state="applied", applied=2)
+        before = len(sent)
+        answered(client, *sent[:before])
+        client.wait(lambda: len(client.results) > before)  # and those that came since
+    answered(client, *sent)
+    assert client.results.keys() == set(sent)
+    states = [json.loads(said)["state"] for said in client.said["slm/good/fleet"]]
+    assert "rolled_back" not in states
 
 
 @pytest.mark.parametrize(
