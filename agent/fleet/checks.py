@@ -187,16 +187,18 @@ def _conflicts(fleet: Fleet) -> Iterator[Finding]:
 
 
 def _client_ids(checked: Checked) -> Iterator[Finding]:
-    users: dict[str, list[str]] = defaultdict(list)
+    """Find ids of several devices at one broker; brokers do not share them."""
+    users: dict[tuple[str, str], list[str]] = defaultdict(list)
     for device, effective in checked.devices.items():
-        users[effective.config.client_id].append(device)
-    for client_id, devices in users.items():
+        config = effective.config
+        users[config.agent.mqtt.url, config.client_id].append(device)
+    for (url, client_id), devices in users.items():
         if len(devices) > 1:
             yield Finding(
                 "error",
                 "mqtt.client_id",
-                f"{client_id!r} is that of {len(devices)} devices: they would throw "
-                "each other out",
+                f"{client_id!r} is that of {len(devices)} devices at {url}: they would "
+                "throw each other out",
                 tuple(devices),
             )
 

@@ -11,6 +11,27 @@ from agent.fleet.resolve import Effective, Resolver, stand_in
 from agent.fleet.signing import Content, public_keys, sign, write_keys
 
 NAME = "fleet.toml"
+# Of hundreds of devices, as `inventory` lists them.
+TOML = """
+version = 7
+devices_file = "devices.jsonl"
+enable = ["home"]
+[variables]
+root = "plant/${label.site}/${line}"
+[agent.mqtt]
+url = "mqtt://broker.example"
+[pipelines.home.input]
+topics = ["${root}/+/note"]
+[[layer]]
+name = "perth"
+select = { site = "perth" }
+agent.log.level = "warning"
+[[layer]]
+name = "lab"
+select = { room = ["r0", "r1"] }
+over = ["perth"]
+agent.log.level = "debug"
+"""
 
 
 def fleet(toml: str, devices: str | None = None) -> Fleet:

@@ -4,7 +4,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from fleets import fleet, inventory
+from fleets import TOML, fleet, inventory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,26 +12,6 @@ from agent.filters import overlap
 from agent.fleet.checks import Finding, _overlapping, check, worst
 from agent.fleet.differences import Change, radius
 
-TOML = """
-version = 7
-devices_file = "devices.jsonl"
-enable = ["home"]
-[variables]
-root = "plant/${label.site}/${line}"
-[agent.mqtt]
-url = "mqtt://broker.example"
-[pipelines.home.input]
-topics = ["${root}/+/note"]
-[[layer]]
-name = "perth"
-select = { site = "perth" }
-agent.log.level = "warning"
-[[layer]]
-name = "lab"
-select = { room = ["r0", "r1"] }
-over = ["perth"]
-agent.log.level = "debug"
-"""
 FLEET = inventory(500)
 
 
@@ -95,6 +75,18 @@ def test_errors(old: str, new: str, subject: str, detail: str, count: int) -> No
     assert first.subject == subject
     assert detail in first.detail
     assert len(first.devices) == count
+
+
+def test_client_ids_at_several_brokers() -> None:
+    """One id is for one broker: a device at each of many may have the same."""
+    mqtt = '[agent.mqtt]\nclient_id = "agent"\nurl = "mqtt://{}.example"'
+    known = '[agent.mqtt]\nurl = "mqtt://broker.example"'
+    assert known in TOML
+    own = TOML.replace(known, mqtt.format("${device.id}"))
+    assert found(own) == []
+    four = found(TOML.replace(known, mqtt.format("${label.site}")))
+    assert [len(each.devices) for each in four] == [125] * 4
+    assert "'agent' is that of 125 devices at mqtt://perth.example" in four[0].detail
 
 
 def test_result_topics_read_again() -> None:
