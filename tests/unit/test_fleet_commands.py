@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from fleets import Keys
+from fleets import TOML, Keys, inventory
 
 from agent.__main__ import cli
 from agent.config import AgentFile, shipped
@@ -166,6 +166,57 @@ def test_diff_of_what_breaks_a_device(run: Run, folder: Path) -> None:
     out = run("diff", folder / "fleet.toml", new, status=2)
     assert "broken: oslo-1: " in out
     assert "broken: oslo-3" not in out  # it has a value of its own
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """Return the file of a fleet of 500 devices, and beside it `new.toml`."""
+    (tmp_path / "devices.jsonl").write_text(inventory(500), "utf-8")
+    path = tmp_path / "fleet.toml"
+    path.write_text(TOML, "utf-8")
+    new = TOML.replace("version = 7", "version = 8").replace('"warning"', '"error"')
+    (tmp_path / "new.toml").write_text(new, "utf-8")
+    return path
+
+
+def test_check_of_500_devices(run: Run, large: Path) -> None:
+    """All are resolved, and what is wrong with many is one line that counts them."""
+    out = run("check", large)
+    assert out == (
+        "ok      version 7: 500 devices resolve, with 4 combinations of layers\n"
+    )
+    large.write_text(TOML.replace("${line}", "${lien}"), "utf-8")
+    [line] = [
+        each
+        for each in run("check", large, status=2).splitlines()
+        if each.startswith("error")
+    ]
+    assert "${lien} is not defined, did you mean ${line}?" in line
+    assert line.endswith("(pi-0 and 499 more)")
+
+
+def test_show_of_one_in_500(run: Run, large: Path) -> None:
+    """The last device of the list has its own variables, and its site's layer."""
+    found = json.loads(run("show", large, "--device", "pi-496", "--json"))["values"]
+    topics = found["pipelines.home.input.topics"]
+    assert topics["value"] == ["plant/perth/line-496/+/note"]
+    assert topics["origin"] == "base"
+    level = found["agent.log.level"]
+    assert (level["value"], level["origin"]) == ("warning", "layer perth")
+    table = run("show", large, "--device", "pi-496", "--brief")
+    assert "line-496" in table
+    assert "layer perth" in table
+
+
+def test_diff_of_500_devices(run: Run, large: Path) -> None:
+    """Those that change are counted, and told once with what changes for them."""
+    out = run("diff", large, large.with_name("new.toml"))
+    assert "version 7 -> 8: changes 100 of 500 devices, 100 of them now" in out
+    assert "100 devices: pi-4, pi-8, pi-12, pi-16, pi-24 and 95 more" in out
+    assert 'agent.log.level: "warning" -> "error"  (layer perth)' in out
+    found = json.loads(run("diff", large, large.with_name("new.toml"), "--json"))
+    [group] = found["alike"]
+    assert (found["changed"], len(group["devices"])) == (100, 100)
 
 
 def test_sign(run: Run, folder: Path) -> None:
