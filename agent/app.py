@@ -37,7 +37,10 @@ from agent.watchdog import STALL_S, Watchdog
 from agent.wire import Topics
 from agent.wiring import Parts, open_escalation, prepare
 
-FINISH_S = 10.0  # how long a stop waits for what is in hand
+# How long a stop waits for calls upstream, which may be paid, and then for what is in
+# hand. With the goodbye it is less than TimeoutStopSec in systemd/slm-agent.service.
+CALLS_S = 30.0
+FINISH_S = 10.0
 HASTE_S = 1.0  # ... and where the broker refuses what is: that will not end
 REFUSED = "reload_refused"  # until a reload succeeds
 FAREWELL_S = 0.2
@@ -115,6 +118,7 @@ class Daemon:
         )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping, self._idle = asyncio.Event(), asyncio.Event()
+        self._deaf = False  # to messages: we are about to leave
         self._next: Next | None = None
         self._idle.set()
         self.introduced = False  # whether the broker heard of us
@@ -222,7 +226,7 @@ class Daemon:
     # -- messages
 
     def _arrived(self, message: Message) -> None:
-        if self._stopping.is_set():
+        if self._deaf:
             return  # unacknowledged: the broker keeps it for our next start
         if (
             self._control.takes(message)
@@ -256,7 +260,7 @@ class Daemon:
         await self._presence.stolen()
 
     def _done(self, message: Message) -> None:
-        if self._backlog.done(message) and not self._stopping.is_set():
+        if self._backlog.done(message) and not self._deaf:
             self._link.fetch_again(self._backlog.overrun_epoch)
         if self._backlog.messages == 0:
             self._idle.set()
@@ -266,11 +270,13 @@ class Daemon:
         if self._lasting.stop.is_set():
             notify("STOPPING=1")
         log.info("stopping", in_hand=self._backlog.messages)
+        await self._end_calls()
+        self._deaf = True
         try:
             async with asyncio.timeout(HASTE_S if self._refusals.topics else FINISH_S):
                 await self._idle.wait()
                 if self._escalation and self._link.connected:
-                    await self._escalation.finish()
+                    await self._escalation.publish_ended()
         except TimeoutError:
             log.warning("left_unfinished", messages=self._backlog.messages)
         async with self._turn:  # what is being opened has come to an end
@@ -295,6 +301,19 @@ class Daemon:
         except (Undelivered, TimeoutError) as error:
             log.warning("offline_not_said", why=str(error))
         await self._link.close()
+
+    async def _end_calls(self) -> None:
+        """Let calls upstream come to their ends, whatever messages wait for.
+
+        Cut off, they would be made again. Messages are answered meanwhile.
+        """
+        if self._escalation is None:
+            return
+        try:
+            async with asyncio.timeout(CALLS_S):
+                await self._escalation.end_calls()
+        except TimeoutError:
+            log.warning("calls_cut_off")
 
     async def _do_not_wait(self) -> None:
         """Tell systemd after a while that we are there, if the broker is not.

@@ -109,10 +109,14 @@ class Escalation:
             for number in range(self._terms.concurrency):
                 group.create_task(self._work(), name=f"case-{number}")
 
-    async def finish(self) -> None:
-        """Begin no call any more, and wait for those being made and their results."""
+    async def end_calls(self) -> None:
+        """Begin no call any more; wait until what those being made bring is stored."""
         if self._upstream:
             await self._upstream.finish()
+            await self._store.read(book.stats)  # after all that was to be written
+
+    async def publish_ended(self) -> None:
+        """Wait until the results of what has ended are published."""
         await self._finals.flush()
 
     def close(self) -> None:

@@ -127,11 +127,6 @@ class Purse:
         """
         self._open.pop(number).set_result(None)
 
-    async def wait_closed(self) -> None:
-        """Wait until no call is open."""
-        while self._open:
-            await asyncio.wait(self._open.values())
-
     async def settle(self, number: int, usage: Usage) -> None:
         """Set the books right: this is what the call took."""
         tokens = usage.input_tokens + usage.output_tokens

@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,6 +87,8 @@ class Upstream:
         self.down = ""  # why nobody answers; empty: somebody does, or nobody was asked
         self.full = ""  # why nobody can be asked; for whoever looks to take away
         self._leaving = False
+        self._calls = 0  # that are being made
+        self._made = asyncio.Event()
         self._quiet_until = 0.0  # the endpoint asked for it; monotonic
         self._unavailable = self._invalid = self._cached = 0
         self._device = device
@@ -136,7 +139,9 @@ class Upstream:
     async def finish(self) -> None:
         """Begin no call any more, and wait for those being made: they are paid for."""
         self._leaving = True
-        await self.purse.wait_closed()
+        while self._calls:
+            self._made.clear()
+            await self._made.wait()
 
     def busy_s(self) -> float:
         """Return for how many seconds the worker looks at one text; 0: it is idle."""
@@ -271,9 +276,7 @@ class Upstream:
     ) -> Reply:
         await asyncio.sleep(self._quiet_until - time.monotonic())
         breaker = await self._breakers.get_breaker(self.transport.name)
-        async with breaker, self._limiter:
-            if self._leaving:
-                await asyncio.Event().wait()  # until cancelled: the case stays
+        async with breaker, self._limiter, self._making():
             body = self.transport.encode(request)
             number = await self.purse.book(
                 request, case, plan.limit, body, hidden.counts
@@ -282,6 +285,18 @@ class Upstream:
                 return await self._call(request, body, number)
             finally:
                 self.purse.close(number)
+
+    @asynccontextmanager
+    async def _making(self) -> AsyncIterator[None]:
+        """Count a call that is being made; once we leave, none begins."""
+        if self._leaving:
+            await asyncio.Event().wait()  # until cancelled: the case stays
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._made.set()
 
     async def _call(self, request: Request, body: bytes, number: int) -> Reply:
         """Make a booked call, and set the books right."""

@@ -855,6 +855,76 @@ def test_stop_waits_for_calls(
     assert final(client, "ask/1")["upstream"] == "answered"
 
 
+def test_stop_with_a_full_outbox(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """SIGTERM while messages wait for room: calls end, and none begins or is cut."""
+    may = threading.Event()
+
+    def later(_asked: Asked) -> Says:
+        may.wait(60)
+        return Says(answer=GOOD)
+
+    with ScriptedLLM(later) as llm:
+        agent = new_agent(
+            broker.port,
+            upstream=http(llm),
+            outbox="max_bytes = 1048576",
+            pipelines=ONE,
+            hurry={"app.FINISH_S": 1.0},
+        )
+        agent.start()
+        for number in range(110):
+            text = f"{number} {'x' * 9000}"
+            client.send(f"ask/{number}", text, message_id=f"{number}")
+        wait_alert(client, "outbox_full", up=True)
+        llm.wait_asked(8)
+        agent.interrupt()
+        agent.wait_told("STOPPING=1")
+        may.set()
+        assert agent.wait() == 0
+        assert len(llm.asked) == 8
+        agent.start()
+        wait_finals(client, 110)
+        assert agent.terminate() == 0
+    assert set(calls(llm).values()) == {1}
+    assert not agent.count_log("calls_cut_off")
+
+
+def test_stop_without_a_broker(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """SIGTERM while MQTT is away: what calls bring is stored, and published later."""
+    may = threading.Event()
+
+    def later(asked: Asked) -> Says:
+        may.wait(60)
+        return well(asked)
+
+    with ScriptedLLM(later) as llm:
+        agent = new_agent(
+            broker.port,
+            upstream=http(llm),
+            pipelines=ONE,
+            hurry={"app.FINISH_S": 1.0},
+        )
+        agent.start()
+        ask(client, range(4))
+        llm.wait_asked(4)
+        broker.stop()
+        agent.wait_log("disconnected")
+        agent.interrupt()
+        agent.wait_told("STOPPING=1")
+        may.set()
+        assert agent.wait() == 0
+        assert in_outbox(agent, "finish IS NOT NULL") == 4
+        broker.start()
+        agent.start()
+        wait_finals(client, 4)
+        assert agent.terminate() == 0
+    assert calls(llm) == {question(number): 1 for number in range(4)}
+
+
 def test_priority(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
     """The highest priority is asked about first, then the oldest."""
     may = threading.Event()
