@@ -11,8 +11,11 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+from agent.alerts import NAMES
 from agent.broker.settings import BrokerFile
 from agent.config import AgentFile, PipelineFile
+from agent.metrics import Collector
+from agent.presence import DISK_LOW, FILLING
 from agent.types import Reason
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -87,3 +90,36 @@ def test_links_lead_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
             if "://" not in link and not link.startswith("mailto:"):
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+OPERATING = (DOCS / "operating.md").read_text("utf-8")
+
+
+def rows(section: str) -> dict[str, str]:
+    """Return the rows of a table in docs/operating.md, by their first cells."""
+    [text] = re.findall(
+        rf"^## {section}$(.*?)(?=^## )", OPERATING, re.MULTILINE | re.DOTALL
+    )
+    return dict(re.findall(r"^\| `([^`]+)` \| (.*)$", text, re.MULTILINE))
+
+
+def test_every_alert_is_documented() -> None:
+    """Each alert has its row, with the shares at which it comes and goes."""
+    table = rows("Alerts")
+    assert set(table) == set(NAMES)
+    for name, shares in (("disk_low", DISK_LOW), ("outbox_filling", FILLING)):
+        assert re.findall(r"\d+ %", table[name]) == [f"{s * 100:.0f} %" for s in shares]
+
+
+def test_every_metric_is_documented() -> None:
+    """The table of metrics names those made of the health that the page shows."""
+    health = OPERATING.partition("## Health")[2]
+    shown = health.partition("```json")[2].partition("```")[0]
+    endings = {"counter": "_total", "info": "_info"}
+    table = rows("Metrics")
+    made = list(Collector(lambda: json.loads(shown)).collect())
+    assert set(table) == {f"{each.name}{endings.get(each.type, '')}" for each in made}
+    for family in made:
+        said = table[f"{family.name}{endings.get(family.type, '')}"].partition("|")[0]
+        for sample in family.samples:
+            assert set(sample.labels) == set(re.findall("`([a-z]+)`", said)), sample
