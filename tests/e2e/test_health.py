@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from casework import ask, asking, http, well
 from prometheus_client.parser import text_string_to_metric_families
@@ -164,6 +165,48 @@ def test_home_assistant_is_told_and_told_again(
         assert f"slm_{DEVICE}_two_open" not in after
 
 
+def test_home_assistant_is_told_first_and_for_good(
+    broker: Mosquitto, new_agent: Callable[..., Agent]
+) -> None:
+    """Discovery, status and health come in this order, and are kept for who comes."""
+    config = f"homeassistant/device/slm_{DEVICE}/config"
+    topics = [config, f"{BASE}/status", f"{BASE}/health"]
+    agent = extended(new_agent(broker.port), "[homeassistant]\nenable = true\n")
+    with Listener(broker.port, "#") as witness:
+        agent.start()
+        witness.wait(lambda: set(topics) <= set(witness.topics))
+    order = [topic for topic in witness.topics if topic in topics]
+    assert order[:3] == topics
+    for topic in topics:
+        with Listener(broker.port, topic) as late:
+            late.wait(lambda heard=late.payloads: bool(heard))  # type: ignore[misc]
+            assert late.retained == [True]
+    agent.terminate()
+    with Listener(broker.port, f"{BASE}/status") as late:
+        late.wait(lambda: late.payloads == [b"offline"])
+
+
+def test_home_assistant_forgets_a_renamed_device(
+    broker: Mosquitto, new_agent: Callable[..., Agent]
+) -> None:
+    """The old name's payload is emptied before the new one's is there."""
+    old, new = (f"homeassistant/device/slm_{name}/config" for name in (DEVICE, "new"))
+    agent = extended(new_agent(broker.port), "[homeassistant]\nenable = true\n")
+    with Listener(broker.port, "homeassistant/#") as home:
+        agent.start()
+        home.wait(lambda: old in home.topics)
+        agent.terminate()
+        text = agent.config.read_text("utf-8")
+        agent.config.write_text(text.replace(f'id = "{DEVICE}"', 'id = "new"'), "utf-8")
+        agent.start()
+        home.wait(lambda: new in home.topics)
+    assert home.topics == [old, old, new]
+    assert home.payloads[1] == b""
+    with Listener(broker.port, "homeassistant/#") as late:
+        late.wait(lambda: bool(late.payloads))
+    assert late.topics == [new]
+
+
 def test_home_assistant_is_told_when_it_is_over(
     broker: Mosquitto, new_agent: Callable[..., Agent]
 ) -> None:
@@ -203,12 +246,16 @@ class Listener(Client):
         """Connect and subscribe."""
         self.topic = topic
         self.payloads: list[bytes] = []
-        super().__init__(port, "home-assistant")
+        self.topics: list[str] = []  # where they came
+        self.retained: list[bool] = []  # whether the broker had them
+        super().__init__(port, f"home-assistant-{uuid4()}")
 
     def _connected(self, client: Any, *_: object) -> None:
         client.subscribe(self.topic, qos=1)
 
     def _heard(self, _client: object, _data: object, raw: Any) -> None:
         with self._changed:
+            self.topics.append(raw.topic)
+            self.retained.append(raw.retain)
             self.payloads.append(bytes(raw.payload))
             self._changed.notify_all()

@@ -120,7 +120,7 @@ def test_install_without_broker(box: Container, packaged: str) -> None:
     install(box, packaged)
     assert box.run("systemctl", "is-enabled", UNIT).strip() == "enabled"
     assert box.show(UNIT, "ActiveState") in {"activating", "active"}
-    for page in ("configuration", "escalation", "fleet", "install"):
+    for page in ("configuration", "escalation", "fleet", "install", "operating"):
         assert box.place(f"/usr/share/doc/slm-agent/{page}.md").exists()
     box.run("slm-agent", "check")
 

@@ -7,6 +7,7 @@ import pytest
 from jinja2 import Environment
 
 from agent import homeassistant as home
+from agent.presence import HEALTH_S
 
 TOPIC = re.compile(r"[^/]+/device/([a-zA-Z0-9_-]+)/config")
 REQUIRED = {
@@ -18,6 +19,30 @@ KNOWN = {
     *("p", "uniq_id", "name", "stat_t", "val_tpl", "avty_t", "dev_cla", "stat_cla"),
     *("unit_of_meas", "ent_cat", "sug_dsp_prc", "exp_aft", "pl_on", "pl_off"),
     *("cmd_t", "pl_prs"),
+}
+# What may stand where: entity categories by platform, device classes by platform, and
+# for those of sensors their units and state classes.
+CATEGORIES = {
+    "sensor": {None, "diagnostic"},  # `config` is for what can be set
+    "binary_sensor": {None, "diagnostic"},
+    "button": {None, "config", "diagnostic"},
+}
+CLASSES = {
+    "sensor": {None, "duration", "data_size", "temperature"},
+    "binary_sensor": {None, "connectivity", "problem", "running", "update"},
+    "button": {None, "restart", "update", "identify"},
+}
+TOTALS = {"measurement", "total", "total_increasing"}
+UNITS = {
+    "duration": {"d", "h", "min", "s", "ms"},
+    "data_size": {"B", "kB", "MB", "GB", "KiB", "MiB", "GiB"},
+    "temperature": {"°C", "°F", "K"},
+}
+STATES = {
+    None: TOTALS,
+    "duration": TOTALS,
+    "data_size": TOTALS,
+    "temperature": {"measurement"},
 }
 PAYLOAD = home.discovery("pi-3", "1.2.3", "aarch64", ["home", "media"])
 COMPONENTS: dict[str, dict[str, Any]] = PAYLOAD["cmps"]
@@ -46,6 +71,30 @@ def test_each_component_is_whole(key: str) -> None:
     assert len(said) > 2
     connected = key.endswith("_connected")
     assert ("avty_t" in said) is not connected
+
+
+@pytest.mark.parametrize("key", COMPONENTS)
+def test_values_are_allowed(key: str) -> None:
+    """Home Assistant refuses an entity whose category, class or unit does not fit."""
+    said = COMPONENTS[key]
+    platform, kind = said["p"], said.get("dev_cla")
+    assert said.get("ent_cat") in CATEGORIES[platform]
+    assert kind in CLASSES[platform]
+    if platform == "sensor":
+        assert said["stat_cla"] in STATES[kind]
+        unit = said.get("unit_of_meas")
+        assert unit in UNITS[kind] if kind else unit in {None, "%"}
+    else:
+        assert not {"stat_cla", "unit_of_meas", "sug_dsp_prc"} & set(said)
+    if "exp_aft" in said:  # several healths may be lost
+        assert said["exp_aft"] > 3 * HEALTH_S
+
+
+def test_names_are_short_and_differ() -> None:
+    """The device's name stands before each; two alike could not be told apart."""
+    names = [said["name"] for said in COMPONENTS.values()]
+    assert len(set(names)) == len(names)
+    assert not any("slm" in name.lower() for name in names)
 
 
 def test_the_connected_sensor_can_be_off() -> None:
