@@ -80,11 +80,10 @@ def broker(config: Path | None) -> None:
     For a server: pip install 'slm-agent[broker]'.
     """
     from agent import log
-    from agent.broker import service, settings
+    from agent.broker import process
 
-    loaded = settings.load(config)
-    log.configure(loaded.log.level)
-    asyncio.run(service.run(loaded))
+    log.configure("info")
+    asyncio.run(process.run(config))
 
 
 @cli.command()

@@ -73,6 +73,7 @@ class Link:
         self._connection: Connection | None = None
         self._up = asyncio.Event()
         self._up_since = 0.0
+        self._trying_since: float | None = None
         self._in_order = False
         self._refused = ""
 
@@ -95,6 +96,12 @@ class Link:
     def settled(self) -> bool:
         """Whether nobody contested the current connection for a while."""
         return self.connected and time.monotonic() - self._up_since >= STABLE_S
+
+    @property
+    def trying_s(self) -> float:
+        """How long the try to connect that goes on has taken; 0 while there is none."""
+        since = self._trying_since
+        return 0.0 if since is None else time.monotonic() - since
 
     async def connection(self) -> Connection:
         """Return the current connection; waits while there is none."""
@@ -146,14 +153,17 @@ class Link:
         said = ""
         while True:
             attempt += 1
+            self._trying_since = time.monotonic()
             try:
                 connection = await self._connect()
             except (Undelivered, OSError) as error:
                 if str(error) != said:
                     said = str(error)
                     log.warning("connect_failed", url=self._endpoint.url, why=said)
+                self._trying_since = None
                 await asyncio.sleep(backoff(attempt))
                 continue
+            self._trying_since = None
             said = ""
             outlived = flaps >= FLAPS and await self._outlived(connection)
             ended = await connection.ended

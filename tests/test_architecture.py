@@ -81,7 +81,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "egress",
         # the upstream side: nothing of the device's is above it
         *("broker", "broker.settings", "broker.llm", "broker.tally", "broker.claims"),
-        *("broker.replies", "broker.group", "broker.answering", "broker.service"),
+        *("broker.plan", "broker.replies", "broker.group", "broker.progress"),
+        *("broker.asking", "broker.answering", "broker.intake", "broker.service"),
+        "broker.process",
         "__main__",
     ),
 )

@@ -131,12 +131,11 @@ class Group:
         """Drop what everybody has forgotten."""
         self._ledger.forget(time.monotonic())
 
-    async def leave(self) -> None:
-        """Say that we go, and go."""
+    async def say_goodbye(self) -> None:
+        """Say that we go; raises Undelivered."""
         if self._connection:
             topic = f"{self._topics.members}/{self._topics.name}"
             await (await self._connection.publish(topic, b"offline", retain=True))
-        await self.link.close()
 
     async def _first(self, claim: Claim) -> bool:
         """Say a claim and hear it; tell whether it is the one that stands."""

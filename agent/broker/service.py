@@ -1,36 +1,31 @@
-"""The broker: cases from MQTT, each in a task of its own, replies back, and health."""
+"""The broker as it runs: its parts, what it says of itself, and its end."""
 
 import asyncio
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import structlog
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from agent import __version__
-from agent.backlog import Backlog, Verdict
-from agent.broker import llm, replies
-from agent.broker.answering import Answering, lease_s, limit_of, today
+from agent.broker.answering import Answering, lease_s
+from agent.broker.asking import Asking, limit_of, today
 from agent.broker.claims import Told
 from agent.broker.group import Group
-from agent.broker.settings import (
-    BrokerFile,
-    Topics,
-    cases_filter,
-    endpoints,
-    may_reply_to,
-)
+from agent.broker.intake import Intake
+from agent.broker.plan import Plan
+from agent.broker.progress import STALL_S, Progress
+from agent.broker.settings import Topics, cases_filter
 from agent.broker.tally import Tally
-from agent.cases import BadRequest, Reply, Request, decode_request
-from agent.errors import ConfigError, Refused, Undelivered
+from agent.errors import ConfigError, Undelivered
+from agent.lasting import Lasting
 from agent.link import Link
-from agent.mqtt import Connection, Envelope
-from agent.outbox import answers, spending
-from agent.outbox.store import Full, Store
+from agent.mqtt import Connection
+from agent.outbox import spending
+from agent.outbox.store import Store
 from agent.subscriptions import obsolete, write_down
 from agent.systemd import notify, watchdog_interval
 from agent.types import Message
@@ -38,77 +33,90 @@ from agent.types import Message
 HEALTH_S = 30.0
 FINISH_S = 30.0  # how long a stop waits for what is in hand
 PARTING_S = 2.0
-LARGEST_CASE = 1_000_000  # bytes of a request; more is nobody's question
-AROUND_BYTES = 4096  # what may stand around the payload of a reply
-TABLES = f"{replies.SCHEMA}\n{answers.SCHEMA}\n{spending.SCHEMA}"
-SCHEMA = f"{TABLES}\nPRAGMA user_version = 1;"
+CONNECT_S = 240.0  # a try to connect that takes longer is hung: names, TCP, MQTT
 
 log = structlog.get_logger()
 
 
 class Service:
-    """Owns the parts of a running broker."""
+    """Owns the parts of a running broker, until it stops or another takes over."""
 
     def __init__(
         self,
-        file: BrokerFile,
-        models: tuple[llm.Model, ...],
+        plan: Plan,
         store: Store,
         since: float,
+        lasting: Lasting,
+        prepare: Callable[[], Plan],
     ) -> None:
         """Wire it; nothing is connected yet. `since`: when it last heard an answer."""
-        cases, group = endpoints(file)
+        file = plan.file
+        self._plan = plan
         self._file = file
         self._store = store
-        self._url = cases.url
+        self._lasting = lasting
+        self._prepare = prepare
+        self._refused = plan.refused
         self._topics = Topics(file.broker.name, file.broker.group)
         self._tally = Tally()
-        self._filter = cases_filter(file)
-        self._backlog = Backlog(file.mqtt.max_backlog, file.mqtt.max_backlog_bytes)
-        self._link = Link(
-            cases,
-            [self._filter],
-            None,
-            on_message=self._arrived,
-            on_up=self._introduce,
-            on_stolen=self._stolen,
-        )
+        self._progress = Progress()
         self._told: asyncio.Queue[tuple[Told, Message]] = asyncio.Queue()
         self._group = Group(
-            group,
+            plan.group,
             self._topics,
             lease_s(file),
             since,
             retold=self._own_since,
             on_told=self._heard,
         )
-        self._answering = Answering(file, models, store, self._group, self._tally)
-        self._tasks: asyncio.TaskGroup | None = None
-        self._cases: set[asyncio.Task[None]] = set()
+        self._answering = Answering(
+            file,
+            Asking(file, plan.models, store, self._tally),
+            store,
+            self._group,
+            self._tally,
+            self._progress,
+        )
+        self._intake = Intake(
+            plan,
+            self._answering,
+            self._tally,
+            on_up=self._introduce,
+            on_stolen=self._stolen,
+        )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._stopping = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._next: Plan | None = None
+        self._ending = asyncio.Event()
 
-    async def run(self) -> None:
-        """Run until SIGTERM or SIGINT, then finish what is in hand and leave."""
+    @property
+    def _links(self) -> tuple[Link, Link]:
+        return self._intake.link, self._group.link
+
+    async def run(self) -> Plan | None:
+        """Run until told to stop, then finish what is in hand and leave.
+
+        Returns what is to run instead, after a reload.
+        """
         asyncio.get_running_loop().set_exception_handler(self._failed)
         async with asyncio.TaskGroup() as group:
-            self._tasks = group
+            self._intake.open(group)
             tasks = [
                 group.create_task(self._bugs(), name="bugs"),
+                group.create_task(self._stops(), name="stop"),
+                group.create_task(self._reloads(), name="reload"),
                 group.create_task(self._group.link.run(), name="group"),
                 group.create_task(self._group.answer(), name="newcomers"),
                 group.create_task(self._learn(), name="learn"),
-                group.create_task(self._link.run(), name="link"),
+                group.create_task(self._intake.link.run(), name="link"),
                 group.create_task(self._heartbeat(), name="heartbeat"),
                 group.create_task(self._watchdog(), name="watchdog"),
             ]
-            with _stop_signals(self._stopping):
-                await self._stopping.wait()
-                await self._finish()
-            for task in [*tasks, *self._cases]:
+            await self._ending.wait()
+            await self._finish()
+            self._intake.drop()
+            for task in tasks:
                 task.cancel()
+        return None if self._lasting.stop.is_set() else self._next
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Let a bug in a callback end the process, as it would in a task."""
@@ -121,101 +129,31 @@ class Service:
     async def _bugs(self) -> None:
         await self._bug
 
-    # -- cases
+    async def _stops(self) -> None:
+        await self._lasting.stop.wait()
+        self._ending.set()
 
-    def _arrived(self, message: Message) -> None:
-        if self._stopping.is_set() or self._tasks is None:
-            return  # unacknowledged: it comes again, here or elsewhere
-        self._tally.received += 1
-        if self._backlog.admit(message) is Verdict.TAKEN:
-            self._idle.clear()
-            task = self._tasks.create_task(self._case(message), name="case")
-            self._cases.add(task)
-            task.add_done_callback(self._cases.discard)
+    # -- a new configuration
 
-    async def _case(self, message: Message) -> None:
-        """Answer a case, and acknowledge it last."""
-        outcome = "left"
-        try:
-            outcome, reply, request = await self._outcome(message)
-            address = _address(message, request)
-            if reply and not await self._replied(message, address, reply):
-                outcome = "comes_again"
-                return
-            message.ack()
-            ms = (time.perf_counter() - message.arrived) * 1000
-            self._tally.latencies.append(ms)
-            self._note(outcome, reply, request, ms)
-        finally:
-            if outcome not in {"left", "comes_again"}:
-                self._tally.outcomes[outcome] += 1
-            if self._backlog.done(message) and not self._stopping.is_set():
-                self._link.fetch_again(self._backlog.overrun_epoch)
-            if self._backlog.messages == 0:
-                self._idle.set()
-
-    async def _outcome(
-        self, message: Message
-    ) -> tuple[str, Reply | None, Request | None]:
-        """Return what comes of a case: a word for it, and the reply if there is one."""
-        try:
-            request = _read(message.payload)
-        except BadRequest as why:
-            broken = Reply(id=_id_of(message), status="error", error=str(why)[:2000])
-            return "broken", broken, None
-        address = _address(message, request)
-        if not may_reply_to(address, self._file):
-            return "unaddressed", None, None
-        if request.deadline_ms <= time.time() * 1000:
-            return "expired", None, request
-        reply = await self._answering.answer(request)
-        if reply is None:
-            return "expired", None, request
-        outcome = "budget" if reply.error == "budget" else reply.status
-        return outcome, reply, request
-
-    async def _replied(self, message: Message, address: str, reply: Reply) -> bool:
-        """Publish a reply until it is acknowledged; False if the case comes again."""
-        if not may_reply_to(address, self._file):
-            return True
-        while True:
-            connection = await self._link.connection()
-            body = reply.model_dump_json(exclude_none=True).encode()
-            if len(body) + AROUND_BYTES > connection.max_packet_bytes:
-                small = Reply(id=reply.id, status="error", error="reply too large")
-                body = small.model_dump_json(exclude_none=True).encode()
-            if self._link.comes_again(message):
-                return False  # and gets the stored answer
-            envelope = Envelope(
-                correlation=message.correlation, content_type="application/json"
-            )
+    async def _reloads(self) -> None:
+        """Reload on SIGHUP; what cannot be meant is refused, and we go on as before."""
+        while self._next is None:
+            await self._lasting.hangup.wait()
+            self._lasting.hangup.clear()
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                await (await connection.publish(address, body, envelope=envelope))
-            except Refused as why:
-                # Not ours to mend; whoever asks again gets the stored answer.
-                self._tally.undeliverable += 1
-                log.warning("reply_refused", topic=address, why=str(why))
-            except Undelivered:
-                await asyncio.sleep(0)  # nobody but the loop tells the link
-                continue
-            return True
+                self._next = await asyncio.to_thread(self._prepare)
+            except ConfigError as error:
+                await self._refuse("; ".join(str(error).splitlines()))
+        log.info("reloading")
+        self._ending.set()
 
-    def _note(
-        self, outcome: str, reply: Reply | None, request: Request | None, ms: float
-    ) -> None:
-        usage = reply.usage if reply else None
-        log.info(
-            "case",
-            id=request.id if request else None,
-            device=request.device if request else None,
-            pipeline=request.pipeline if request else None,
-            outcome=outcome,
-            model=reply.model if reply else None,
-            error=reply.error if reply and outcome != "broken" else None,
-            input_tokens=usage.input_tokens if usage else 0,
-            output_tokens=usage.output_tokens if usage else 0,
-            ms=round(ms, 1),
-        )
+    async def _refuse(self, why: str) -> None:
+        log.error("reload_refused", why=why)
+        self._refused = why
+        notify(f"READY=1\nSTATUS=reload refused: {why}")
+        if self._intake.link.connected:  # else it is said as soon as we are
+            await self._say_health()
 
     # -- what the others answered
 
@@ -238,10 +176,10 @@ class Service:
     # -- what we say of ourselves
 
     async def _introduce(self, connection: Connection) -> None:
-        folder = self._file.state.dir
-        await connection.unsubscribe(obsolete(folder, [self._filter]))
+        folder, ours = self._file.state.dir, [cases_filter(self._file)]
+        await connection.unsubscribe(obsolete(folder, ours))
         try:
-            write_down(folder, [self._filter])
+            write_down(folder, ours)
         except OSError as error:
             log.warning("subscriptions_not_written_down", why=str(error))
         await self._group.link.connection()
@@ -251,7 +189,7 @@ class Service:
             (self._topics.health, health),
         ):
             await (await connection.publish(topic, payload, retain=True))
-        notify(f"READY=1\nSTATUS=connected to {self._url}")
+        notify(f"READY=1\nSTATUS=connected to {self._plan.cases.url}")
 
     async def _health(self) -> dict[str, Any]:
         return {
@@ -261,7 +199,8 @@ class Service:
             "version": __version__,
             "models": [model.model for model in self._file.models],
             **self._tally.summary(),
-            "in_flight": self._backlog.messages,
+            "in_flight": self._intake.in_hand,
+            "reload_refused": self._refused or None,
             "others": sorted(self._group.others),
             "store_bytes": self._store.bytes,
             "budget_left": await self._budget_left(),
@@ -281,120 +220,96 @@ class Service:
         while True:
             await asyncio.sleep(HEALTH_S)
             self._group.forget()
-            day = today()
-            await self._store.write(partial(spending.prune, before_day=day))
-            connection = await self._link.connection()
-            health = to_json(await self._health())
-            try:
-                await (
-                    await connection.publish(self._topics.health, health, retain=True)
-                )
-            except Undelivered as error:
-                log.warning("health_not_published", why=str(error))
+            await self._store.write(partial(spending.prune, before_day=today()))
+            await self._say_health()
+
+    async def _say_health(self) -> None:
+        connection = await self._intake.link.connection()
+        health = to_json(await self._health())
+        try:
+            await (await connection.publish(self._topics.health, health, retain=True))
+        except Undelivered as error:
+            log.warning("health_not_published", why=str(error))
 
     async def _watchdog(self) -> None:
-        """Feed systemd's watchdog; a hung event loop does not get here."""
+        """Feed systemd's watchdog while the work moves on.
+
+        A hung event loop does not get here. Whatever only waits for others is not hung:
+        for MQTT that is away, or for a model within its time.
+        """
         pause = watchdog_interval()
         while pause:
-            notify("WATCHDOG=1")
+            hung = self._hung()
+            if hung is None:
+                notify("WATCHDOG=1")
+            else:
+                log.error("stalled", what=hung)
             await asyncio.sleep(pause)
+
+    def _hung(self) -> str | None:
+        if any(link.trying_s > CONNECT_S for link in self._links):
+            return "connection"
+        if self._store.busy_s() > STALL_S:
+            return "disk"
+        return self._progress.hung()
 
     async def _stolen(self) -> None:
         notify(f"STATUS=another broker took over the name {self._file.broker.name}")
 
+    # -- the end
+
     async def _finish(self) -> None:
         """Stop taking, finish what is in hand, say goodbye."""
-        notify("STOPPING=1")
-        log.info("stopping", in_hand=self._backlog.messages)
+        if self._lasting.stop.is_set():
+            notify("STOPPING=1")
+        log.info("stopping", in_hand=self._intake.in_hand)
         await self._hand_over()
+        self._intake.close()
         try:
             async with asyncio.timeout(FINISH_S):
-                await self._idle.wait()
+                await self._intake.idle.wait()
         except TimeoutError:
-            log.warning("left_unfinished", cases=self._backlog.messages)
+            await self._let_go()
         try:
             async with asyncio.timeout(PARTING_S):
-                if self._link.connected:
-                    connection = await self._link.connection()
+                if self._intake.link.connected:
+                    connection = await self._intake.link.connection()
                     said = await connection.publish(
                         self._topics.status, b"offline", retain=True
                     )
                     await said
-                    await self._link.close()
-                await self._group.leave()
+                await self._group.say_goodbye()
         except (Undelivered, TimeoutError) as error:
             log.warning("offline_not_said", why=str(error))
+        await asyncio.gather(*(link.close() for link in self._links))
+
+    async def _let_go(self) -> None:
+        """Leave the rest to MQTT; a reload waits for answers that are being paid."""
+        log.warning("left_unfinished", cases=self._intake.in_hand)
+        waits = [self._lasting.stop.wait(), self._answering.rest()]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(wait) for wait in waits]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+        if self._intake.link.connected and not self._lasting.stop.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PARTING_S):
+                    await self._intake.idle.wait()
 
     async def _hand_over(self) -> None:
         """Leave new cases to others of the group, if there are any.
 
-        Else our session keeps them, where the broker would drop them.
+        Else our session keeps them, where MQTT would drop them; but not if nobody will
+        come back to it.
         """
-        if not self._group.others or not self._link.connected:
+        moves = self._next is not None and self._next.place != self._plan.place
+        link = self._intake.link
+        if not link.connected or not (moves or self._group.others):
             return
         try:
             async with asyncio.timeout(PARTING_S):
-                connection = await self._link.connection()
-                await connection.unsubscribe([self._filter])
+                connection = await link.connection()
+                await connection.unsubscribe([cases_filter(self._file)])
         except (Undelivered, TimeoutError) as error:
             log.warning("not_handed_over", why=str(error))
-
-
-def _read(payload: bytes) -> Request:
-    """Read a case; raises BadRequest."""
-    if len(payload) > LARGEST_CASE:
-        raise BadRequest(f"{len(payload)} bytes, at most {LARGEST_CASE} are read")
-    return decode_request(payload)
-
-
-def _address(message: Message, request: Request | None) -> str:
-    """Return where the reply goes: the property of MQTT 5, else as the payload says."""
-    if message.response_topic:
-        return message.response_topic
-    return (request.reply_to if request else _field(message, "reply_to")) or ""
-
-
-def _id_of(message: Message) -> str:
-    """Return the id of a broken case, as far as it has one."""
-    return _field(message, "id")[:256]
-
-
-def _field(message: Message, name: str) -> str:
-    if len(message.payload) > LARGEST_CASE:
-        return ""
-    try:
-        document = from_json(message.payload)
-    except ValueError:
-        return ""
-    value = document.get(name) if isinstance(document, dict) else None
-    return value if isinstance(value, str) else ""
-
-
-@contextmanager
-def _stop_signals(stop: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-
-
-async def run(file: BrokerFile) -> None:
-    """Run a broker until it is told to stop; raises ConfigError."""
-    models = llm.open_models(file)
-    path = file.state.dir / "broker.db"
-    try:
-        store = Store(path, SCHEMA, file.broker.max_bytes)
-    except (OSError, Full) as error:
-        raise ConfigError(f"state.dir: {path}: {error}") from error
-    if store.set_aside:
-        log.error("damaged_store", kept_as=str(store.set_aside))
-    try:
-        since = await store.read(replies.latest)
-        await Service(file, models, store, since).run()
-    finally:
-        store.close()

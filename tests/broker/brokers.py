@@ -36,7 +36,7 @@ class Broker(Agent):
         url: str = "",
         mqtt: str = "",
         models: str = "",
-        hurry: dict[str, float] | None = None,
+        hurry: dict[str, object] | None = None,
     ) -> None:
         """Write broker.toml: a model for each address of `bases`.
 

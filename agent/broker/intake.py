@@ -1,0 +1,200 @@
+"""Cases from MQTT, each in a task of its own; replies back, acknowledged last."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from pydantic_core import from_json
+
+from agent.backlog import Backlog, Verdict
+from agent.broker.answering import Answering, Resting
+from agent.broker.plan import Plan
+from agent.broker.settings import cases_filter, may_reply_to
+from agent.broker.tally import Tally
+from agent.cases import BadRequest, Reply, Request, decode_request
+from agent.errors import Refused, Undelivered
+from agent.link import Link
+from agent.mqtt import Connection, Envelope
+from agent.types import Message
+
+LARGEST_CASE = 1_000_000  # bytes of a request; more is nobody's question
+AROUND_BYTES = 4096  # what may stand around the payload of a reply
+
+log = structlog.get_logger()
+
+
+class Intake:
+    """Owns the connection for cases, and those in hand."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        answering: Answering,
+        tally: Tally,
+        on_up: Callable[[Connection], Awaitable[None]],
+        on_stolen: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Wire it; nothing is connected yet."""
+        self._file = plan.file
+        self._answering = answering
+        self._tally = tally
+        mqtt = plan.file.mqtt
+        self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._cases: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.link = Link(
+            plan.cases,
+            [cases_filter(plan.file)],
+            None,
+            on_message=self._arrived,
+            on_up=on_up,
+            on_stolen=on_stolen,
+        )
+
+    @property
+    def in_hand(self) -> int:
+        """How many cases have come and are not yet acknowledged."""
+        return self._backlog.messages
+
+    def open(self, tasks: asyncio.TaskGroup) -> None:
+        """Take cases from now on."""
+        self._tasks = tasks
+
+    def close(self) -> None:
+        """Take no more; what comes is left to MQTT."""
+        self._closed = True
+
+    def drop(self) -> None:
+        """Leave what is in hand to MQTT: unacknowledged, it comes again."""
+        for task in self._cases:
+            task.cancel()
+
+    def _arrived(self, message: Message) -> None:
+        if self._closed or self._tasks is None:
+            return  # unacknowledged: it comes again, here or elsewhere
+        self._tally.received += 1
+        if self._backlog.admit(message) is Verdict.TAKEN:
+            self.idle.clear()
+            task = self._tasks.create_task(self._case(message), name="case")
+            self._cases.add(task)
+            task.add_done_callback(self._cases.discard)
+
+    async def _case(self, message: Message) -> None:
+        """Answer a case, and acknowledge it last."""
+        outcome = "left"
+        try:
+            outcome, reply, request = await self._outcome(message)
+            address = _address(message, request)
+            if reply and not await self._replied(message, address, reply):
+                outcome = "comes_again"
+                return
+            message.ack()
+            ms = (time.perf_counter() - message.arrived) * 1000
+            self._tally.latencies.append(ms)
+            self._note(outcome, reply, request, ms)
+        except Resting:
+            return  # unacknowledged: it comes again
+        finally:
+            if outcome not in {"left", "comes_again"}:
+                self._tally.outcomes[outcome] += 1
+            if self._backlog.done(message) and not self._closed:
+                self.link.fetch_again(self._backlog.overrun_epoch)
+            if self._backlog.messages == 0:
+                self.idle.set()
+
+    async def _outcome(
+        self, message: Message
+    ) -> tuple[str, Reply | None, Request | None]:
+        """Return what comes of a case: a word for it, and the reply if there is one."""
+        try:
+            request = _read(message.payload)
+        except BadRequest as why:
+            broken = Reply(id=_id_of(message), status="error", error=str(why)[:2000])
+            return "broken", broken, None
+        address = _address(message, request)
+        if not may_reply_to(address, self._file):
+            return "unaddressed", None, None
+        if request.deadline_ms <= time.time() * 1000:
+            return "expired", None, request
+        reply = await self._answering.answer(request)
+        if reply is None:
+            return "expired", None, request
+        outcome = "budget" if reply.error == "budget" else reply.status
+        return outcome, reply, request
+
+    async def _replied(self, message: Message, address: str, reply: Reply) -> bool:
+        """Publish a reply until it is acknowledged; False if the case comes again."""
+        if not may_reply_to(address, self._file):
+            return True
+        while True:
+            connection = await self.link.connection()
+            body = reply.model_dump_json(exclude_none=True).encode()
+            if len(body) + AROUND_BYTES > connection.max_packet_bytes:
+                small = Reply(id=reply.id, status="error", error="reply too large")
+                body = small.model_dump_json(exclude_none=True).encode()
+            if self.link.comes_again(message):
+                return False  # and gets the stored answer
+            envelope = Envelope(
+                correlation=message.correlation, content_type="application/json"
+            )
+            try:
+                await (await connection.publish(address, body, envelope=envelope))
+            except Refused as why:
+                # Not ours to mend; whoever asks again gets the stored answer.
+                self._tally.undeliverable += 1
+                log.warning("reply_refused", topic=address, why=str(why))
+            except Undelivered:
+                await asyncio.sleep(0)  # nobody but the loop tells the link
+                continue
+            return True
+
+    def _note(
+        self, outcome: str, reply: Reply | None, request: Request | None, ms: float
+    ) -> None:
+        usage = reply.usage if reply else None
+        log.info(
+            "case",
+            id=request.id if request else None,
+            device=request.device if request else None,
+            pipeline=request.pipeline if request else None,
+            outcome=outcome,
+            model=reply.model if reply else None,
+            error=reply.error if reply and outcome != "broken" else None,
+            input_tokens=usage.input_tokens if usage else 0,
+            output_tokens=usage.output_tokens if usage else 0,
+            ms=round(ms, 1),
+        )
+
+
+def _read(payload: bytes) -> Request:
+    """Read a case; raises BadRequest."""
+    if len(payload) > LARGEST_CASE:
+        raise BadRequest(f"{len(payload)} bytes, at most {LARGEST_CASE} are read")
+    return decode_request(payload)
+
+
+def _address(message: Message, request: Request | None) -> str:
+    """Return where the reply goes: the property of MQTT 5, else as the payload says."""
+    if message.response_topic:
+        return message.response_topic
+    return (request.reply_to if request else _field(message, "reply_to")) or ""
+
+
+def _id_of(message: Message) -> str:
+    """Return the id of a broken case, as far as it has one."""
+    return _field(message, "id")[:256]
+
+
+def _field(message: Message, name: str) -> str:
+    if len(message.payload) > LARGEST_CASE:
+        return ""
+    try:
+        document = from_json(message.payload)
+    except ValueError:
+        return ""
+    value = document.get(name) if isinstance(document, dict) else None
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,31 @@
+"""A configuration that can run: what can be wrong with it is found before it does."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.broker import llm
+from agent.broker.llm import Model
+from agent.broker.settings import BrokerFile, cases_filter, endpoints, load
+from agent.mqtt import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What runs, and why something else was refused before."""
+
+    file: BrokerFile
+    models: tuple[Model, ...]
+    cases: Endpoint
+    group: Endpoint
+    refused: str = ""
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Where MQTT keeps the cases that are for us."""
+        return self.cases.url, self.cases.client_id, cases_filter(self.file)
+
+
+def prepare(path: Path | None) -> Plan:
+    """Read broker.toml, keys, prices and certificates; raises ConfigError."""
+    file = load(path)
+    return Plan(file, llm.open_models(file), *endpoints(file))
