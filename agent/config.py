@@ -579,9 +579,8 @@ def explain(model: type[BaseModel], error: ErrorDetails) -> str:
         return f"{key}: unknown key{nearest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"{key}: must be given"
-    if (
-        "url" in key or "api_base" in key
-    ):  # may hold a password, and errors end in journals
+    if any(part in key for part in ("url", "api_base", "options")):
+        # It may hold a password, and errors end in journals.
         return f"{key}: {error['msg']}"
     return f"{key}: {error['msg']} (it is {error['input']!r})"
 

@@ -71,9 +71,12 @@ class Answering:
         Raises Resting.
         """
         key = replies.case_key(request)
-        if key in self._working:
-            self._tally.repeated += 1
-            return await asyncio.shield(self._working[key])
+        while key in self._working:
+            reply = await asyncio.shield(self._working[key])
+            if reply or left_s(request) <= 0:
+                self._tally.repeated += 1
+                return reply
+            # It came before us, and had less time than we have.
         work = asyncio.get_running_loop().create_future()
         self._working[key] = work
         try:

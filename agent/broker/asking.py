@@ -7,6 +7,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -181,13 +182,17 @@ class Asking:
             said = await llm.ask(model, request, timeout_s)
         except Failed as why:
             if reserved is not None and not why.billed:
-                await self._store.write(lambda db: spending.release(db, reserved))
+                with suppress(Full):
+                    await self._store.write(lambda db: spending.release(db, reserved))
             raise
         sent, received = said.input_tokens, said.output_tokens
         self._tally.paid(sent, received, said.cost)
         if reserved is not None and (sent or received):  # else nobody counted
             actual = _spend(model, sent, received, said.cost)
-            await self._store.write(lambda db: spending.settle(db, reserved, actual))
+            with suppress(Full):  # what was booked stands, and the answer is paid
+                await self._store.write(
+                    lambda db: spending.settle(db, reserved, actual)
+                )
         return said
 
     async def _reserve(self, wanted: Spend) -> int | None:

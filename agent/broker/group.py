@@ -26,7 +26,7 @@ from agent.broker.claims import (
     encode,
 )
 from agent.broker.settings import Topics
-from agent.errors import Undelivered
+from agent.errors import Refused, Undelivered
 from agent.ids import new_ulid, ulid_text
 from agent.link import Link
 from agent.mqtt import MQTT5, Connection, Endpoint
@@ -34,6 +34,7 @@ from agent.types import Message
 
 WELCOME_S = 10.0  # how long a newcomer waits for those who seem to be there
 SKEW_S = 60.0  # how much clocks of brokers may differ
+AROUND_BYTES = 1024  # what may stand around an answer in its packet
 
 Value = TypeVar("Value")
 log = structlog.get_logger()
@@ -241,7 +242,8 @@ class Group:
             standing = self._ledger.held.get(key)
             if key in self._ours or (standing and standing.claim == claim):
                 await self._say(claim)
-        bodies = await self._retold(hello.since)
+        found = await self._retold(hello.since)
+        bodies = [body for body in found if _fits(body, connection)]
         said = [await connection.publish(self._topics.answers, b) for b in bodies]
         await asyncio.gather(*said)
         await self._say(Welcome(id=hello.id, by=self._topics.name))
@@ -296,12 +298,26 @@ class Group:
         await (await self._connection.publish(self._topics.claims, encode(word)))
 
     async def _publish_told(self, connection: Connection, told: Told) -> None:
-        said = await connection.publish(self._topics.answers, encode(told))
+        body = encode(told)
+        if not _fits(body, connection):  # MQTT would hang up, and again each time
+            log.warning("answer_not_told", key=told.key, why="too large for MQTT")
+            self._untold.pop(told.key, None)
+            return
+        said = await connection.publish(self._topics.answers, body)
         said.add_done_callback(partial(self._was_told, told.key))
 
     def _was_told(self, key: str, said: "asyncio.Future[None]") -> None:
-        if not said.cancelled() and said.exception() is None:
+        if said.cancelled():
+            return
+        error = said.exception()
+        if isinstance(error, Refused):  # it would be every time
+            log.warning("answer_not_told", key=key, why=str(error))
+        if error is None or isinstance(error, Refused):
             self._untold.pop(key, None)
+
+
+def _fits(body: bytes, connection: Connection) -> bool:
+    return len(body) + AROUND_BYTES <= connection.max_packet_bytes
 
 
 def _settle(future: "asyncio.Future[Value]", value: Value) -> None:

@@ -117,7 +117,7 @@ class Intake:
             return "broken", broken, None
         address = _address(message, request)
         if not may_reply_to(address, self._file):
-            return "unaddressed", None, None
+            return "unaddressed", None, request
         if request.deadline_ms <= time.time() * 1000:
             return "expired", None, request
         reply = await self._answering.answer(request)

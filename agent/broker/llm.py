@@ -8,6 +8,7 @@ and tries again on its own; here it does none of that.
 import asyncio
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -153,6 +154,7 @@ def _litellm() -> Any:
     litellm.turn_off_message_logging = True
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it may quote prompts
+    warnings.filterwarnings("ignore", "Pydantic serializer")  # they quote answers
     return litellm
 
 
@@ -187,7 +189,9 @@ def _said(model: Model, response: Any) -> Said:
         cost = getattr(response, "_hidden_params", {}).get("response_cost")
     if not cost:
         cost = model.cost(sent, received)
-    return Said(content or "", sent, received, cost, model.spec.model)
+    # Half a character (a lone surrogate), which nobody could send on, becomes "?".
+    whole = (content or "").encode("utf-8", "replace").decode()
+    return Said(whole, sent, received, cost, model.spec.model)
 
 
 def _tokens(said: Any) -> int:

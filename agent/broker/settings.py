@@ -1,6 +1,6 @@
 """broker.toml: what the operator of the upstream side says."""
 
-import os
+import unicodedata
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,9 @@ from agent.errors import ConfigError
 from agent.filters import checked_filter, checked_topic, matches
 from agent.mqtt import Endpoint, Will, tls_context
 
+LONGEST_TOPIC = 1024  # bytes of a topic for replies
+# What MQTT brokers may hang up on (MQTT 5, 1.5.4): controls, halves, no characters.
+NO_TEXT = {"Cc", "Cs", "Cn"}
 DEFAULT_PATH = Path("/etc/slm-agent/broker.toml")
 RESERVED = frozenset(
     {
@@ -241,7 +244,9 @@ def may_reply_to(topic: str, file: BrokerFile) -> bool:
         checked_topic(topic)
     except ValueError:
         return False
-    if not topic or len(os.fsencode(topic)) > 1024 or topic.startswith("$"):  # noqa: PLR2004
+    if not topic or len(topic.encode()) > LONGEST_TOPIC or topic.startswith("$"):
+        return False
+    if any(unicodedata.category(char) in NO_TEXT for char in topic):
         return False
     ours = (f"{file.broker.topic}/+", "slm/broker/#")
     if any(matches(filter_, topic) for filter_ in ours):

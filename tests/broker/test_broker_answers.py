@@ -118,6 +118,43 @@ def test_abstains_after_two(device: Device, model: Provider, bad: str) -> None:
     assert len(model.calls) == 2
 
 
+def test_half_a_character(device: Device, model: Provider) -> None:
+    """An answer that was cut in the middle of a character is not valid, and no more."""
+    broken = {"message": {"role": "assistant", "content": "off \ud83d"}}
+    model.answer = lambda _call: {"choices": [broken], "model": "m"}
+    one = fresh()
+    device.send(one)
+    assert device.reply(one.id)["status"] == "abstain"
+    model.answer = lambda _call: GOOD
+    other = fresh()
+    device.send(other)
+    assert device.reply(other.id)["status"] == "ok"
+
+
+def test_no_answer_in_the_journal(
+    broker: Broker, device: Device, model: Provider
+) -> None:
+    """An answer in a form of its own is not quoted by the warnings of libraries."""
+    odd = {"message": {"role": "assistant", "content": ["Mrs Miller"]}}
+    model.answer = lambda _call: {"choices": [odd], "model": "m"}
+    one = fresh()
+    device.send(one)
+    assert device.reply(one.id)["status"] == "error"
+    assert not [line for line in broker.noise if "Miller" in line]
+
+
+def test_a_topic_that_mqtt_hangs_up_on(
+    broker: Broker, device: Device, model: Provider
+) -> None:
+    """A reply that no MQTT broker takes is not tried, which would never end."""
+    device.send(fresh(reply_to="slm/pi/\x01"), correlation=b"c", reply_to="")
+    one = fresh()
+    device.send(one)
+    device.reply(one.id)
+    assert broker.count_log("disconnected") == 0
+    assert len(model.calls) == 1
+
+
 def test_nothing_fits(device: Device, model: Provider) -> None:
     """A model that says that nothing fits is taken at its word."""
     model.answer = lambda _call: '{"label": null, "entities": []}'
@@ -160,10 +197,9 @@ def test_nowhere_to_reply(
     broker: Broker, device: Device, model: Provider, reply_to: str
 ) -> None:
     """A case whose reply nobody could hear, or only we, is not paid for."""
-    seen = broker.count_log("case")
-    device.send(fresh(), reply_to=reply_to)
-    broker.wait_log("case", count=seen + 1)
-    assert broker.lines[-1]["outcome"] == "unaddressed"
+    one = fresh()
+    device.send(one, reply_to=reply_to)
+    broker.wait_log("case", id=one.id, outcome="unaddressed")
     assert model.calls == []
 
 

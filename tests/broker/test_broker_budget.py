@@ -3,9 +3,19 @@
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 from brokers import GOOD, Broker, Device, case
 from provider import Call, Provider
+
+from agent.broker.asking import Asking
+from agent.broker.llm import Model
+from agent.broker.process import SCHEMA
+from agent.broker.settings import BrokerFile
+from agent.broker.tally import Tally
+from agent.outbox.store import Database, Full, Store
 
 New = Callable[..., Broker]
 
@@ -86,3 +96,28 @@ def test_failed_calls_are_free(
     new_broker(model.base, more=more).start()
     device.send(case(1))
     assert device.reply("m-1")["status"] == "ok"
+
+
+async def test_no_room_to_settle(tmp_path: Path, model: Provider) -> None:
+    """An answer that is paid is given, also where a full disk lets nobody book it."""
+
+    class Filled(Store):
+        """A store whose disk others fill after the first change."""
+
+        full = False
+
+        async def write(self, change: Callable[[Database], Any]) -> Any:
+            """Make a change, if it is the first."""
+            if self.full:
+                raise Full("no room")
+            self.full = True
+            return await super().write(change)
+
+    spec = {"model": "openai/m", "api_base": f"{model.base}/v1"}
+    file = BrokerFile.model_validate(
+        {"models": [spec], "budget": {"tokens_per_day": 100_000}}
+    )
+    opened = (Model(file.models[0], 1.0, 10.0, "secret"),)
+    with closing(Filled(tmp_path / "broker.db", SCHEMA, 2**20)) as store:
+        reply = await Asking(file, opened, store, Tally()).ask(case(1))
+    assert reply.status == "ok"

@@ -4,10 +4,14 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 from brokers import GOOD, REPLIES, Broker, Device, case
+from conftest import SETTINGS
 from provider import Call, Provider
+from stage import Mosquitto
 
 New = Callable[..., Broker]
 
@@ -83,6 +87,49 @@ def test_deadline_while_waiting(new_broker: New, device: Device) -> None:
         over.set()
         device.reply("m-1")
     assert len(model.calls) == 1
+
+
+def test_twin_with_less_time(new_broker: New, device: Device) -> None:
+    """A case that came before with less time takes nothing from the one after it."""
+    over = threading.Event()
+
+    def slow(_call: Call) -> str:
+        over.wait(60)
+        return GOOD
+
+    with Provider(slow) as model:
+        broker = new_broker(model.base, more="concurrency = 1")
+        broker.start()
+        device.send(case(1))
+        model.wait_calls(1)
+        device.send(case(2, deadline_ms=int(time.time() * 1000) + 2000), b"short")
+        device.send(case(2), b"long")
+        broker.wait_log("case", id="m-2", outcome="expired")
+        over.set()
+        assert device.reply(b"long")["status"] == "ok"
+    assert len(model.calls) == 2
+    assert not device.replies[b"short"]
+
+
+def test_answer_too_large_for_mqtt(tmp_path: Path, model: Provider) -> None:
+    """An answer that MQTT does not carry to the group does not end the connection."""
+    with ExitStack() as stack:
+        settings = f"{SETTINGS}max_packet_size 6000\n"
+        mosquitto = Mosquitto(tmp_path / "mosquitto", settings)
+        stack.enter_context(closing(mosquitto)).start()
+        device = stack.enter_context(closing(Device(mosquitto.port)))
+        broker = stack.enter_context(
+            closing(Broker(tmp_path, mosquitto.port, [model.base]))
+        )
+        broker.start()
+        named = [{"label": "place", "text": "hall"}] * 200
+        model.answer = lambda _call: json.dumps({"label": "off", "entities": named})
+        device.send(case(1, text="hall " * 200))
+        assert device.reply("m-1")["error"] == "reply too large"
+        model.answer = lambda _call: GOOD
+        device.send(case(2))
+        assert device.reply("m-2")["status"] == "ok"
+        assert broker.count_log("disconnected") == 0
 
 
 def test_mqtt_3(new_broker: New, mosquitto: object, model: Provider) -> None:

@@ -68,6 +68,14 @@ def test_no_secret_in_errors(tmp_path: Path) -> None:
     assert "hunter2" not in str(error.value)
 
 
+def test_no_option_in_errors(tmp_path: Path) -> None:
+    """What stands in options may be a secret, and is not repeated."""
+    file = write(tmp_path, MODEL + 'options = { api_key = "hunter2" }')
+    with pytest.raises(ConfigError, match="api_key is not an option") as error:
+        load(file)
+    assert "hunter2" not in str(error.value)
+
+
 def test_money_needs_a_price(tmp_path: Path) -> None:
     """A budget in money is refused where nobody knows what a model costs."""
     text = '[budget]\nmoney_per_day = 1.0\n[[models]]\nmodel = "openai/of-my-own"\n'
@@ -93,6 +101,10 @@ def test_missing_key(tmp_path: Path) -> None:
         ("slm/upstream/home", False),
         ("slm/broker/one/claim", False),
         ("x" * 2000, False),
+        ("slm/pi/\U0001f514 answer", True),
+        ("a\x01b", False),
+        ("a\x7fb", False),
+        ("a\ufffeb", False),
     ],
 )
 def test_where_replies_go(tmp_path: Path, topic: str, *, may: bool) -> None:

@@ -6,11 +6,16 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 from brokers import GOOD, Broker, Device, case
+from conftest import SETTINGS
 from provider import Call, Provider
 from proxy import Proxy
 from stage import Mosquitto
+
+from agent.broker.replies import case_key
 
 New = Callable[..., Broker]
 PLAIN = "cache = { entries = 0 }\nconcurrency = 8"
@@ -163,3 +168,33 @@ def test_connections_break(
     assert all(reply["status"] == "ok" for [reply, *_] in device.replies.values())
     for proxy in proxies:
         proxy.cut()
+
+
+def test_nobody_may_be_told(tmp_path: Path, model: Provider) -> None:
+    """An answer that MQTT lets nobody tell is told once, not with each connection."""
+    settings = f"{SETTINGS}acl_file {{folder}}/acl\n"
+    with ExitStack() as stack:
+        mosquitto = stack.enter_context(
+            closing(Mosquitto(tmp_path / "mosquitto", settings))
+        )
+        acl = "topic readwrite #\ntopic deny slm/broker/slm-broker/answer\n"
+        (mosquitto.folder / "acl").write_text(acl, "utf-8")
+        mosquitto.start()
+        proxy = Proxy(mosquitto.port)
+        stack.callback(proxy.cut)
+        device = stack.enter_context(closing(Device(mosquitto.port)))
+        url = f"mqtt://127.0.0.1:{proxy.port}"
+        broker = Broker(tmp_path, 0, [model.base], url=url)
+        stack.callback(broker.close)
+        broker.start()
+        for number in range(3):
+            device.send(case(number))
+            device.reply(f"m-{number}")
+        broker.wait_log("answer_not_told", count=3)
+        proxy.drop_connections()
+        broker.wait_told("READY=1")
+        last = case(4)
+        device.send(last)
+        device.reply("m-4")
+        broker.wait_log("answer_not_told", key=case_key(last))
+        assert broker.count_log("answer_not_told") == 4
