@@ -194,7 +194,7 @@ class Limits(Section):
     tokens_per_day: Annotated[int, Field(ge=0)] | None = None
     """Most tokens, in and out."""
     money_per_day: Annotated[float, Field(ge=0, lt=1e6)] | None = None
-    """Most money, in the currency of the prices."""
+    """Most money, in the currency of the prices, which it needs."""
 
     @property
     def any(self) -> bool:
@@ -250,7 +250,8 @@ class Upstream(Section):
     max_output_tokens: int = Field(default=400, ge=16, le=8192)
     """Most tokens of an answer."""
     price_in: float = Field(default=0.0, ge=0, lt=1e6)
-    """Money for a million tokens sent; for the budget, where the reply has no cost."""
+    """Money for a million tokens sent: for what a call may cost, which is booked before
+    it, and for replies that do not say what they did."""
     price_out: float = Field(default=0.0, ge=0, lt=1e6)
     """Money for a million tokens received."""
     budget: Budget = Budget()
@@ -643,6 +644,7 @@ def _check_overlaps(pipelines: Mapping[str, PipelineFile]) -> None:
 
 def _check_upstream(agent: AgentFile, pipelines: Mapping[str, PipelineFile]) -> None:
     """Refuse a policy that nobody could follow: no message would ever be resolved."""
+    _check_prices(agent, pipelines)
     for name, pipeline in pipelines.items():
         asked = pipeline.upstream
         if "always_upstream" not in {asked.policy, *asked.labels.values()}:
@@ -652,6 +654,23 @@ def _check_upstream(agent: AgentFile, pipelines: Mapping[str, PipelineFile]) -> 
             raise ConfigError(f"{where} needs [upstream] in agent.toml")
         if asked.privacy == "never":
             raise ConfigError(f"{where} does not go with privacy 'never'")
+
+
+def _check_prices(agent: AgentFile, pipelines: Mapping[str, PipelineFile]) -> None:
+    """Refuse a budget in money that could not bind: nobody says what a call costs."""
+    upstream = agent.upstream
+    if upstream is None or upstream.price_in or upstream.price_out:
+        return
+    limited = {"agent.toml": upstream.budget.money_per_day}
+    for name, pipeline in pipelines.items():
+        limited[f"pipelines/{name}.toml"] = pipeline.upstream.budget.money_per_day
+    for file, money in limited.items():
+        if money is not None:
+            raise ConfigError(
+                f"{file}: upstream.budget.money_per_day: needs upstream.price_in and "
+                "upstream.price_out in agent.toml: what a call may cost is booked "
+                "before it is made"
+            )
 
 
 def _published(own: str, name: str, pipeline: PipelineFile) -> Iterator[str]:

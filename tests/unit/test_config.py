@@ -174,6 +174,31 @@ def test_every_error_has_its_line(tmp_path: Path) -> None:
     assert len(said.splitlines()) == 3
 
 
+ASKED = "upstream = {transport = 'mqtt'%s}"
+
+
+@pytest.mark.parametrize(
+    ("own", "of_pipeline", "blamed"),
+    [
+        (", budget = {money_per_day = 0.5}", "", "agent.toml"),
+        ("", "upstream.budget.money_per_day = 0", "pipelines/home.toml"),
+    ],
+)
+def test_money_needs_prices(
+    tmp_path: Path, own: str, of_pipeline: str, blamed: str
+) -> None:
+    """A budget in money that nothing could be booked on is refused; one price will do.
+
+    The error says what to add.
+    """
+    toml = of_pipeline + PIPELINE
+    said = refusal(tmp_path, ASKED % own, home=toml)
+    assert said.startswith(f"{blamed}: upstream.budget.money_per_day: needs ")
+    assert "upstream.price_in" in said
+    load(written(tmp_path, ASKED % f"{own}, price_out = 1.5", home=toml))
+    load(written(tmp_path, home=toml))  # nobody is asked
+
+
 def test_unknown_pipeline(tmp_path: Path) -> None:
     """A pipeline that is not there is named, with the nearest and all there are."""
     path = written(tmp_path, home=PIPELINE, notes=PIPELINE.replace("home/", "notes/"))
