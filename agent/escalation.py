@@ -32,14 +32,15 @@ from agent.outbox import cases as book
 from agent.outbox.cases import Row
 from agent.outbox.store import Database, Full, Store
 from agent.pipeline import Pipeline
-from agent.purse import OverBudget, today
+from agent.purse import MOST_CALLS, OverBudget, today
 from agent.refusals import Refusals
 from agent.transports import Unavailable
 from agent.types import Outcome
-from agent.upstream import Settled, Upstream
+from agent.upstream import TRIES, Settled, Upstream
 
 TURN_S = 1.0  # how often deadlines are looked at
-REST_S = 30.0  # how long a case rests that nobody could be asked about
+REST_S = 30.0  # how long a case rests that nobody could be asked about, at least
+BARRED_S = 30.0  # how often cases over budget are tried
 LARGEST = 8  # what a case may take at most of the outbox: an eighth
 AT_ONCE = 50
 UPSTREAM_GONE = "upstream_gone"
@@ -90,7 +91,8 @@ class Escalation:
         self._counts = counts
         self._busy: set[str] = set()  # keys that somebody has in hand
         self._resting: dict[str, float] = {}  # until when (monotonic), by key
-        self._barred: dict[str, str] = {}  # scopes whose budget is spent: on which day
+        self._barred: dict[str, float] = {}  # pipelines over budget: until (monotonic)
+        self._spent_on: dict[str, str] = {}  # when that was last said: day, by pipeline
         self._arrived = asyncio.Event()
         self._turn = asyncio.Lock()
         self._stats: book.Stats | None = None
@@ -253,18 +255,24 @@ class Escalation:
             await self._finals.end(row, Settled(Outcome.REFUSED))
             return
         try:
-            settled = await self._upstream.settle(case, pipeline.plan)
+            settled = await self._upstream.settle(case, pipeline.plan, row.attempts)
         except OverBudget as over:
             if self._terms.queues:
                 self._bar(over.scope)
             else:
                 await self._finals.end(row, Settled(Outcome.BUDGET))
         except Unavailable:
-            self._resting[row.key] = time.monotonic() + REST_S
+            await self._rest(row.key)
         else:
             change = self._upstream.remember(case, pipeline.plan, settled)
             if await self._finals.end(row, settled) and change:
                 await self._remember(change)
+
+    async def _rest(self, key: str) -> None:
+        """Let a case wait, twice as long after each call that may have been paid."""
+        paid = await self._store.read(lambda db: book.attempts(db, key))
+        doublings = max(0, paid - TRIES) if paid < MOST_CALLS else 0  # then it ends
+        self._resting[key] = time.monotonic() + REST_S * 2**doublings
 
     async def _remember(self, change: Callable[[Database], None]) -> None:
         try:
@@ -273,12 +281,16 @@ class Escalation:
             log.warning("answer_not_remembered", why=str(why))
 
     def _bar(self, scope: str) -> None:
-        """Let the cases of a scope wait for the next day; empty: all of them."""
+        """Let the cases of a scope wait; empty: all of them.
+
+        Not for the next day: what was booked and not paid comes back.
+        """
         day = today()
         for name in [scope] if scope else list(self._pipelines):
-            if self._barred.get(name) != day:
+            if self._spent_on.get(name) != day:
                 log.warning("budget_spent", pipeline=name, day=day)
-            self._barred[name] = day
+            self._spent_on[name] = day
+            self._barred[name] = time.monotonic() + BARRED_S
 
     # -- time
 
@@ -288,9 +300,8 @@ class Escalation:
             await asyncio.sleep(TURN_S)
             while await self._expire():
                 pass
-            day, now = today(), time.monotonic()
-            if any(barred != day for barred in self._barred.values()):
-                self._barred.clear()
+            now = time.monotonic()
+            self._barred = {k: t for k, t in self._barred.items() if t > now}
             self._resting = {k: t for k, t in self._resting.items() if t > now}
             self._arrived.set()
             self._stats, self._filled = await self._store.read(

@@ -189,13 +189,15 @@ def _money(upstream: Mapping[str, Any]) -> Iterator[Metric]:
             if value is not None:
                 family.add_metric([unit], value)
         yield family
-    by = GaugeMetricFamily(
-        "slm_pipeline_spent_today", "Spent today (UTC)", labels=["pipeline", "unit"]
-    )
-    for pipeline, spent in upstream["spent_today_by"].items():
-        for unit, value in spent.items():
-            by.add_metric([pipeline, unit], value)
-    yield by
+    for name, key, said in BUDGET:
+        family = GaugeMetricFamily(
+            f"slm_pipeline_{name}", said, labels=["pipeline", "unit"]
+        )
+        for pipeline, units in upstream[f"{key}_by"].items():
+            for unit, value in units.items():
+                if value is not None:
+                    family.add_metric([pipeline, unit], value)
+        yield family
 
 
 @contextmanager

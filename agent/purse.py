@@ -2,14 +2,15 @@
 
 A call is booked before it is made, with the most that it can take and with its line in
 the egress ledger, in one commit; afterwards the books are set right. A call that may
-have been made stays booked, also after a crash: so a budget is never exceeded.
+have been made stays booked, also after a crash: so a budget is never exceeded. Where
+the other side pays once for the same request, all tries of a day are one call.
 """
 
 import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +19,7 @@ import structlog
 
 from agent.cases import Case, Request, Usage
 from agent.outbox import cases as book
-from agent.outbox import ledger, spending
+from agent.outbox import ledger, repeats, spending
 from agent.outbox.ledger import Egress
 from agent.outbox.spending import Limit, Spend
 from agent.outbox.store import Database, Full, Store
@@ -26,6 +27,7 @@ from agent.prompt import messages
 from agent.transports import Transport
 
 KEPT = timedelta(days=30)  # how long the books of a day are kept
+MOST_CALLS = 10  # for one case, of those that may have been paid
 OVERHEAD_TOKENS = 100  # of roles and the like, beyond the bytes of the prompt
 MILLION = 1_000_000
 
@@ -39,6 +41,25 @@ class OverBudget(Exception):
         """`scope` is a pipeline, or empty."""
         super().__init__(scope or "device")
         self.scope = scope
+
+
+class TooOften(Exception):
+    """As many calls as one case is worth may have been paid for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """A call that is being made for a case; `over` is set when it is.
+
+    `again`: what an earlier try reserved for the same request is taken over. `first`:
+    it is no repair of an answer.
+    """
+
+    number: int
+    case: str  # its key
+    again: bool
+    first: bool
+    over: asyncio.Future[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +79,24 @@ class Purse:
     """Owns the day's books of one device."""
 
     def __init__(
-        self, store: Store, transport: Transport, limit: Limit, prices: Prices
+        self,
+        store: Store,
+        transport: Transport,
+        limit: Limit,
+        prices: Prices,
+        own: Sequence[Limit] = (),
     ) -> None:
-        """`limit` is the device's; a pipeline brings its own."""
+        """`limit` is the device's, `own` those of its pipelines, for the figures."""
         self.calls = self.tokens = self.micros = 0  # since the start
+        self._cases = 0  # that were paid for, since the start
         self._store = store
         self._transport = transport
         self._limit = limit
+        self._own = own
         self._prices = prices
         self._today: Mapping[str, Spend] = {}  # by scope
         self._kept_since = ""
-        self._open: dict[
-            int, asyncio.Future[None]
-        ] = {}  # calls that are being made now
+        self._open: dict[int, Booking] = {}  # calls that are being made now
 
     async def book(
         self,
@@ -79,12 +105,12 @@ class Purse:
         own: Limit,
         body: bytes,
         redactions: Mapping[str, int],
-    ) -> int:
-        """Book a call and its egress, durably; return its number, for `close`.
+    ) -> Booking:
+        """Book a call and its egress, durably; `close` says that it is over.
 
         `own` is what the pipeline may spend. What open calls take at most is mostly
-        more than they will take: we wait for them before giving up. Raises OverBudget,
-        and then nothing is booked.
+        more than they will take: we wait for them before giving up. Raises OverBudget
+        and TooOften, and then nothing is booked.
         """
         wanted = self.at_most(request)
         device = self._limit
@@ -100,48 +126,87 @@ class Purse:
             redactions=redactions,
         )
 
-        def change(db: Database) -> int | str:
-            number = spending.reserve(db, day, [device, own], wanted)
+        once = self._transport.pays_once
+
+        def change(db: Database) -> tuple[int, bool] | str:
+            known = repeats.reserved(db, day, egress.sha256) if once else None
+            number = known or self._reserve(db, day, case, own, wanted)
             if number is None:
                 spent = spending.spent(db, day, device.scope)
                 return device.scope if exceeds(device, spent, wanted) else own.scope
+            if once:
+                repeats.expect(db, number, egress.sha256)
             ledger.record(db, egress)
-            book.tried(db, case.key)
-            return number
+            return number, known is not None
 
         while True:
             before = dict(self._open)
             booked = await self._store.write(change)
-            if isinstance(booked, int):
-                self._open[booked] = asyncio.get_running_loop().create_future()
-                return booked
+            if isinstance(booked, tuple):
+                over = asyncio.get_running_loop().create_future()
+                first = request.repair is None
+                booking = Booking(booked[0], case.key, booked[1], first, over)
+                self._open[booking.number] = booking
+                return booking
             others = before | self._open
             if not others:
                 raise OverBudget(booked)
-            await asyncio.wait(others.values(), return_when=asyncio.FIRST_COMPLETED)
+            ends = [other.over for other in others.values()]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
-    def close(self, number: int) -> None:
+    def _reserve(
+        self, db: Database, day: str, case: Case, own: Limit, wanted: Spend
+    ) -> int | None:
+        """Reserve what a call may take; None: over budget. Raises TooOften."""
+        if book.attempts(db, case.key) >= MOST_CALLS:
+            raise TooOften
+        number = spending.reserve(db, day, [self._limit, own], wanted)
+        if number is not None:
+            book.tried(db, case.key)
+        return number
+
+    def close(self, booking: Booking) -> None:
         """Say that a booked call is over.
 
         If it was neither settled nor released, it may have been paid: it stays booked.
         """
-        self._open.pop(number).set_result(None)
+        del self._open[booking.number]
+        booking.over.set_result(None)
 
-    async def settle(self, number: int, usage: Usage) -> None:
-        """Set the books right: this is what the call took."""
+    async def settle(self, booking: Booking, usage: Usage) -> None:
+        """Set the books right: this is what the call took.
+
+        Where nobody counted, the most that it can have taken stays booked.
+        """
+        self.calls += 1
         tokens = usage.input_tokens + usage.output_tokens
+        if not tokens and usage.cost != 0:
+            await self._correct(lambda db: repeats.answered(db, booking.number))
+            return
         micros = self._micros(usage.input_tokens, usage.output_tokens)
         if usage.cost is not None:
             micros = round(usage.cost * MILLION)
-        actual = Spend(1, tokens, micros)
-        await self._correct(lambda db: spending.settle(db, number, actual))
-        self.calls += 1
+        await self._set_right(booking, Spend(1, tokens, micros))
         self.tokens += tokens
         self.micros += micros
+        self._cases += booking.first and bool(tokens)
 
-    async def release(self, number: int) -> None:
-        """Give back what was booked: the call was surely never made."""
-        await self._correct(lambda db: spending.release(db, number))
+    async def release(self, booking: Booking) -> None:
+        """Give back what was booked: the call was surely never made.
+
+        But not what an earlier try reserved, for that one may have been.
+        """
+        if not booking.again:
+            await self._set_right(booking, Spend())
+
+    async def _set_right(self, booking: Booking, actual: Spend) -> None:
+        def change(db: Database) -> None:
+            spending.settle(db, booking.number, actual)
+            repeats.answered(db, booking.number)
+            if not actual.calls:
+                book.tried(db, booking.case, -1)
+
+        await self._correct(change)
 
     async def _correct(self, change: Callable[[Database], None]) -> None:
         try:
@@ -164,6 +229,7 @@ class Purse:
         if day != self._kept_since:
             before = (datetime.now(UTC) - KEPT).date().isoformat()
             await self._correct(lambda db: spending.prune(db, before))
+            await self._correct(lambda db: repeats.prune(db, day))
             self._kept_since = day
         self._today = await self._store.read(lambda db: spending.by_scope(db, day))
 
@@ -171,11 +237,12 @@ class Purse:
         """Return what was spent and what is left, ready for JSON.
 
         `seen` is the number of messages since the start, for what it would have cost to
-        send them all.
+        send them all, at what the cases took that were paid for.
         """
         limit = self._limit
         spent = self._today.get(limit.scope, Spend())
-        mean = self.micros / self.calls if self.calls else None
+        # A case may take two calls; without prices there is no cost to tell.
+        mean = self.micros / self._cases if self._cases and self.micros else None
         return {
             "calls": self.calls,
             "tokens": self.tokens,
@@ -187,12 +254,17 @@ class Purse:
                 for scope, each in self._today.items()
                 if scope != limit.scope
             },
-            "left_today": _said(
-                _left(limit.calls, spent.calls),
-                _left(limit.tokens, spent.tokens),
-                _left(limit.micros, spent.micros),
-            ),
+            "left_today": self._left(limit),
+            "left_today_by": {own.scope: self._left(own) for own in self._own},
         }
+
+    def _left(self, limit: Limit) -> dict[str, float | None]:
+        spent = self._today.get(limit.scope, Spend())
+        return _said(
+            _left(limit.calls, spent.calls),
+            _left(limit.tokens, spent.tokens),
+            _left(limit.micros, spent.micros),
+        )
 
     def _micros(self, sent: int, received: int) -> int:
         # A price for a million tokens is one in millionths for a token.

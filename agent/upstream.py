@@ -24,13 +24,13 @@ from agent.outbox.cases import wire_id
 from agent.outbox.store import Database, Full, Store
 from agent.pipeline import Plan
 from agent.privacy import Finder, Redacted, guess_without, redact, returned
-from agent.purse import OverBudget, Purse
+from agent.purse import Booking, OverBudget, Purse, TooOften
 from agent.transports import EncodeAgain, Rejected, Transport, Unavailable
 from agent.types import Outcome, Prediction, Tier
 from agent.wire import guess_object
 
 ROUNDS = 2  # an answer and, if it is not valid, one more
-TRIES = 3  # before another case has its turn
+TRIES = 3  # before another case has its turn; one, where three may have been paid
 FAILURES = 5  # in a row, and nobody is asked for a while
 COOL_DOWN_S = 15.0
 FULL_S = 1.0  # how often a full disk is tried
@@ -101,7 +101,7 @@ class Upstream:
         self._breakers = AsyncCircuitBreakerFactory(
             default_threshold=FAILURES,
             default_ttl=COOL_DOWN_S,
-            exclude=[OverBudget, Rejected, Full, EncodeAgain],
+            exclude=[OverBudget, TooOften, Rejected, Full, EncodeAgain],
         )
 
     def summary(self, seen: int) -> dict[str, Any]:
@@ -120,17 +120,21 @@ class Upstream:
             **self.purse.summary(seen),
         }
 
-    async def settle(self, case: Case, plan: Plan) -> Settled:
-        """Ask until there is an answer or the deadline.
+    async def settle(self, case: Case, plan: Plan, paid: int = 0) -> Settled:
+        """Ask until there is an answer or the deadline, or enough was paid for none.
 
-        Raises OverBudget, and Unavailable when another case should have its turn.
+        `paid`: how many calls may have been paid for it before. Raises OverBudget, and
+        Unavailable when another case should have its turn.
         """
         left = case.deadline.timestamp() - time.time()
         try:
             async with asyncio.timeout(max(0.0, left)):
                 known = await self._recalled(case, plan)
-                return known or await self._settle(case, plan)
+                return known or await self._settle(case, plan, max(1, TRIES - paid))
         except TimeoutError:
+            return Settled(Outcome.TIMEOUT)
+        except TooOften:
+            log.warning("asked_too_often", id=case.id, pipeline=case.pipeline)
             return Settled(Outcome.TIMEOUT)
         except Rejected as why:
             log.warning("rejected", id=case.id, pipeline=case.pipeline, why=str(why))
@@ -180,10 +184,10 @@ class Upstream:
         found = replace(known.found, by=Tier.CACHE)
         return Settled(Outcome.ANSWERED, found, known.model)
 
-    async def _settle(self, case: Case, plan: Plan) -> Settled:
+    async def _settle(self, case: Case, plan: Plan, tries: int) -> Settled:
         request, hidden = await self._request(case, plan)
         for _ in range(ROUNDS):
-            reply = await self._reply(request, case, plan, hidden)
+            reply = await self._reply(request, case, plan, hidden, tries)
             if reply.status == "abstain":
                 break
             try:
@@ -244,12 +248,12 @@ class Upstream:
         return await asyncio.get_running_loop().run_in_executor(self._worker, hide)
 
     async def _reply(
-        self, request: Request, case: Case, plan: Plan, hidden: Redacted
+        self, request: Request, case: Case, plan: Plan, hidden: Redacted, tries: int
     ) -> Reply:
-        """Ask until somebody replies; raises Unavailable after a few tries."""
+        """Ask until somebody replies; raises Unavailable after so many tries."""
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type((Unavailable, OpenedState, Full)),
-            stop=_is_enough,
+            stop=lambda state: _is_enough(state, tries),
             wait=_pause,
             before_sleep=self._note_full,
             reraise=True,
@@ -278,13 +282,13 @@ class Upstream:
         breaker = await self._breakers.get_breaker(self.transport.name)
         async with breaker, self._limiter, self._making():
             body = self.transport.encode(request)
-            number = await self.purse.book(
+            booking = await self.purse.book(
                 request, case, plan.limit, body, hidden.counts
             )
             try:
-                return await self._call(request, body, number)
+                return await self._call(request, body, booking)
             finally:
-                self.purse.close(number)
+                self.purse.close(booking)
 
     @asynccontextmanager
     async def _making(self) -> AsyncIterator[None]:
@@ -298,31 +302,37 @@ class Upstream:
             self._calls -= 1
             self._made.set()
 
-    async def _call(self, request: Request, body: bytes, number: int) -> Reply:
+    async def _call(self, request: Request, body: bytes, booking: Booking) -> Reply:
         """Make a booked call, and set the books right."""
         try:
-            reply = await self.transport.ask(request, body, self._terms.timeout_s)
+            reply = await self._heard(request, body, booking)
         except EncodeAgain:
-            await self.purse.release(number)
+            await self.purse.release(booking)
             raise
         except Unavailable as why:
             self._note(why)
             if not why.maybe_paid:
-                await self.purse.release(number)
+                await self.purse.release(booking)
             raise
         except Rejected:
             self.down = ""
-            await self.purse.release(number)
+            await self.purse.release(booking)
             raise
-        await self.purse.settle(number, reply.usage)
-        free = not (reply.usage.input_tokens or reply.usage.output_tokens)
-        if reply.status == "error" and reply.answer is None and free:
-            # The broker side could not ask anybody: it may, later.
-            later = Unavailable(reply.error or "upstream error", maybe_paid=False)
-            self._note(later)
-            raise later
+        await self.purse.settle(booking, reply.usage)
         self.down = ""
         return reply
+
+    async def _heard(self, request: Request, body: bytes, booking: Booking) -> Reply:
+        """Ask once; who could ask nobody, but may later, is Unavailable, too."""
+        reply = await self.transport.ask(request, body, self._terms.timeout_s)
+        usage = reply.usage
+        counted = usage.input_tokens or usage.output_tokens
+        if reply.status != "error" or reply.answer is not None or counted:
+            return reply
+        free = usage.cost == 0
+        if not free:
+            await self.purse.settle(booking, usage)
+        raise Unavailable(reply.error or "upstream error", maybe_paid=not free)
 
 
 def _said(reply: Reply) -> Any:
@@ -342,10 +352,10 @@ def _error(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-def _is_enough(state: RetryCallState) -> bool:
+def _is_enough(state: RetryCallState, tries: int) -> bool:
     error = _error(state)
     fails = isinstance(error, Unavailable) and not isinstance(error, EncodeAgain)
-    return fails and state.attempt_number >= TRIES
+    return fails and state.attempt_number >= tries
 
 
 def _pause(state: RetryCallState) -> float:

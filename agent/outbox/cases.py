@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS cases (
     pipeline TEXT NOT NULL,
     priority INTEGER NOT NULL,
     deadline REAL NOT NULL,
-    attempts INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,  -- calls that may have been paid
     added REAL NOT NULL,
     finish INTEGER,  -- its place among the finished; NULL: it waits
     topic TEXT,
@@ -219,9 +219,15 @@ def wire_id(db: sqlite3.Connection, key: str) -> str:
     return hmac.new(secret, key.encode(), "sha256").hexdigest()[:32]
 
 
-def tried(db: sqlite3.Connection, key: str) -> None:
-    """Count an attempt to get an answer."""
-    db.execute("UPDATE cases SET attempts = attempts + 1 WHERE key = ?", (key,))
+def attempts(db: sqlite3.Connection, key: str) -> int:
+    """Return how many calls may have been paid for a case, so far."""
+    row = db.execute("SELECT attempts FROM cases WHERE key = ?", (key,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def tried(db: sqlite3.Connection, key: str, number: int = 1) -> None:
+    """Count a call that may be paid; -1: it surely was not."""
+    db.execute("UPDATE cases SET attempts = attempts + ? WHERE key = ?", (number, key))
 
 
 def finish(db: sqlite3.Connection, key: str, topic: str, payload: bytes) -> bool:

@@ -73,6 +73,8 @@ class Transport(Protocol):
     """Whom it asks, without secrets."""
     late: int
     """Replies that nobody waited for (any more): counted and dropped."""
+    pays_once: bool
+    """Whether the same request may come again without being paid for again."""
 
     def encode(self, request: Request) -> bytes:
         """Return exactly the bytes of the payload or body that will leave.
@@ -85,7 +87,9 @@ class Transport(Protocol):
         """Ask once, with the `body` that `encode` returned for the request.
 
         A reply of status `error` has its reason in `error`; where the answer was no
-        JSON, it stands as it came in `answer`, so that a repair can show it.
+        JSON, it stands as it came in `answer`, so that a repair can show it. What could
+        not be read at all, or only its beginning, is such a reply to an empty `answer`;
+        one without `answer` comes from who could ask nobody.
 
         Raises Unavailable or Rejected, and nothing else.
         """
@@ -107,6 +111,14 @@ def priced(usage: Usage, settings: Settings) -> Usage:
     if usage.cost or not by_list:
         return usage
     return usage.model_copy(update={"cost": by_list / PER})
+
+
+def unreadable(case: str, why: str) -> Reply:
+    """Return what stands for a reply that is none, and may have been paid.
+
+    `case` is the id of its request.
+    """
+    return Reply(id=case, status="error", answer="", error=why[:2000])
 
 
 def first_line(path: Path, key: str) -> str:

@@ -30,6 +30,7 @@ from agent.transports.contract import (
     Unavailable,
     first_line,
     priced,
+    unreadable,
 )
 
 OK = 200
@@ -109,6 +110,7 @@ class HttpTransport:
     """Owns the connections to one endpoint."""
 
     name = "http"
+    pays_once = False
 
     def __init__(self, settings: Settings, client: httpx.AsyncClient) -> None:
         """`client` knows the key and the certificates."""
@@ -200,12 +202,11 @@ class HttpTransport:
 
     def _reply(self, request: Request, response: Response) -> Reply:
         if len(response.body) > LONGEST_ANSWER:
-            raise Unavailable(f"more than {LONGEST_ANSWER} bytes", maybe_paid=True)
+            return unreadable(request.id, f"more than {LONGEST_ANSWER} bytes")
         try:
             completion = Completion.model_validate_json(response.body)
         except ValidationError:
-            # Whoever stands in the way, a captive portal say, answers 200, too.
-            raise Unavailable("no chat completion", maybe_paid=True) from None
+            return unreadable(request.id, "no chat completion")
         choice = completion.choices[0]
         usage = used(completion.usage, response.headers)
         blank = Reply(
@@ -303,6 +304,8 @@ def used(usage: Any, headers: Mapping[str, str]) -> Usage:
             cost = Tokens.model_validate(said).cost
         except ValidationError:
             cost = None
+    if not (tokens.prompt_tokens or tokens.completion_tokens or cost):
+        return Usage()  # nobody counted: what is told to be free may only be unknown
     return Usage(
         input_tokens=tokens.prompt_tokens,
         output_tokens=tokens.completion_tokens,

@@ -36,6 +36,7 @@ from agent.transports.contract import (
     Unavailable,
     first_line,
     priced,
+    unreadable,
 )
 from agent.types import Message
 from agent.wire import Topics
@@ -58,6 +59,7 @@ class MqttTransport:
     """Owns a connection of its own, also where the broker is the device's."""
 
     name = "mqtt"
+    pays_once = True  # `slm-agent broker` keeps its answers
 
     def __init__(self, settings: Settings, device: str, endpoint: Endpoint) -> None:
         """Take what it needs; `run` connects."""
@@ -180,7 +182,7 @@ class MqttTransport:
         try:
             reply = decode_reply(payload)
         except BadReply as error:
-            return Reply(id=attempt.id, status="error", error=str(error)[:2000])
+            return unreadable(attempt.id, str(error))
         usage = priced(reply.usage, self._settings)
         return reply.model_copy(update={"usage": usage})
 

@@ -17,7 +17,7 @@ import pytest
 from stage import free_port
 from upstreams import Asked, Says, ScriptedLLM, completion
 
-from agent.cases import Reply, Request
+from agent.cases import Reply, Request, Usage
 from agent.transports import EncodeAgain, Rejected, Settings, Unavailable
 from agent.transports.http import HttpTransport, open_http
 
@@ -337,11 +337,16 @@ async def harmed(*chunks: bytes, timeout_s: float = LONG_S, pause: bool = False)
     """Return why there was no answer from an endpoint that says just this."""
     async with raw_endpoint(*chunks, pause=pause) as url:
         transport = open_http(Settings("http", url=url, model="m"))
-        with pytest.raises(Unavailable) as unavailable:
-            await ask(transport, timeout_s)
-        assert unavailable.value.maybe_paid
+        try:
+            reply = await ask(transport, timeout_s)
+        except Unavailable as why:
+            paid, said = why.maybe_paid, str(why)
+        else:
+            assert (reply.status, reply.answer) == ("error", "")
+            paid, said = reply.usage == Usage(), str(reply.error)  # nobody knows
         await transport._client.aclose()
-    return str(unavailable.value)
+    assert paid
+    return said
 
 
 OK = b"HTTP/1.1 200 OK\r\n"

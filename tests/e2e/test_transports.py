@@ -298,7 +298,7 @@ async def test_nonsense(side: Side, raw: bytes) -> None:
     reply = await outcome(side.ask(request(), timeout_s=1))
     if isinstance(reply, Reply):
         assert reply.status == "error"
-        assert reply.answer is None
+        assert reply.answer in {None, ""}
     else:
         assert isinstance(reply, Unavailable)
         assert reply.maybe_paid

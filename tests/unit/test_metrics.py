@@ -92,6 +92,7 @@ def test_every_figure_is_there() -> None:
                 "spent_today": {"calls": 3, "tokens": 4, "money": 0.5},
                 "spent_today_by": {"home": {"calls": 2}},
                 "left_today": {"calls": 5, "money": None},
+                "left_today_by": {"home": {"calls": 3, "money": None}},
             },
         }
     )
@@ -105,6 +106,8 @@ def test_every_figure_is_there() -> None:
     assert found["slm_refused_total", ()] == 2
     assert found["slm_budget_left", (("unit", "calls"),)] == 5
     assert found["slm_spent_today", (("unit", "money"),)] == 0.5
+    left = "slm_pipeline_budget_left", (("pipeline", "home"), ("unit", "calls"))
+    assert found[left] == 3
     spent = "slm_pipeline_spent_today", (("pipeline", "home"), ("unit", "calls"))
     assert found[spent] == 2
     assert found["slm_outbox_waiting", ()] == 2

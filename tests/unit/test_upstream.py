@@ -42,6 +42,7 @@ class Wire:
     name: str = "wire"
     to: str = "nowhere"
     late: int = 0
+    pays_once: bool = False
     spoke: asyncio.Event = field(default_factory=asyncio.Event)
 
     def encode(self, request: Request) -> bytes:
@@ -223,7 +224,8 @@ async def _once_down(bench: Bench, later: Case) -> None:
 
 async def test_nobody_could_be_asked(new: Callable[..., Bench]) -> None:
     """A broker side that could ask nobody is asked again, and down meanwhile."""
-    nobody = Reply(id="", status="error", error="no model could be asked")
+    free = Usage(cost=0.0)
+    nobody = Reply(id="", status="error", error="no model could be asked", usage=free)
     bench = new(nobody, reply())
     settled = await bench.upstream.settle(case(), plan())
     assert settled.outcome is Outcome.ANSWERED
