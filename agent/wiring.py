@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -20,10 +21,12 @@ from agent.fleet.values import Values
 from agent.link import Link
 from agent.mqtt import Endpoint, Will, tls_context
 from agent.outbox import SCHEMA
+from agent.outbox.rescue import rescue
+from agent.outbox.spending import Limit
 from agent.outbox.store import Failed, Full, Store
 from agent.pipeline import Pipeline, limit, open_pipelines
 from agent.privacy import Finder
-from agent.purse import Prices, Purse
+from agent.purse import Prices, Purse, today
 from agent.refusals import Refusals
 from agent.transports import Settings, Transport, open_transport
 from agent.wire import Topics
@@ -142,11 +145,15 @@ def open_escalation(
     path = outbox_path(config)
     if transport is None and not path.exists():
         return None
-    store = _open_store(path, config.agent.outbox.max_bytes)
+    said = config.agent.upstream
+    own = [each.plan.limit for each in parts.pipelines if each.plan]
+    limits = [limit("", said.budget), *own] if said else []
+    store = _open_store(path, config.agent.outbox.max_bytes, limits)
     if store.set_aside:
         alerts.rise(DAMAGED, f"the outbox was damaged, it is now {store.set_aside}")
+    if store.removed:
+        log.warning("damaged_outboxes_removed", number=store.removed)
     asker = None
-    said = config.agent.upstream
     if transport and said:
         asker = upstream.Upstream(
             config.agent.device.id,
@@ -157,7 +164,13 @@ def open_escalation(
                 cache_age_s=said.cache.age_s,
             ),
             transport,
-            Purse(store, transport, limit("", said.budget), _prices(said)),
+            Purse(
+                store,
+                transport,
+                limits[0],
+                _prices(said),
+                own,
+            ),
             store,
             parts.finder,
             ThreadPoolExecutor(1, thread_name_prefix="privacy"),
@@ -185,10 +198,10 @@ def _prices(said: UpstreamSection) -> Prices:
     )
 
 
-def _open_store(path: Path, max_bytes: int) -> Store:
+def _open_store(path: Path, max_bytes: int, limits: Sequence[Limit]) -> Store:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Store(path, SCHEMA, max_bytes)
+        return Store(path, SCHEMA, max_bytes, partial(rescue, today(), limits))
     except OSError as error:
         raise ConfigError(f"state.dir: {path}: {error}") from error
     except (Full, Failed) as error:

@@ -39,8 +39,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("families", "families.bio", "families.patterns", "families.linear"),
         *("families.sessions", "families.encoder", "manifest", "bundle", "privacy"),
-        *("outbox.store", "outbox.cases", "outbox.answers", "outbox.ledger"),
-        *("outbox.spending", "outbox", "outbox.reading"),
+        *("outbox.aside", "outbox.spare", "outbox.store", "outbox.cases"),
+        *("outbox.answers", "outbox.ledger", "outbox.spending", "outbox.repeats"),
+        *("outbox", "outbox.reading", "outbox.rescue"),
         *("ids", "mqtt", "link", "subscriptions", "systemd", "log", "files", "vitals"),
         "interpreter",
         *("fleet.signing", "fleet.storage"),
@@ -143,7 +144,7 @@ COMMANDS = len(LAYERS) - 1
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
 # One subject each: splitting them would only satisfy the number.
-LONG_MODULES = {"__main__": 560, "mqtt": 590, "config": 680}
+LONG_MODULES = {"__main__": 560, "mqtt": 590, "config": 700}
 
 
 def name_of(path: Path) -> str:

@@ -60,7 +60,7 @@ def reserve(
         if not _allows(limit, spent(db, day, limit.scope), wanted):
             return None
     scopes = sorted({limit.scope for limit in limits})
-    _count(db, day, scopes, wanted)
+    count(db, day, scopes, wanted)
     number: int = db.execute(
         "INSERT INTO reservations (day, scopes, calls, tokens, micros)"
         " VALUES (?, ?, ?, ?, ?) RETURNING number",
@@ -83,12 +83,23 @@ def settle(db: sqlite3.Connection, reservation: int, actual: Spend) -> None:
         more = Spend(
             actual.calls - calls, actual.tokens - tokens, actual.micros - micros
         )
-        _count(db, day, json.loads(scopes), more)
+        count(db, day, json.loads(scopes), more)
 
 
 def release(db: sqlite3.Connection, reservation: int) -> None:
     """Count nothing: the call was surely never made."""
     settle(db, reservation, Spend())
+
+
+def count(db: sqlite3.Connection, day: str, scopes: Iterable[str], more: Spend) -> None:
+    """Add to what was spent."""
+    for scope in scopes:
+        db.execute(
+            "INSERT INTO spending VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (day, scope) DO UPDATE SET calls = calls + excluded.calls,"
+            " tokens = tokens + excluded.tokens, micros = micros + excluded.micros",
+            (day, scope, more.calls, more.tokens, more.micros),
+        )
 
 
 def spent(db: sqlite3.Connection, day: str, scope: str) -> Spend:
@@ -121,15 +132,3 @@ def _allows(limit: Limit, spent: Spend, wanted: Spend) -> bool:
         (limit.micros, spent.micros + wanted.micros),
     )
     return all(most is None or total <= most for most, total in pairs)
-
-
-def _count(
-    db: sqlite3.Connection, day: str, scopes: Iterable[str], more: Spend
-) -> None:
-    for scope in scopes:
-        db.execute(
-            "INSERT INTO spending VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (day, scope) DO UPDATE SET calls = calls + excluded.calls,"
-            " tokens = tokens + excluded.tokens, micros = micros + excluded.micros",
-            (day, scope, more.calls, more.tokens, more.micros),
-        )

@@ -11,7 +11,6 @@ room on the disk, to be given up when others have filled it.
 """
 
 import asyncio
-import errno
 import os
 import sqlite3
 import threading
@@ -21,12 +20,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.errors import ConfigError
+from agent.outbox.aside import put_aside, remove_older
+from agent.outbox.spare import NO_ROOM, Spare
 
 T = TypeVar("T")
 Database = sqlite3.Connection  # what a change works on; it neither begins nor commits
@@ -49,7 +49,6 @@ PRAGMAS = {
 }
 
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY}
 
@@ -92,26 +91,37 @@ class Store:
 
     set_aside: Path | None
     """Where a damaged file went at opening, else None."""
+    removed: int
+    """How many damaged files of before were removed at opening."""
 
-    def __init__(self, path: Path, schema: str, max_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: str,
+        max_bytes: int,
+        rescue: Callable[[Path, Database], None] = lambda _damaged, _fresh: None,
+    ) -> None:
         """Open or create the file; blocks for the check of all its pages.
 
         `schema` is SQL that may run again (IF NOT EXISTS) and sets `PRAGMA
         user_version`. `max_bytes` bounds file, log and spare together, but for a log
         that one large transaction makes longer for a while. A damaged file is renamed
-        and a fresh one begun. Raises ConfigError for a file that may not be used, such
+        and a fresh one begun, to which `rescue` may bring what that one still tells.
+        Raises ConfigError for a file that may not be used, such
         as one of a later version, Full, and sqlite3.Error where trying again may help.
         """
         log_bytes = min(LOG_BYTES, max_bytes // 4)
         self._path = path
         self._log = Path(f"{path}-wal")
-        self._spare = _Spare(Path(f"{path}-spare"), log_bytes)
+        self._spare = Spare(Path(f"{path}-spare"), log_bytes)
         self.set_aside = None
+        self.removed = 0
         try:
             self._db = self._opened(schema)
         except _Damaged as damaged:
             self.set_aside = damaged.aside
-            self._db = self._opened(schema)
+            self._db = self._opened(schema, partial(rescue, damaged.aside))
+            self.removed = remove_older(path)
         _pragma(self._db, f"journal_size_limit={log_bytes}")
         self._pages = (max_bytes - 2 * log_bytes) // _pragma(self._db, "page_size")
         self._bound()
@@ -159,13 +169,15 @@ class Store:
             self._wake.notify()
         self._thread.join()
 
-    def _opened(self, schema: str) -> sqlite3.Connection:
+    def _opened(
+        self, schema: str, first: Callable[[Database], None] = lambda _: None
+    ) -> sqlite3.Connection:
         try:
-            return _open(self._path, schema)
+            return _open(self._path, schema, first)
         except Full:
             if not self._spare.give_up():
                 raise
-            return _open(self._path, schema)
+            return _open(self._path, schema, first)
 
     def _put(
         self, work: Callable[[sqlite3.Connection], T], *, writes: bool
@@ -275,46 +287,6 @@ class Store:
                 _pragma(self._db, "incremental_vacuum(1)")
 
 
-class _Spare:
-    """Owns a file that holds room on the disk for the time when there is none."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._path = path
-        self._size = size
-        self._held = path.exists() and path.stat().st_size >= size
-
-    def keep(self) -> bool:
-        """Hold the room, as soon as there is plenty; return whether it is held."""
-        if not self._held and self._free() > 2 * self._size:
-            self._held = self._allocate()
-        return self._held
-
-    def give_up(self) -> bool:
-        """Free the room if the disk is full; return whether there is more now."""
-        if not self._held or self._free() > self._size:
-            return False
-        self._path.unlink(missing_ok=True)
-        self._held = False
-        return True
-
-    def _free(self) -> int:
-        disk = os.statvfs(self._path.parent)
-        return disk.f_bavail * disk.f_frsize
-
-    def _allocate(self) -> bool:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, self._size)
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            self._path.unlink()
-            return False
-        finally:
-            os.close(descriptor)
-        return True
-
-
 def room(db: sqlite3.Connection) -> Room:
     """Return how far the file may grow.
 
@@ -336,8 +308,13 @@ def _is_full(error: BaseException) -> bool:
     return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
 
 
-def _open(path: Path, schema: str) -> sqlite3.Connection:
-    """Open the file, check every page, and bring it to the schema."""
+def _open(
+    path: Path, schema: str, first: Callable[[Database], None]
+) -> sqlite3.Connection:
+    """Open the file, check every page, and bring it to the schema.
+
+    `first` is the first change in a file that is new.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # the log gets its mode
@@ -346,8 +323,8 @@ def _open(path: Path, schema: str) -> sqlite3.Connection:
             undo.callback(db.close)
             if _is_damaged(db):
                 # Before it is closed: closing would remove the log.
-                raise _Damaged(_put_aside(path))
-            _bring_to(db, schema, path)
+                raise _Damaged(put_aside(path))
+            _bring_to(db, schema, path, first)
             undo.pop_all()
             return db
     except OSError as error:
@@ -375,7 +352,9 @@ def _is_damaged(db: sqlite3.Connection) -> bool:
         raise
 
 
-def _bring_to(db: sqlite3.Connection, schema: str, path: Path) -> None:
+def _bring_to(
+    db: sqlite3.Connection, schema: str, path: Path, first: Callable[[Database], None]
+) -> None:
     sample = sqlite3.connect(":memory:")
     sample.executescript(schema)
     ours = _pragma(sample, "user_version")
@@ -386,14 +365,7 @@ def _bring_to(db: sqlite3.Connection, schema: str, path: Path) -> None:
             f"{path}: written by a later version of slm-agent ({found}, here {ours})"
         )
     if found < ours or not found:
-        db.executescript(f"BEGIN IMMEDIATE;\n{schema};\nCOMMIT;")
-
-
-def _put_aside(path: Path) -> Path:
-    """Rename the file and its log, so that what is in them is not lost."""
-    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-    aside = path.with_name(f"{path.name}.damaged-{stamp}")
-    for ending in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            Path(f"{path}{ending}").rename(f"{aside}{ending}")
-    return aside
+        db.executescript(f"BEGIN IMMEDIATE;\n{schema};")
+        if not found:
+            first(db)
+        db.execute("COMMIT")

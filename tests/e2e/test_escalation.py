@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ from casework import (
 )
 from proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_pass, kind
 from stage import DEVICE, Agent, Client, Mosquitto, free_port
-from upstreams import Asked, Says, ScriptedBroker, ScriptedLLM
+from upstreams import Asked, Says, ScriptedBroker, ScriptedLLM, completion
+
+from agent.purse import MOST_CALLS
 
 NewAgent = Callable[..., Agent]
 ONE = {"ask": asking()}
@@ -170,6 +173,7 @@ BAD: dict[str, Says | None] = {  # answers, by the text that is asked about
     "json": Says("error"),
     "list": Says(answer=[GOOD]),
     "huge": Says(raw=b" " * 10_000_000),
+    "portal": Says(raw=b"<html>Please log in</html>"),
     "cut": Says(answer=GOOD, cut=True),
     "500": Says(answer=GOOD, http=500),
     "404": Says(answer=GOOD, http=404),
@@ -186,10 +190,10 @@ def test_unusable_answers(
     Where nobody answers it ends `timeout`, where nobody ever will `refused`; always
     with the best local guess.
     """
-    twice = {"label", "entity", "type", "json", "list"}
+    twice = {"label", "entity", "type", "json", "list", "huge", "portal"}
     ways = {
         **dict.fromkeys(("null", "refusal", *twice), "abstained"),
-        **dict.fromkeys(("huge", "cut", "500", "404", "never"), "timeout"),
+        **dict.fromkeys(("cut", "500", "404", "never"), "timeout"),
         "413": "refused",
     }
     terms = "rate = 1000.0\nconcurrency = 16\ntimeout_s = 1.0\ndeadline_s = 3.0"
@@ -226,6 +230,7 @@ def test_unusable_answers(
     assert "make_coffee_for_all" in repairs["label"][0]
     assert "is not one of the labels" in repairs["label"][1]
     assert "does not stand in the text" in repairs["entity"][1]
+    assert "more than 1000000 bytes" in repairs["huge"][1]
 
 
 def test_repaired(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
@@ -482,13 +487,16 @@ def test_budget(
         agent.start()
         ask(client, range(100, 110), "small")
         wait_finals(client, 10)
-        kills = 2
+        asked = len(llm.asked)
         ask(client, range(5))
-        for _ in range(kills):
-            llm.wait_asked(len(llm.asked) + 1)
-            agent.kill()
-            agent.start()
-            ask(client, range(20))
+        llm.wait_asked(asked + 1)
+        agent.kill()
+        agent.start()
+        ended = agent.count_log("case_ended")
+        ask(client, range(20))
+        agent.wait_log("case_ended", ended + 1)
+        agent.kill()
+        agent.start()
         wait_finals(client, 30)
         assert agent.terminate() == 0
     small = [a for a in llm.asked if place_of(a.text) and "please 10" in a.text]
@@ -541,6 +549,99 @@ def test_budget_of_calls_that_fail(
         assert agent.terminate() == 0
         assert len(llm.asked) == 5
     assert {said["upstream"] for said in finals(client).values()} == {"budget"}
+
+
+def test_budget_of_calls_nobody_counts(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """An endpoint that never says what a call took does not get around a budget."""
+
+    def silent(asked: Asked) -> Says:
+        document = json.loads(completion(well(asked)))
+        del document["usage"]
+        return Says(raw=json.dumps(document).encode())
+
+    terms = f"{HASTE}\nmax_output_tokens = 100\nbudget = {{ tokens_per_day = 60000 }}"
+    with ScriptedLLM(silent) as llm:
+        agent = new_agent(broker.port, upstream=http(llm, terms), pipelines=ONE)
+        agent.start()
+        ask(client, range(20))
+        wait_finals(client, 20)
+        assert agent.terminate() == 0
+    bytes_sent = [len(asked.body) for asked in llm.asked]
+    assert 0 < sum(bytes_sent) <= 60_000  # a token is at least a byte
+    outcomes = Counter(said["upstream"] for said in finals(client).values())
+    assert outcomes == {"answered": len(bytes_sent), "budget": 20 - len(bytes_sent)}
+
+
+def test_budget_over_an_outage_of_the_broker_side(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """However often a case is sent to a broker side that is away, it is booked once.
+
+    When it is back there is as much left as if it had never been away.
+    """
+    terms = "rate = 1000.0\nconcurrency = 4\ntimeout_s = 0.3"
+    budget = "budget = { calls_per_day = 4 }"
+    with closing(ScriptedBroker(broker.port, lambda _: None)) as upstream:
+        agent = new_agent(
+            broker.port,
+            upstream=f'transport = "mqtt"\n{terms}\n{budget}',
+            pipelines=ONE,
+            hurry={"upstream.FAILURES": 1000, "escalation.REST_S": 0.1},
+        )
+        agent.start()
+        ask(client, range(4))
+        upstream.wait_asked(20)
+        agent.kill()
+        agent.start()
+        upstream.wait_asked(40)
+        assert not client.results
+        upstream.script = well
+        wait_finals(client, 4)
+        ask(client, [5])
+        wait_finals(client, 5)
+        assert agent.terminate() == 0
+    outcomes = Counter(said["upstream"] for said in finals(client).values())
+    assert outcomes == {"answered": 4, "budget": 1}
+
+
+def test_enough_is_enough(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """A case that nobody answers rests ever longer, and ends after so many calls.
+
+    Calls that surely cost nothing do not count.
+    """
+    rest_s = 0.02
+    port = free_port()
+    agent = new_agent(
+        broker.port,
+        upstream=gone(port),
+        pipelines=ONE,
+        hurry={
+            "upstream.FAILURES": 1000,
+            "escalation.REST_S": rest_s,
+            "escalation.TURN_S": 0.02,
+        },
+    )
+    agent.start()
+    ask(client, [1])
+    client.wait_acked(1)
+    agent.wait_log("upstream_unavailable")
+    fails = Says(http=500)
+    told = iter([fails, fails, None])
+    with ScriptedLLM(lambda _: next(told, fails), port) as llm:
+        llm.wait_asked(3)
+        agent.kill()
+        agent.start()
+        assert final(client, "ask/1")["upstream"] == "timeout"
+        agent.wait_log("asked_too_often")
+        assert agent.terminate() == 0
+        assert len(llm.asked) == MOST_CALLS
+    at = [entry.egress.at for entry in entries(agent)][-4:]
+    gaps = [after - before for before, after in pairwise(at)]
+    assert all(gap >= rest_s * 2**n for n, gap in enumerate(gaps, MOST_CALLS - 6))
 
 
 def test_budget_queue(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
@@ -969,6 +1070,32 @@ def test_damaged_outbox(broker: Mosquitto, new_agent: NewAgent, client: Client) 
     [aside] = path.parent.glob("outbox.db.damaged-*")
     assert aside.name in detail
     assert aside.read_bytes().startswith(b"this is no database")
+
+
+def test_damaged_outbox_and_budget(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """Where nobody can tell any more what was spent today, all of it counts as spent.
+
+    A pipeline without a limit is none the worse.
+    """
+    limited = asking("small/+", "budget = { calls_per_day = 9 }")
+    with ScriptedLLM(well) as llm:
+        agent = new_agent(
+            broker.port, upstream=http(llm), pipelines={**ONE, "small": limited}
+        )
+        agent.start()
+        ask(client, [1], "small")
+        assert final(client, "small/1")["upstream"] == "answered"
+        assert agent.terminate() == 0
+        (agent.state / "outbox.db").write_bytes(b"this is no database\n" * 500)
+        agent.start()
+        agent.wait_log("spending_unreadable")
+        ask(client, [2], "small")
+        ask(client, [3])
+        assert final(client, "small/2")["upstream"] == "budget"
+        assert final(client, "ask/3")["upstream"] == "answered"
+        assert agent.terminate() == 0
 
 
 def test_more_at_once_than_the_outbox_holds(

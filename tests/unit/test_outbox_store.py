@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -320,7 +321,7 @@ async def test_a_full_disk(
     await store.write(note("before", 50_000))
     store.close()
     Path(f"{path}-spare").unlink()
-    monkeypatch.setattr(module._Spare, "_free", lambda _: 1000)
+    monkeypatch.setattr(module.Spare, "_free", lambda _: 1000)
     store = Store(path, SCHEMA, MAX_BYTES)
     size = (await store.read(room)).most
     with pytest.raises(Full):
@@ -437,12 +438,55 @@ async def test_the_log_goes_with_its_file(path: Path) -> None:
 
 
 async def test_damaged_again(path: Path) -> None:
-    """What was put aside before stays."""
-    for _ in range(3):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"x" * 5000)
-        Store(path, SCHEMA, MAX_BYTES).close()
-    assert len(list(path.parent.glob("*.damaged-*"))) == 3
+    """Of what was put aside the newest three stay, and it is told how many went."""
+    path.parent.mkdir(exist_ok=True)
+    removed = []
+    for number in range(5):
+        path.write_bytes(b"%d" % number * 5000)
+        Path(f"{path}-wal").write_bytes(b"a log")
+        store = Store(path, SCHEMA, MAX_BYTES)
+        removed.append(store.removed)
+        store.close()
+    assert removed == [0, 0, 0, 1, 1]
+    kept = sorted(path.parent.glob("*.damaged-*Z"))
+    assert [aside.read_bytes()[:1] for aside in kept] == [b"2", b"3", b"4"]
+    assert len(list(path.parent.glob("*.damaged-*Z-wal"))) == 3
+
+
+async def test_rescue(path: Path) -> None:
+    """What is brought over is there as soon as the fresh file is; and only then."""
+    path.parent.mkdir(exist_ok=True)
+    seen: list[Path] = []
+
+    def rescue(damaged: Path, fresh: Database) -> None:
+        seen.append(damaged)
+        note("saved")(fresh)
+
+    Store(path, SCHEMA, MAX_BYTES, rescue).close()
+    assert not seen
+    path.write_bytes(b"x" * 5000)
+    store = Store(path, SCHEMA, MAX_BYTES, rescue)
+    assert seen == [store.set_aside]
+    assert await store.read(words) == ["saved"]
+    store.close()
+    store = Store(path, SCHEMA, MAX_BYTES, rescue)
+    assert len(seen) == 1
+    store.close()
+
+
+async def test_rescue_and_birth_are_one(path: Path) -> None:
+    """A fresh file is not there without what was to be brought over."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x" * 5000)
+
+    def stumble(_damaged: Path, fresh: Database) -> None:
+        note("half")(fresh)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        Store(path, SCHEMA, MAX_BYTES, stumble)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT * FROM sqlite_master").fetchall() == []
 
 
 async def test_a_later_version(path: Path) -> None:
