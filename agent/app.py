@@ -38,9 +38,8 @@ from agent.wire import Topics
 from agent.wiring import Parts, open_escalation, prepare
 
 # How long a stop waits for calls upstream, which may be paid, and then for what is in
-# hand. With the goodbye it is less than TimeoutStopSec in systemd/slm-agent.service.
-CALLS_S = 30.0
-FINISH_S = 10.0
+# hand; with the goodbye less than TimeoutStopSec in systemd/slm-agent.service.
+CALLS_S, FINISH_S = 30.0, 10.0
 HASTE_S = 1.0  # ... and where the broker refuses what is: that will not end
 REFUSED = "reload_refused"  # until a reload succeeds
 FAREWELL_S = 0.2
@@ -60,6 +59,8 @@ class Next:
 
 class Daemon:
     """Owns the parts of a running agent, until it stops or another takes over."""
+
+    _deaf = False  # to messages: we are about to leave
 
     def __init__(self, this: Next, ids: IdTable | None, lasting: Lasting) -> None:
         """Open the outbox; raises ConfigError. Nothing is connected yet."""
@@ -118,7 +119,6 @@ class Daemon:
         )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping, self._idle = asyncio.Event(), asyncio.Event()
-        self._deaf = False  # to messages: we are about to leave
         self._next: Next | None = None
         self._idle.set()
         self.introduced = False  # whether the broker heard of us
@@ -303,10 +303,7 @@ class Daemon:
         await self._link.close()
 
     async def _end_calls(self) -> None:
-        """Let calls upstream come to their ends, whatever messages wait for.
-
-        Cut off, they would be made again. Messages are answered meanwhile.
-        """
+        """Let calls upstream come to their ends: cut off, they would be made again."""
         if self._escalation is None:
             return
         try:

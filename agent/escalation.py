@@ -17,7 +17,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ import structlog
 
 from agent.alerts import Alerts
 from agent.cases import Case, encode_case
+from agent.clock import Clock
 from agent.counts import Counts
 from agent.finals import Finals, Room, readable
 from agent.link import Link
@@ -76,6 +78,7 @@ class Escalation:
         alerts: Alerts,
         counts: Counts,
         refusals: Refusals,
+        clock: Clock,
     ) -> None:
         """Take what cases need; `run` works on them."""
         self._terms = terms
@@ -85,8 +88,9 @@ class Escalation:
         self._upstream = upstream
         topics = {p.name: p.result_topic for p in pipelines}
         self._finals = Finals(
-            terms.device, topics, store, link, counts, self._room, refusals
+            terms.device, topics, store, link, counts, self._room, refusals, clock
         )
+        self._clock = clock
         self._alerts = alerts
         self._counts = counts
         self._busy: set[str] = set()  # keys that somebody has in hand
@@ -134,7 +138,7 @@ class Escalation:
         outbox = {
             "waiting": stats.waiting if stats else 0,
             "unpublished": stats.finished if stats else 0,
-            "oldest_s": None if oldest is None else round(time.time() - oldest),
+            "oldest_s": None if oldest is None else round(self._clock.now() - oldest),
             "bytes": self._store.bytes,
             "bytes_max": self._terms.max_bytes,
             "filled": round(self._filled, 4),
@@ -182,10 +186,12 @@ class Escalation:
         policy is not to drop: the messages stay unacknowledged, and the broker holds
         what follows.
         """
-        rows = [_row(case) for case in cases]
-        while rows:
+        left = list(cases)
+        while left:
             self._room.try_again()
-            adding = partial(_add, rows=rows, now=time.time())
+            now = self._clock.now()
+            rows = [self._row(case, now) for case in left]
+            adding = partial(_add, rows=rows, now=now)
             try:
                 waits = await self._store.write(adding)
             except Full as why:
@@ -194,7 +200,19 @@ class Escalation:
                 continue
             self._arrived.set()
             yield {row.key: each for row, each in zip(rows, waits, strict=False)}
-            del rows[: len(waits)]
+            del left[: len(waits)]
+
+    def _row(self, case: Case, now: float) -> Row:
+        """Return a case as it waits from now on."""
+        plan = self._pipelines[case.pipeline].plan
+        return Row(
+            key=case.key,
+            body=encode_case(case),
+            pipeline=case.pipeline,
+            priority=case.priority,
+            deadline=now + (plan.deadline_s if plan else 0.0),
+            attempts=0,
+        )
 
     async def _make_room(self, row: Row) -> None:
         """Drop something, be it the case that is to be added; or wait for room.
@@ -254,6 +272,12 @@ class Escalation:
         if not (case and self._upstream and pipeline and pipeline.plan):
             await self._finals.end(row, Settled(Outcome.REFUSED))
             return
+        left_s = row.deadline - self._clock.now()
+        if left_s <= 0:  # `_watch` ends it, or sets it right where the clock was set
+            self._resting[row.key] = time.monotonic() + TURN_S
+            return
+        deadline = datetime.now(UTC) + timedelta(seconds=left_s)
+        case = replace(case, deadline=deadline)
         try:
             settled = await self._upstream.settle(case, pipeline.plan, row.attempts)
         except OverBudget as over:
@@ -298,6 +322,7 @@ class Escalation:
         """End what is too old, take up what may go again, and keep the figures."""
         while True:
             await asyncio.sleep(TURN_S)
+            await self._set_right()
             while await self._expire():
                 pass
             now = time.monotonic()
@@ -311,10 +336,20 @@ class Escalation:
                 await self._upstream.purse.balance()
             self._tell()
 
+    async def _set_right(self) -> None:
+        """Where the wall clock was set, let what waits wait as long as it was to."""
+        step = self._clock.look()
+        if step is None:
+            return
+        log.warning("clock_set", by_s=round(step.by))
+        if self._upstream:
+            self._upstream.clock_was_set()
+        await self._room.write(self._store, partial(book.shift, step=step))
+
     async def _expire(self) -> int:
         """End some cases whose deadline has passed; return how many."""
         self._turned = time.monotonic()
-        expired = partial(book.expired, now=time.time(), limit=AT_ONCE)
+        expired = partial(book.expired, now=self._clock.now(), limit=AT_ONCE)
         late = await self._store.read(expired)
         late = [row for row in late if row.key not in self._busy]
         with contextlib.ExitStack() as hands:
@@ -335,17 +370,6 @@ class Escalation:
         else:
             self._alerts.clear(UPSTREAM_GONE)
         self._room.tell()
-
-
-def _row(case: Case) -> Row:
-    return Row(
-        key=case.key,
-        body=encode_case(case),
-        pipeline=case.pipeline,
-        priority=case.priority,
-        deadline=case.deadline.timestamp(),
-        attempts=0,
-    )
 
 
 def _add(db: Database, rows: Sequence[Row], now: float) -> list[bool]:

@@ -9,16 +9,18 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
 import structlog
 from pydantic_core import from_json
 
 from agent.alerts import Alerts
 from agent.cases import Case, decode_case
+from agent.clock import Clock
 from agent.counts import Counts
 from agent.engine import fitting
 from agent.errors import Refused, Undelivered, Unreadable
@@ -30,6 +32,8 @@ from agent.refusals import Refusals
 from agent.types import Decision, Message, Reason, Resolved, Result, Unresolved
 from agent.upstream import Settled
 from agent.wire import Topics, dead_letter_payload, letter_bytes, result_payload
+
+T = TypeVar("T")
 
 AT_ONCE = 50
 AGAIN_S = 1.0
@@ -77,6 +81,16 @@ class Room:
             async with asyncio.timeout(DISK_S):
                 await self._made.wait()
 
+    async def write(self, store: Store, change: Callable[[Database], T]) -> T:
+        """Make a change, durably; a full disk is waited for."""
+        while True:
+            self.try_again()
+            try:
+                return await store.write(change)
+            except Full as why:
+                self.lack(str(why))
+                await self.wait()
+
     def tell(self) -> None:
         """Clear the alert once nobody lacked any for a while."""
         if not self.lacking:
@@ -98,6 +112,7 @@ class Finals:
         counts: Counts,
         room: Room,
         refusals: Refusals,
+        clock: Clock,
     ) -> None:
         """Take what results need; `run` publishes them."""
         self._device = device
@@ -107,6 +122,7 @@ class Finals:
         self._counts = counts
         self._room = room
         self._refusals = refusals
+        self._clock = clock
         self._woken = asyncio.Event()
         self._woken.set()  # what the last process left
         self._resting: dict[str, float] = {}  # until when, by key
@@ -125,21 +141,14 @@ class Finals:
         case = readable(row)
         result = case and self._result(case, settled)
         topic, payload = self._said(result) if result else self._dead_letter(row)
-        now = time.time()
+        now = self._clock.now()
 
         def change(db: Database) -> bool:
             if waits:
                 return book.finish(db, row.key, topic, payload)
             return book.drop(db, row, now, topic, payload)
 
-        while True:
-            self._room.try_again()
-            try:
-                first = await self._store.write(change)
-                break
-            except Full as why:
-                self._room.lack(str(why))
-                await self._room.wait()
+        first = await self._room.write(self._store, change)
         if first:
             if result:
                 self._count(result)
@@ -292,7 +301,9 @@ class Finals:
         if not self._out:
             return
         prune = time.monotonic() > self._prune_at
-        change = partial(_forget, keys=list(self._out), now=time.time(), prune=prune)
+        change = partial(
+            _forget, keys=list(self._out), now=self._clock.now(), prune=prune
+        )
         try:
             await self._store.write(change)
         except Full as why:

@@ -98,11 +98,7 @@ class Upstream:
         self._worker = worker
         self._hiding_since: float | None = None  # by the worker
         self._limiter = AsyncLimiter(1, 1 / terms.rate)
-        self._breakers = AsyncCircuitBreakerFactory(
-            default_threshold=FAILURES,
-            default_ttl=COOL_DOWN_S,
-            exclude=[OverBudget, TooOften, Rejected, Full, EncodeAgain],
-        )
+        self._breakers = _breakers()
 
     def summary(self, seen: int) -> dict[str, Any]:
         """Return the figures of this process and of today, ready for JSON.
@@ -151,6 +147,10 @@ class Upstream:
         """Return for how many seconds the worker looks at one text; 0: it is idle."""
         since = self._hiding_since
         return 0.0 if since is None else time.monotonic() - since
+
+    def clock_was_set(self) -> None:
+        """Begin anew with the breaker: it opens until a time of the wall clock."""
+        self._breakers = _breakers()
 
     def close(self) -> None:
         """Let the worker go."""
@@ -333,6 +333,14 @@ class Upstream:
         if not free:
             await self.purse.settle(booking, usage)
         raise Unavailable(reply.error or "upstream error", maybe_paid=not free)
+
+
+def _breakers() -> AsyncCircuitBreakerFactory:
+    return AsyncCircuitBreakerFactory(
+        default_threshold=FAILURES,
+        default_ttl=COOL_DOWN_S,
+        exclude=[OverBudget, TooOften, Rejected, Full, EncodeAgain],
+    )
 
 
 def _said(reply: Reply) -> Any:

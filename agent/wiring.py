@@ -12,6 +12,7 @@ import structlog
 from agent import upstream
 from agent.alerts import Alerts
 from agent.bundle import open_bundle
+from agent.clock import Clock
 from agent.config import Config
 from agent.config import Upstream as UpstreamSection
 from agent.counts import Counts
@@ -183,8 +184,8 @@ def open_escalation(
         queues=said is not None and said.budget.when_spent == "queue",
     )
     return Escalation(
-        *(terms, parts.pipelines, store, asker),
-        *(link, alerts, counts, refusals),
+        *(terms, parts.pipelines, store, asker, link, alerts, counts, refusals),
+        clock=Clock(),
     )
 
 

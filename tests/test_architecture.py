@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     # 2: one outside world each
     (
+        "clock",
         *("families", "families.bio", "families.patterns", "families.linear"),
         *("families.sessions", "families.encoder", "manifest", "bundle", "privacy"),
         *("outbox.aside", "outbox.spare", "outbox.store", "outbox.cases"),

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from agent.clock import Step
 from agent.outbox.store import Full, room
 
 TOMBSTONES = 50_000  # most of them, and no more than an eighth of the file
@@ -284,6 +285,19 @@ def prune(db: sqlite3.Connection, before: float) -> int:
         db.execute(
             "DELETE FROM tombstones WHERE at < ? RETURNING 1", (before,)
         ).fetchall()
+    )
+
+
+def shift(db: sqlite3.Connection, step: Step) -> None:
+    """Set right what the clock as it was has dated: waiting cases, and tombstones."""
+    dates = (step.since, step.until)
+    db.execute(
+        "UPDATE cases SET deadline = deadline + ?, added = added + ?"
+        " WHERE added BETWEEN ? AND ? AND finish IS NULL",
+        (step.by, step.by, *dates),
+    )
+    db.execute(
+        "UPDATE tombstones SET at = at + ? WHERE at BETWEEN ? AND ?", (step.by, *dates)
     )
 
 
