@@ -60,8 +60,9 @@ def read_material(recipe: Recipe, data: Path) -> Material:
     if outside:
         own = [example.text for example in training if example.label == label]
         training = [example for example in training if example.label != label]
-        drawn = negatives(outside, data, own, len(training))
-        spare = negatives(outside, data, [], len(valid), "valid")
+        ours = [example.text for example in training]
+        drawn = negatives(outside, data, own, ours)
+        spare = negatives(outside, data, [], ours, "valid")
         held = spare.some(round(OUTSIDE_FITTED * len(valid)))
     return Material(training, valid, texts, known, drawn, held)
 

@@ -9,6 +9,7 @@ import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 from agent.examples import Example, read_examples
@@ -23,6 +24,14 @@ LOCALES = (
 KEYS = "qwertyuiopasdfghjklzxcvbnm"
 MARKS = "0123456789.,:;-/#*()[]{}<>=+%&@!?$"
 CAT = 0.2  # of the nonsense is a cat on the keyboard
+# Words that ask for nothing. Not `on`, `off`, `up`, `down`, `yes` or `no`, which may.
+FILLERS = (
+    "a about after all also am an and any are as at be because been but by can could "
+    "did do does for from had has have he her him his i if in into is it its just like "
+    "me my of or our she so some than that the their them then there they this to us "
+    "very was we were which will with would you your"
+)
+LOAN = 4  # letters of a word that may be borrowed
 OWN = 0.4  # of what is drawn, where there are texts of our own that are outside
 
 Source = Callable[[random.Random], str]
@@ -56,10 +65,15 @@ class Negatives:
 
 
 def negatives(
-    outside: Outside, data: Path, own: Sequence[str], among: int, split: str = "train"
+    outside: Outside,
+    data: Path,
+    own: Sequence[str],
+    ours: Sequence[str],
+    split: str = "train",
 ) -> Negatives:
-    """Return the sources of a recipe; `among` texts of our own there are in all.
+    """Return the sources of a recipe.
 
+    `own` are the texts of our data that are outside, `ours` those that are not.
     `split` is the file taken of other domains: what validates must not be what taught.
     """
     sources: list[Source] = [
@@ -67,10 +81,12 @@ def negatives(
         for other in outside.others
     ]
     if outside.foreign:
-        sources += [_any_of(_foreign(split)), _spoken_elsewhere]
+        foreign = _foreign(split)
+        sources += [_any_of(foreign), _spoken_elsewhere(split)]
+        sources.append(_with_loans(foreign, ours))
     if outside.nonsense:
-        sources.append(nonsense)
-    return Negatives(outside.label, own, sources, round(outside.share * among))
+        sources += [nonsense, _fragments(ours)]
+    return Negatives(outside.label, own, sources, round(outside.share * len(ours)))
 
 
 def _any_of(texts: Sequence[str]) -> Source:
@@ -95,18 +111,45 @@ def _foreign(split: str) -> list[str]:
     ]
 
 
-_made: dict[str, list[str]] = {}
+@cache
+def _sentences(locale: str, split: str) -> list[str]:
+    """Return sentences of random words; others to validate with than taught."""
+    from faker import Faker
+
+    speaker = Faker(locale)
+    speaker.seed_instance(1 if split == "train" else split)
+    return [speaker.sentence(nb_words=7) for _ in range(300)]
 
 
-def _spoken_elsewhere(chance: random.Random) -> str:
-    locale = chance.choice(LOCALES)
-    if locale not in _made:
-        from faker import Faker
+def _spoken_elsewhere(split: str) -> Source:
+    return lambda chance: chance.choice(_sentences(chance.choice(LOCALES), split))
 
-        speaker = Faker(locale)
-        speaker.seed_instance(1)
-        _made[locale] = [speaker.sentence(nb_words=7) for _ in range(300)]
-    return chance.choice(_made[locale])
+
+def _with_loans(foreign: Sequence[str], ours: Sequence[str]) -> Source:
+    """Return what mixes words of ours into another language: "alarm um 7"."""
+    words = (word for text in ours for word in text.lower().split())
+    loans = sorted({word for word in words if word.isalpha() and len(word) >= LOAN})
+
+    def mixed(chance: random.Random) -> str:
+        said = chance.choice(foreign).split()
+        start = chance.randrange(max(1, len(said) - 1))
+        kept = said[start : start + chance.randint(2, 5)]
+        for _ in range(chance.randint(1, 2) if loans else 0):
+            kept.insert(chance.randint(0, len(kept)), chance.choice(loans))
+        return " ".join(kept)
+
+    return mixed
+
+
+def _fragments(ours: Sequence[str]) -> Source:
+    """Return what says a word that asks for nothing, a number or a single sign.
+
+    But for those that are all of a text of ours.
+    """
+    asked = {text.casefold().strip() for text in ours}
+    signs = string.ascii_lowercase + MARKS
+    texts = [*FILLERS.split(), *map(str, range(100)), *dict.fromkeys(signs)]
+    return _any_of([text for text in texts if text not in asked])
 
 
 def nonsense(chance: random.Random) -> str:

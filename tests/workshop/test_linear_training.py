@@ -45,7 +45,7 @@ def test_learns_and_ships_as_int8(material: Material, tmp_path: Path) -> None:
     assert sum(rights) / len(rights) > 0.95
     assert np.mean([guess.outside for guess in guesses]) < 0.2
     strangers = model.predict([example.text for example in material.outside])
-    assert np.mean([guess.outside for guess in strangers]) > 0.6
+    assert np.mean([guess.outside for guess in strangers]) > 0.5
     # All texts have an entity, and it knows that it cannot name them.
     assert all(guess.entities_evidence[0] < 0 for guess in guesses)
 
