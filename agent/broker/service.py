@@ -281,6 +281,8 @@ class Service:
                 await self._group.say_goodbye()
         except (Undelivered, TimeoutError) as error:
             log.warning("offline_not_said", why=str(error))
+            for link in self._links:
+                link.hang_up()  # so that our last will says it
         await asyncio.gather(*(link.close() for link in self._links))
 
     async def _let_go(self) -> None:

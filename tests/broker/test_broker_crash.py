@@ -133,6 +133,28 @@ def test_stopped_in_mid_call(new_broker: New, device: Device) -> None:
     assert len(device.replies[b"m-1"]) == 1
 
 
+def test_goodbye_that_is_lost(
+    proxy: Proxy, new_broker: New, device: Device, model: Provider
+) -> None:
+    """Where MQTT does not hear that a broker goes, its last wills say it."""
+
+    def lose(way: Way, packet: bytes) -> Fate:
+        said = way is Way.DEVICE and kind(packet) == PUBLISH and b"offline" in packet
+        return Fate.DROP if said else Fate.PASS
+
+    broker = new_broker(
+        model.base,
+        url=f"mqtt://127.0.0.1:{proxy.port}",
+        hurry={"service.PARTING_S": 0.5},
+    )
+    broker.start()
+    proxy.gate = lose
+    assert broker.terminate() == 0
+    for topic in ("one/status", "slm-broker/member/one"):
+        heard = device.said[f"slm/broker/{topic}"]
+        device.wait(lambda: heard[-1] == b"offline")  # noqa: B023
+
+
 def test_stop_does_not_wait_for_ever(new_broker: New, device: Device) -> None:
     """A model that hangs delays a stop up to a limit; the case comes again."""
     over = threading.Event()
