@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import json
+import os
+import signal
 import sqlite3
 import threading
 from collections import Counter
@@ -419,6 +421,54 @@ def test_privacy_never(broker: Mosquitto, new_agent: NewAgent, client: Client) -
         assert (llm.connections, llm.asked, entries(agent)) == (0, [], [])
     assert (said["status"], said["rev"], said["final"]) == ("unresolved", 0, True)
     assert "upstream" not in said
+
+
+@pytest.mark.parametrize("change", ["reload", "crash"])
+@pytest.mark.parametrize("way", ["http", "mqtt"])
+def test_never_means_never(
+    broker: Mosquitto, new_agent: NewAgent, client: Client, way: str, change: str
+) -> None:
+    """From when `never` holds nothing leaves, though cases wait that were to.
+
+    By no transport, over reload and crash, and whoever is there to answer by then.
+    """
+    port = free_port()
+    up = gone(port, "") if way == "http" else 'transport = "mqtt"'
+    redact = f'{STRICT}[upstream]\nprivacy = "redact"\n'
+    agent = new_agent(
+        broker.port,
+        upstream=f"{up}\nconcurrency = 8\ntimeout_s = 1.0\ndeadline_s = 600.0",
+        pipelines={"ask": (["ask/+"], redact)},
+        hurry={"presence.HEALTH_S": 0.2, "escalation.REST_S": 0.5},
+    )
+    agent.start()
+    ask(client, range(5))
+    client.wait(lambda: in_outbox(agent) == 5)
+    wait_alert(client, "upstream_gone", up=True)
+    spec = agent.config.parent / "ask.toml"
+    spec.write_text(spec.read_text("utf-8").replace("redact", "never"), "utf-8")
+    if change == "reload":
+        os.kill(agent.pid, signal.SIGHUP)
+        agent.wait_log("ready", 2)
+    else:
+        agent.kill()
+    before = len(entries(agent))
+    with ScriptedLLM(well, port) as llm, closing(ScriptedBroker(broker.port)) as other:
+        if change == "crash":
+            agent.start()
+        wait_finals(client, 5)
+        ask(client, range(5, 10))
+        wait_finals(client, 10)
+        agent.kill()
+        agent.start()
+        ask(client, range(10, 15))
+        wait_finals(client, 15)
+        assert agent.terminate() == 0
+        assert (llm.connections, llm.asked, other.asked) == (0, [], [])
+    assert len(entries(agent)) == before
+    waited = [client.results[f"ask/{number}"][0] for number in range(5)]
+    assert {said["upstream"] for said in waited} == {"refused"}
+    assert all("upstream" not in client.results[f"ask/{n}"][0] for n in range(5, 15))
 
 
 def test_privacy_redact(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
