@@ -248,6 +248,7 @@ class Finals:
             while finals := await self._due():
                 connection = await self._link.connection()
                 self._busy_since = time.monotonic()
+                finals = [self._directed(final) for final in finals]
                 pubacks = [
                     await connection.publish(final.topic, final.payload)
                     for final in finals
@@ -255,6 +256,16 @@ class Finals:
                 said = await asyncio.gather(*pubacks, return_exceptions=True)
                 await self._published(finals, said)
                 self._busy_since = None
+
+    def _directed(self, final: Final) -> Final:
+        """Let a result go where those of its pipeline go now.
+
+        It may have been written down by a version that was taken back because the
+        broker refused its topic.
+        """
+        if final.topic == Topics(self._device).dead_letter(final.pipeline):
+            return final
+        return replace(final, topic=self._topics.get(final.pipeline, final.topic))
 
     def busy_s(self) -> float:
         """Return for how many seconds the same results are being published; 0: none."""

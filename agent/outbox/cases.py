@@ -104,6 +104,7 @@ class Final:
     key: str
     topic: str
     payload: bytes
+    pipeline: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +253,7 @@ def finished(
 ) -> list[Final]:
     """Return final results in the order they came, but for the keys `besides`."""
     found = db.execute(
-        "SELECT key, topic, payload FROM cases WHERE finish IS NOT NULL"
+        "SELECT key, topic, payload, pipeline FROM cases WHERE finish IS NOT NULL"
         " AND key NOT IN (SELECT value FROM json_each(?)) ORDER BY finish LIMIT ?",
         (_json(besides), limit),
     )

@@ -8,8 +8,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from casework import asking, http, question, well
 from fleetwork import HURRY, LOST, Office, member, version
 from stage import Agent, Client, Mosquitto, text_of
+from upstreams import ScriptedLLM
 
 FORBIDDEN = "forbidden"
 OPEN = "topic read #\n" + "".join(
@@ -136,6 +138,27 @@ def test_a_version_whose_topics_are_refused_is_taken_back(
     client.send("two/2/utterance", text_of(2))
     client.send("one/3/utterance", text_of(3))
     answered(client, "one/1/utterance", "two/2/utterance", "one/3/utterance")
+
+
+def test_final_results_that_a_version_could_not_say(
+    broker: Mosquitto, client: Client, office: Office, new_agent: Callable[..., Agent]
+) -> None:
+    """What upstream answered meanwhile goes where results go without that version."""
+    with ScriptedLLM(well) as llm:
+        pipelines = {"one": asking("one/+/utterance")}
+        agent = new_agent(
+            broker.port, hurry=HURRY, pipelines=pipelines, upstream=http(llm)
+        )
+        office.join(agent, probation_s=3600).start()
+        topic = f'[pipelines.one.output]\ntopic = "{FORBIDDEN}/x"'
+        office.push(office.signed(f"version = 1\n{topic}"))
+        agent.wait_log("stopping")
+        client.send("one/1/utterance", question(1))
+        said = office.wait("pi", state="rolled_back", applied=None)
+        assert f"the broker refuses us the topic '{FORBIDDEN}/x'" in said["reason"]
+        answered(client, "one/1/utterance")
+    [result] = client.results["one/1/utterance"]
+    assert result["by"] == "upstream"
 
 
 def test_a_version_that_hears_nothing_is_taken_back(

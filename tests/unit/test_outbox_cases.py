@@ -141,7 +141,7 @@ def test_one_final(db: sqlite3.Connection) -> None:
     assert cases.finish(db, "a", "topic", b"first")
     assert not cases.finish(db, "a", "topic", b"second")
     assert not cases.finish(db, "unknown", "topic", b"final")
-    assert cases.finished(db, 10) == [Final("a", "topic", b"first")]
+    assert cases.finished(db, 10) == [Final("a", "topic", b"first", "home")]
     cases.forget(db, "a", 1.0)
     assert not cases.finish(db, "a", "topic", b"third")
     assert cases.finished(db, 10) == []
@@ -151,7 +151,7 @@ def test_dropped_before_it_waited(db: sqlite3.Connection) -> None:
     """A case there is no room for ends at once, once, and is remembered like any."""
     assert cases.drop(db, row("a"), 1.0, "topic", b"final")
     assert not cases.drop(db, row("a"), 2.0, "topic", b"other")
-    assert cases.finished(db, 10) == [Final("a", "topic", b"final")]
+    assert cases.finished(db, 10) == [Final("a", "topic", b"final", "home")]
     assert cases.stats(db) == Stats(0, 1, 5, None)
     cases.forget(db, "a", 3.0)
     assert not cases.drop(db, row("a"), 4.0, "topic", b"other")
@@ -488,12 +488,12 @@ class AnyLife(RuleBasedStateMachine):
     def same_finals(self) -> None:
         """Compare finals and figures with those of the model."""
         done = sorted(
-            (known.finish, known.row.key, known.final)
+            (known.finish, known.row.key, known.final, known.row.pipeline)
             for known in self.live.values()
             if known.final is not None
         )
         assert cases.finished(self.db, 99) == [
-            Final(key, "topic", final) for _, key, final in done
+            Final(key, "topic", final, pipeline) for _, key, final, pipeline in done
         ]
         waits = self.waiting()
         size = sum(len(known.row.body) for known in waits)
