@@ -64,8 +64,7 @@ class Daemon:
 
     def __init__(self, this: Next, ids: IdTable | None, lasting: Lasting) -> None:
         """Open the outbox; raises ConfigError. Nothing is connected yet."""
-        parts, steering = this.parts, this.steering
-        config = parts.config
+        parts, steering, config = this.parts, this.steering, this.parts.config
         self._lasting = lasting
         self._config = config
         self._steering = steering
@@ -208,9 +207,7 @@ class Daemon:
         loop.call_later(FAREWELL_S, self._stopping.set)
 
     def _signs(self) -> Signs:
-        hangs = "a model hangs" if self._engine.busy_s() >= STALL_S else ""
-        failed = "a model failed" if self._counts.model_failed else ""
-        return self._presence.signs(hangs or failed)
+        return self._presence.signs(hangs=self._engine.busy_s() >= STALL_S)
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Let a bug in a callback end the process, as it would in a task."""

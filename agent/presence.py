@@ -244,12 +244,16 @@ class Presence:
             return ""
         return f"{outbox['waiting']} cases wait, {outbox['filled']:.0%} of their room"
 
-    def signs(self, broken: str) -> Signs:
-        """Return what shows how we do, for a version on probation."""
+    def signs(self, *, hangs: bool) -> Signs:
+        """Return what shows how we do, for a version on probation.
+
+        `hangs`: whether a model does.
+        """
         pipelines = self._parts.pipelines
+        failed = "a model failed" if self._counts.model_failed else ""
         return Signs(
             connected=self._link.connected,
-            broken=broken,
+            broken="a model hangs" if hangs else failed,
             refused=self._refusals.topics | self._link.refused,
             uncalibrated=frozenset(
                 p.name for p in pipelines if not p.bundle.calibrated
