@@ -234,6 +234,19 @@ def test_operators_may_ask_for_surer_answers(
     assert (none.threshold, none.error_bound) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("floor", "floored"), [(0.0, False), (0.4, False), (0.6, True)]
+)
+def test_it_is_known_which_key_decides(
+    tmp_path: Path, floor: float, *, floored: bool
+) -> None:
+    """`check` and `explain` name `min_score` only where it is the stricter one."""
+    config = configured(tmp_path, home=toml(more=f"decide = {{min_score = {floor}}}"))
+    [pipeline] = open_pipelines(config)
+    assert pipeline.policy.threshold == max(0.5, floor)
+    assert pipeline.floored is floored
+
+
 # -- a calibration that was made with something else
 
 
