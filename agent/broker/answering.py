@@ -238,6 +238,6 @@ class Answering:
             await self._store.write(change)
         except Full:
             log.warning("store_full")
-            await self._store.write(replies.prune_half)
             with suppress(Full):  # others filled the disk: the reply goes out anyway
+                await self._store.write(replies.prune_half)
                 await self._store.write(change)

@@ -25,7 +25,7 @@ from agent.lasting import Lasting
 from agent.link import Link
 from agent.mqtt import Connection
 from agent.outbox import spending
-from agent.outbox.store import Store
+from agent.outbox.store import Full, Store
 from agent.subscriptions import obsolete, write_down
 from agent.systemd import notify, watchdog_interval
 from agent.types import Message
@@ -220,7 +220,8 @@ class Service:
         while True:
             await asyncio.sleep(HEALTH_S)
             self._group.forget()
-            await self._store.write(partial(spending.prune, before_day=today()))
+            with suppress(Full):  # a full disk keeps the books of earlier days
+                await self._store.write(partial(spending.prune, before_day=today()))
             await self._say_health()
 
     async def _say_health(self) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+PROBE_BYTES = 65_536
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -29,6 +30,18 @@ class Spare:
         self._path.unlink(missing_ok=True)
         self._held = False
         return True
+
+    def is_denied(self) -> bool:
+        """Tell whether more room is refused now: of a quota, `_free` knows nothing."""
+        probe = self._path.with_name(f"{self._path.name}-probe")
+        try:
+            with probe.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, PROBE_BYTES)
+        except OSError as error:
+            return error.errno in NO_ROOM
+        finally:
+            probe.unlink(missing_ok=True)
+        return False
 
     def _free(self) -> int:
         disk = os.statvfs(self._path.parent)

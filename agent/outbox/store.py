@@ -214,7 +214,7 @@ class Store:
             answers = self._commit(jobs)
         except BaseException as error:  # noqa: BLE001
             # Whatever it is, those who wait must hear of it, and the thread must live.
-            full = _is_full(error)
+            full = self._lacks_room(error)
             if full and self._spare.give_up():
                 self._write(jobs)  # there is room to delete now
             elif full and len(jobs) > 1:
@@ -259,13 +259,17 @@ class Store:
             value = job.work(self._db)
         except BaseException as error:
             # SQLite itself may have undone the whole transaction for want of room.
-            if _is_full(error) or not self._db.in_transaction:
+            if self._lacks_room(error) or not self._db.in_transaction:
                 raise
             self._db.execute("ROLLBACK TO change")
             self._db.execute("RELEASE change")
             return partial(job.answer.set_exception, error)
         self._db.execute("RELEASE change")
         return partial(job.answer.set_result, value)
+
+    def _lacks_room(self, error: BaseException) -> bool:
+        """Tell whether the file or the disk is full, or a quota spent."""
+        return _is_full(error) or (_is_unwritten(error) and self._spare.is_denied())
 
     def _read(self, job: _Job) -> None:
         self._busy_since = time.monotonic()
@@ -306,6 +310,11 @@ def _pragma(db: sqlite3.Connection, pragma: str) -> Any:
 def _is_full(error: BaseException) -> bool:
     code = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
+def _is_unwritten(error: BaseException) -> bool:
+    """Tell whether a write failed; SQLite says so where a quota is spent, too."""
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
 
 
 def _open(

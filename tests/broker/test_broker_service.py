@@ -165,6 +165,33 @@ def test_health(new_broker: New, device: Device, model: Provider) -> None:
     device.wait(lambda: device.said["slm/broker/one/status"][-1] == b"offline")
 
 
+def test_a_full_disk(
+    new_broker: New,
+    device: Device,
+    model: Provider,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk without any room ends nothing: what was paid for is told, and once."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    broker = new_broker(
+        model.base,
+        hurry={
+            "service.HEALTH_S": 0.1,
+            "process.Store.write": "__import__('full_disk').write",
+        },
+    )
+    broker.start()
+    device.send(case(1))
+    assert device.reply("m-1")["status"] == "ok"
+    told = device.said["slm/broker/one/health"]
+    seen = len(told)
+    device.wait(lambda: len(told) > seen + 3)
+    device.send(case(2))
+    assert device.reply("m-2")["status"] == "ok"
+    assert broker.terminate() == 0
+    assert len(model.calls) == 2
+
+
 def test_same_question(new_broker: New, device: Device, model: Provider) -> None:
     """The same question under another id is answered from the cache, free of charge."""
     new_broker(model.base, hurry={"service.HEALTH_S": 0.1}).start()

@@ -1,6 +1,7 @@
 """The store: one commit for all who wait, told only when it is done."""
 
 import asyncio
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -335,6 +336,27 @@ async def test_a_full_disk(
     assert on_disk(path) == ["instead", "more"]
     assert Path(f"{path}-spare").stat().st_size == MAX_BYTES // 4
     store.close()
+
+
+@pytest.mark.parametrize("why", [errno.EDQUOT, errno.EIO])
+async def test_a_spent_quota(
+    store: Store, monkeypatch: pytest.MonkeyPatch, why: int
+) -> None:
+    """A quota that is spent is a full disk, though SQLite calls it an I/O error."""
+
+    def refused(_db: Database) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+        raise error
+
+    def nothing(*_: object) -> None:
+        raise OSError(why, os.strerror(why))
+
+    monkeypatch.setattr(os, "posix_fallocate", nothing)
+    with pytest.raises(Full if why == errno.EDQUOT else sqlite3.OperationalError):
+        await store.write(refused)
+    monkeypatch.undo()
+    await store.write(note("later"))
 
 
 async def test_pages_return(path: Path) -> None:
