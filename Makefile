@@ -25,9 +25,10 @@ test: .venv/.dev
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mosquitto openssl; }
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not long" $(TESTS)
 
-# What takes minutes: 5,000 messages while everything breaks again and again.
+# What takes minutes: 5,000 messages while everything breaks again and again. With
+# CHAOS=bench/results/chaos-$$(uname -m).json its figures go to that file.
 long: .venv/.dev
-	$(BIN)/python -m pytest -m long
+	SLM_CHAOS_OUT="$(CHAOS)" $(BIN)/python -m pytest -m long
 
 workshop: .venv/.workshop
 	$(BIN)/python -m pytest tests/workshop
@@ -51,6 +52,7 @@ check: .venv/.dev
 bench: .venv/.workshop
 	$(BIN)/slm-agent bench --out bench/results/$(shell uname -m).json
 	$(BIN)/python bench/peers.py --out bench/results/peers-$(shell uname -m).json
+	$(BIN)/python bench/outage.py --out bench/results/outage-$(shell uname -m).json
 
 # 200,000 messages while everything breaks: ten minutes on an idle machine, exit status 1
 # if anything grows.

@@ -4,6 +4,9 @@ A call to the model counts as in flight from its request to the durable record o
 answer. So it may be made again only by a caller who died, or was cut off, in between.
 """
 
+import json
+import os
+import platform
 import random
 import sys
 import threading
@@ -29,7 +32,7 @@ from casework import (
     well,
 )
 from proxy import Proxy
-from stage import Agent, Client, Mosquitto
+from stage import REPOSITORY, Agent, Client, Mosquitto
 from upstreams import Asked, Says, ScriptedLLM
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "broker"))
@@ -131,6 +134,17 @@ def deaths(who: Chaotic, breaks: list[float]) -> Callable[[], None]:
     return deed
 
 
+def tell(transport: str, **figures: int) -> None:
+    """Print what happened, and keep it in the file that SLM_CHAOS_OUT names."""
+    print(f"by {transport}: {figures}")  # noqa: T201  with -s, for who wants to know
+    name = os.environ.get("SLM_CHAOS_OUT")
+    if name:
+        path = REPOSITORY / name
+        told = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        told |= {"machine": platform.machine(), transport: figures}
+        path.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+
+
 SIZES = [
     pytest.param(1000, (4, 2, 3), id="1000"),
     pytest.param(5000, (10, 5, 7), id="5000", marks=pytest.mark.long),
@@ -188,9 +202,18 @@ def test_by_mqtt(
     twice = storm.check(client)
     calls, repeats = model.check(broker_deaths, concurrency=16)
     assert calls - repeats == messages * SHARE[1] // SHARE[0]
-    print(  # noqa: T201  with -s, for whoever wants to know
-        f"{messages} messages, {len(finals(client))} finals, {twice} came twice; "
-        f"{calls} calls, {repeats} of them again; {asked} requests; {took_s:.0f} s"
+    tell(
+        "mqtt",
+        messages=messages,
+        finals=len(finals(client)),
+        came_twice=twice,
+        model_calls=calls,
+        of_which_repeated=repeats,
+        requests=asked,
+        agent_killed=kills,
+        broker_side_killed=broker_kills,
+        connections_cut=cuts,
+        seconds=round(took_s),
     )
 
 
@@ -239,7 +262,16 @@ def test_by_http(
     calls, repeats = model.check(breaks, concurrency=8)
     assert calls - repeats == messages * SHARE[1] // SHARE[0]
     assert asked >= calls
-    print(  # noqa: T201  with -s, for whoever wants to know
-        f"{messages} messages, {len(finals(client))} finals, {twice} came twice; "
-        f"{calls} calls, {repeats} of them again; {asked} requests; {took_s:.0f} s"
+    tell(
+        "http",
+        messages=messages,
+        finals=len(finals(client)),
+        came_twice=twice,
+        model_calls=calls,
+        of_which_repeated=repeats,
+        requests=asked,
+        agent_killed=kills,
+        endpoint_hung_up=hang_ups,
+        connections_cut=cuts,
+        seconds=round(took_s),
     )
