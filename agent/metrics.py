@@ -4,8 +4,7 @@ Read when they are asked for, so that nothing is counted twice.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +16,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
 )
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector as Registrable
 
 from agent import __version__
 
@@ -115,7 +115,7 @@ class Collector:
         for pipeline, seconds in health["heard_s"].items():
             heard.add_metric([pipeline], seconds)
         yield heard
-        yield _quantiles("latency", "Arrival to publish", health, "ms_p50", "ms_p99")
+        yield quantiles("latency", "Arrival to publish", health, "ms_p50", "ms_p99")
         yield from _alerts(health)
         yield from _upstream(health)
 
@@ -130,9 +130,10 @@ def _counter(name: str, said: str, value: float | None) -> Iterator[Metric]:
         yield CounterMetricFamily(f"slm_{name}", said, value)
 
 
-def _quantiles(
+def quantiles(
     name: str, said: str, health: Mapping[str, Any], p50: str, p99: str
 ) -> Metric:
+    """Return a family in seconds of two keys of health in milliseconds."""
     family = GaugeMetricFamily(
         f"slm_{name}_seconds", f"{said}, of the last messages", labels=["quantile"]
     )
@@ -167,7 +168,7 @@ def _upstream(health: Mapping[str, Any]) -> Iterator[Metric]:
             if not outcome.startswith("ms_"):
                 family.add_metric([outcome], number)
         yield family
-        yield _quantiles(
+        yield quantiles(
             "case_latency", "Arrival to final result", cases, "ms_p50", "ms_p99"
         )
     if upstream:
@@ -201,16 +202,22 @@ def _money(upstream: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 @contextmanager
-def served(address: str, port: int, health: Health) -> Iterator[None]:
+def served(
+    address: str,
+    port: int,
+    health: Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]],
+    collector: Callable[[Health], Registrable] = Collector,
+) -> Iterator[None]:
     """Serve metrics while the context lasts; port 0: not at all.
 
-    A port that is taken is a warning: the daemon has better things to do.
+    `health` is asked in the event loop, `collector` makes metrics of it. A port that is
+    taken is a warning: the daemon has better things to do.
     """
     if port == 0:
         yield
         return
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector(_in_loop(health)))
+    registry.register(collector(_in_loop(health)))
     try:
         server, thread = start_http_server(port, address, registry)
     except OSError as error:
@@ -225,13 +232,17 @@ def served(address: str, port: int, health: Health) -> Iterator[None]:
         thread.join()
 
 
-def _in_loop(health: Health) -> Health:
+def _in_loop(
+    health: Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]],
+) -> Health:
     """Ask in the event loop's thread, to which all that is counted belongs."""
     loop = asyncio.get_running_loop()
 
+    async def said() -> Mapping[str, Any]:
+        found = health()
+        return found if isinstance(found, Mapping) else await found
+
     def ask() -> Mapping[str, Any]:
-        answer: Future[Mapping[str, Any]] = Future()
-        loop.call_soon_threadsafe(lambda: answer.set_result(health()))
-        return answer.result(WAIT_S)
+        return asyncio.run_coroutine_threadsafe(said(), loop).result(WAIT_S)
 
     return ask

@@ -83,6 +83,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "egress",
         # the upstream side: nothing of the device's is above it
         *("broker", "broker.settings", "broker.llm", "broker.tally", "broker.claims"),
+        "broker.metrics",
         *("broker.plan", "broker.replies", "broker.group", "broker.progress"),
         *("broker.asking", "broker.answering", "broker.intake", "broker.service"),
         "broker.process",
@@ -99,7 +100,7 @@ ORDER = {
 # The workshop is a home of its own: it may use what it likes.
 HOMES = {
     "aiolimiter": {"upstream"},
-    "prometheus_client": {"metrics"},
+    "prometheus_client": {"metrics", "broker.metrics"},
     "purgatory": {"upstream"},
     "tenacity": {"upstream"},
     "paho": {"mqtt"},

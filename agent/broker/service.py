@@ -16,6 +16,7 @@ from agent.broker.asking import Asking, limit_of, today
 from agent.broker.claims import Told
 from agent.broker.group import Group
 from agent.broker.intake import Intake
+from agent.broker.metrics import BrokerCollector
 from agent.broker.plan import Plan
 from agent.broker.progress import STALL_S, Progress
 from agent.broker.settings import Topics, cases_filter
@@ -23,6 +24,7 @@ from agent.broker.tally import Tally
 from agent.errors import ConfigError, Undelivered
 from agent.lasting import Lasting
 from agent.link import Link
+from agent.metrics import served
 from agent.mqtt import Connection
 from agent.outbox import spending
 from agent.outbox.store import Full, Store
@@ -111,8 +113,10 @@ class Service:
                 group.create_task(self._heartbeat(), name="heartbeat"),
                 group.create_task(self._watchdog(), name="watchdog"),
             ]
-            await self._ending.wait()
-            await self._finish()
+            at = self._file.metrics
+            with served(at.address, at.port, self._health, BrokerCollector):
+                await self._ending.wait()
+                await self._finish()
             self._intake.drop()
             for task in tasks:
                 task.cancel()

@@ -13,6 +13,7 @@ from agent.config import (
     Cache,
     Limits,
     Log,
+    Metrics,
     Mqtt,
     Name,
     Place,
@@ -98,6 +99,13 @@ class BrokerState(State):
     """Folder for state; systemd's StateDirectory= makes it."""
 
 
+class BrokerMetrics(Metrics):
+    """Prometheus metrics, over HTTP."""
+
+    port: int = Field(default=9465, ge=0, le=65_535)
+    """Port; 0: none."""
+
+
 class ModelSection(Section):
     """A language model; the first is asked, the others are its fallbacks in order."""
 
@@ -129,6 +137,7 @@ class BrokerFile(Section):
     state: BrokerState = BrokerState()
     models: list[ModelSection] = Field(min_length=1)
     budget: Limits = Limits()
+    metrics: BrokerMetrics = BrokerMetrics()
     log: Log = Log()
 
 
