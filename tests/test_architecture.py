@@ -140,7 +140,7 @@ CATCHES_ALL = {
     *(f"outbox.store.Store.{name}" for name in ("_write", "_attempt", "_read")),
 }
 # In the daemon; a command may wait for two things at once.
-STARTS_TASKS = {"app.Daemon.run", "escalation.Escalation.run"}
+STARTS_TASKS = {"app.Daemon.run", "escalation.Escalation.run", "metrics._in_loop.ask"}
 COMMANDS = len(LAYERS) - 1
 
 LONGEST_MODULE = 400
