@@ -96,6 +96,7 @@ class Purse:
         self._prices = prices
         self._today: Mapping[str, Spend] = {}  # by scope
         self._kept_since = ""
+        self._owed: list[Callable[[Database], None]] = []  # each may be made twice
         self._open: dict[int, Booking] = {}  # calls that are being made now
 
     async def book(
@@ -128,7 +129,10 @@ class Purse:
 
         once = self._transport.pays_once
 
+        owed = list(self._owed)
+
         def change(db: Database) -> tuple[int, bool] | str:
+            _apply(db, owed)
             known = repeats.reserved(db, day, egress.sha256) if once else None
             number = known or self._reserve(db, day, case, own, wanted)
             if number is None:
@@ -142,6 +146,7 @@ class Purse:
         while True:
             before = dict(self._open)
             booked = await self._store.write(change)
+            self._paid_back(owed)
             if isinstance(booked, tuple):
                 over = asyncio.get_running_loop().create_future()
                 first = request.repair is None
@@ -201,18 +206,26 @@ class Purse:
 
     async def _set_right(self, booking: Booking, actual: Spend) -> None:
         def change(db: Database) -> None:
-            spending.settle(db, booking.number, actual)
+            first = spending.settle(db, booking.number, actual)
             repeats.answered(db, booking.number)
-            if not actual.calls:
+            if first and not actual.calls:
                 book.tried(db, booking.case, -1)
 
         await self._correct(change)
 
     async def _correct(self, change: Callable[[Database], None]) -> None:
+        """Set something right; where there is no room now, before the next booking."""
+        owed = [*self._owed, change]
+        self._owed.append(change)
         try:
-            await self._store.write(change)
+            await self._store.write(lambda db: _apply(db, owed))
         except Full as why:
             log.warning("booked_too_much", why=str(why))
+        else:
+            self._paid_back(owed)
+
+    def _paid_back(self, owed: Sequence[Callable[[Database], None]]) -> None:
+        self._owed = [each for each in self._owed if each not in owed]
 
     def at_most(self, request: Request) -> Spend:
         """Return an upper bound of a call: a token is at least a byte."""
@@ -270,6 +283,11 @@ class Purse:
         # A price for a million tokens is one in millionths for a token.
         prices = self._prices
         return round(sent * prices.money_in + received * prices.money_out)
+
+
+def _apply(db: Database, changes: Sequence[Callable[[Database], None]]) -> None:
+    for change in changes:
+        change(db)
 
 
 def today() -> str:

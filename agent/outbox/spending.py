@@ -69,10 +69,10 @@ def reserve(
     return number
 
 
-def settle(db: sqlite3.Connection, reservation: int, actual: Spend) -> None:
+def settle(db: sqlite3.Connection, reservation: int, actual: Spend) -> bool:
     """Count what a call took instead of what was reserved, on the same day.
 
-    Only the first of `settle` and `release` counts.
+    Only the first of `settle` and `release` counts; False: this was none.
     """
     found = db.execute(
         "DELETE FROM reservations WHERE number = ?"
@@ -84,6 +84,7 @@ def settle(db: sqlite3.Connection, reservation: int, actual: Spend) -> None:
             actual.calls - calls, actual.tokens - tokens, actual.micros - micros
         )
         count(db, day, json.loads(scopes), more)
+    return bool(found)
 
 
 def release(db: sqlite3.Connection, reservation: int) -> None:

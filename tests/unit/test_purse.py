@@ -14,7 +14,7 @@ from agent.cases import Case, Repair, Reply, Request, Usage, encode_case, encode
 from agent.outbox import SCHEMA, cases, spending
 from agent.outbox.cases import Row
 from agent.outbox.spending import Limit, Spend
-from agent.outbox.store import Store
+from agent.outbox.store import Full, Store
 from agent.purse import MOST_CALLS, Booking, OverBudget, Prices, Purse, TooOften, today
 from agent.types import Reason, Timing
 
@@ -199,6 +199,30 @@ async def test_surely_not_made(once: Books) -> None:
     assert await once.attempts() == 0
     await once.fail(paid=True)
     assert (await once.spent()).calls == 1
+
+
+async def test_books_that_cannot_be_set_right_yet(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be given back on a full disk is, before anything else is booked.
+
+    Until then nothing is, and no case is nearer to its last call.
+    """
+    whole = spending.settle
+
+    def full(*_: object) -> bool:
+        raise Full("disk")
+
+    monkeypatch.setattr(spending, "settle", full)
+    await books.fail(paid=False)
+    assert (await books.spent()).calls == 1
+    for _ in range(MOST_CALLS):
+        with pytest.raises(Full):
+            await books.book()
+    monkeypatch.setattr(spending, "settle", whole)
+    await books.fail(paid=True)
+    assert (await books.spent()).calls == 1
+    assert await books.attempts() == 1
 
 
 async def test_answered_without_a_count(once: Books) -> None:
