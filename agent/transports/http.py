@@ -164,6 +164,8 @@ class HttpTransport:
             self._learn(request.pipeline, body, response)
         if response.status != OK:
             raise failure(response, request.text)
+        if is_page(response):
+            raise Unavailable("a web page answers: a login?", maybe_paid=False)
         return self._reply(request, response)
 
     async def run(self) -> None:
@@ -230,6 +232,12 @@ class HttpTransport:
             }
             return blank.model_copy(update=unusable)
         return blank.model_copy(update={"status": "ok", "answer": answer})
+
+
+def is_page(response: Response) -> bool:
+    """Tell whether somebody in between answered, as a login page does."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in {"text/html", "application/xhtml+xml"}
 
 
 def open_http(settings: Settings) -> HttpTransport:

@@ -160,6 +160,15 @@ async def test_mendable(http: HttpTransport, llm: ScriptedLLM, status: int) -> N
     assert len(llm.asked) == 1
 
 
+async def test_login_page(http: HttpTransport, llm: ScriptedLLM) -> None:
+    """A login page, which answers 200 to anything, leaves the case waiting."""
+    head = {"Content-Type": "Text/HTML; charset=utf-8"}
+    llm.script = lambda _asked: Says(raw=b"<html>turn it off</html>", head=head)
+    with pytest.raises(Unavailable, match="a web page answers") as unavailable:
+        await ask(http)
+    assert not unavailable.value.maybe_paid
+
+
 # -- dialects
 
 
