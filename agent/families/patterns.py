@@ -108,9 +108,12 @@ _EXTENSION = r"(?:[ ,]{0,2}(?:x|ext\.?|extension)[ .]{0,2}\d{1,6})?(?![\w\-])"
 _INTERNATIONAL = re.compile(
     r"(?<![\w+])\+[1-9](?:[ .\-/()]{0,2}\d){7,16}" + _EXTENSION, re.IGNORECASE
 )
+# North American numbers: the same mark, or the same space, in both places.
 _NATIONAL = re.compile(
-    r"(?<![\w.\-+])(?:1[ .\-])?(?:\([2-9]\d\d\)[ \-]?|[2-9]\d\d-)[2-9]\d\d[\-.]\d{4}"
-    + _EXTENSION,
+    r"(?<![\w.\-+])(?<!\d )(?:(?:\+?1|001)[ .\-])?"
+    r"(?:\([2-9]\d\d\)[ .\-]?\d{3}[ .\-]\d{4}"
+    r"|[2-9]\d\d(?:-[2-9]\d\d[.\-]\d{4}|\.\d{3}\.\d{4}|[ ][2-9]\d\d[ ]\d{4}))"
+    r"(?![ .]?\d)" + _EXTENSION,
     re.IGNORECASE,
 )
 _VERSION = re.compile(
