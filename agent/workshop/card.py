@@ -135,6 +135,7 @@ def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
     about = recipe.about
     made = measured.calibration
     generated = recipe.data.generated
+    made_up = "generated, and real lines" if recipe.data.lines else "generated"
     folder = recipe.data.folder
     trunk = measured.encoding.trunk
     maker = trunk.name if trunk else about.name
@@ -151,9 +152,9 @@ def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
         sources=listed(sources(recipe, measured.encoding)),
         train=f"{measured.train:,}",
         valid=f"{measured.valid:,}",
-        trained_on="generated" if generated else f"{folder}/train.jsonl",
+        trained_on=made_up if generated else f"{folder}/train.jsonl",
         how="together with the trunk" if trunk else "with a fixed schedule",
-        scored_on="generated" if generated else f"{folder}/valid.jsonl",
+        scored_on=made_up if generated else f"{folder}/valid.jsonl",
         fitted_on=f"{made.fitted_on:,}",
         certified_on=f"{made.certified_on:,}",
         more=_more(recipe),
@@ -190,6 +191,11 @@ def _model(recipe: Recipe, encoding: Encoding) -> str:
 
 def _more(recipe: Recipe) -> str:
     said = []
+    if recipe.data.generated:
+        said.append(
+            "\nNo generated text that scored shares a template with one that taught, "
+            "nor a name, place or\norganisation of our lists."
+        )
     if recipe.training.teachers:
         said.append(
             f"\nThe encoder learned the mean opinion of {recipe.training.teachers} "
@@ -209,6 +215,12 @@ def _more(recipe: Recipe) -> str:
 
 def _data(recipe: Recipe) -> str:
     if recipe.data.generated:
+        files = [line.file.format(split="*") for line in recipe.data.lines]
+        named = ", ".join(f"`{file}`" for file in files)
+        if named:
+            return (
+                f"Texts are generated; `DIR` has real lines to go with them: {named}."
+            )
         return "The texts are generated; `DIR` may be empty."
     folder = recipe.data.folder
     others = [] if recipe.trunk else [*recipe.vocabulary.texts]

@@ -7,9 +7,10 @@ from typing import Any
 
 from agent.examples import Example, read_examples
 from agent.workshop.catalogue import Catalogue, catalogue
+from agent.workshop.everyday import read_lines
 from agent.workshop.negatives import Negatives, negatives
 from agent.workshop.personal import generate
-from agent.workshop.recipe import Recipe
+from agent.workshop.recipe import Data, Recipe
 from agent.workshop.vocabulary import Trimmed
 
 VALID_SEED = 2  # generated texts to validate with are others than those that taught
@@ -46,7 +47,9 @@ def read_material(recipe: Recipe, data: Path) -> Material:
     """Read the files a recipe names below `data`; raises ConfigError."""
     if recipe.data.generated:
         training = generate(recipe.data.generated, recipe.training.seed)
-        valid = generate(recipe.data.generated_valid, VALID_SEED)
+        training += read_lines(data, recipe.data.lines, "train")
+        valid = generate(recipe.data.generated_valid, VALID_SEED, kept=True)
+        valid += _some(read_lines(data, recipe.data.lines, "valid"), recipe.data)
     else:
         folder = data / recipe.data.folder
         training = read_examples(folder / "train.jsonl")
@@ -65,6 +68,12 @@ def read_material(recipe: Recipe, data: Path) -> Material:
         spare = negatives(outside, data, [], ours, "valid")
         held = spare.some(round(OUTSIDE_FITTED * len(valid)))
     return Material(training, valid, texts, known, drawn, held)
+
+
+def _some(lines: list[Example], plan: Data) -> list[Example]:
+    """Return as many lines as are wanted, from all files."""
+    step = max(1, -(-len(lines) // max(1, plan.lines_valid)))
+    return lines[::step][: plan.lines_valid]
 
 
 def texts_of(data: Path, patterns: list[str]) -> list[str]:

@@ -93,12 +93,17 @@ def _any_of(texts: Sequence[str]) -> Source:
     return lambda chance: chance.choice(texts)
 
 
-def _texts(path: Path, without: Sequence[str]) -> list[str]:
+def of_others(path: Path, without: Sequence[str]) -> list[Example]:
+    """Return the examples of a file but for those with one of these labels (globs)."""
     return [
-        example.text
+        example
         for example in read_examples(path)
         if not any(fnmatchcase(example.label or "", glob) for glob in without)
     ]
+
+
+def _texts(path: Path, without: Sequence[str]) -> list[str]:
+    return [example.text for example in of_others(path, without)]
 
 
 def _foreign(split: str) -> list[str]:

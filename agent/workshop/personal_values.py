@@ -10,6 +10,7 @@ too regularly, stands in `personal/words.txt` and in the patterns below.
 
 import random
 import string
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -35,6 +36,17 @@ CARDS = (  # prefixes, and the length
     *(("3528", 16), ("3566", 16), ("36", 14), ("38", 14), ("304", 14), ("62", 16)),
     *(("5018", 16), ("6304", 18), ("1800", 15), ("2131", 15), ("6759", 13)),
 )
+KEPT = 10  # one value of so many never teaches: the texts that validate have these
+DRAWS = 60
+WHOLE = (  # lists too short for that, or of forms and not of names
+    *("abbreviated", "titles", "origins", "org_ends", "us_suffixes", "tlds", "zips"),
+    *("licenses", "phones", "dates", "times", "stamps", "months", "days", "codes"),
+    *("expiries", "web_words", "paths", "email_domains", "relative", "suffixes"),
+)
+# What an invented name is made of
+ONSETS = (*"bdfghjklmnprstvwz", "br", "dr", "fr", "kr", "th", "sh", "ch", "st", "kh")
+VOWELS = (*"aeiouaeio", "ai", "ei", "oo", "ou", "y")
+CODAS = ("", "", "", "n", "r", "l", "m", "s", "k", "t", "nd", "ng", "rd", "ck", "sh")
 COUNTS = ("two", "three", "four", "five", "six", "ten", "2", "3", "4", "5", "10", "12")
 UNITS = ("days", "weeks", "months", "years", "hours")
 ONES = (*("", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),)
@@ -43,15 +55,24 @@ TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where values come from: one stream of chance, and what Faker and we know."""
+    """Where values come from: one stream of chance, and what Faker and we know.
+
+    `kept`: names are only those that are kept from training, or only the others.
+    """
 
     chance: random.Random
     fakers: Mapping[str, Faker]
     words: Words
+    kept: bool = False
 
     def word(self, section: str) -> str:
         """Return an entry of a word list."""
         return self.chance.choice(self.words[section])
+
+    def own(self, draw: Callable[[], str]) -> str:
+        """Draw until the value is of our share; some locales have too few names."""
+        values = (draw() for _ in range(DRAWS))
+        return next((one for one in values if is_kept(one) == self.kept), draw())
 
     def faker(self, *sections: str) -> Faker:
         """Return the Faker of a locale of these lists."""
@@ -71,6 +92,21 @@ class Source:
         return self.chance.random() < share
 
 
+def is_kept(value: str) -> bool:
+    """Tell whether a value is kept from training."""
+    return zlib.crc32(value.casefold().encode()) % KEPT == 0
+
+
+def _share(words: Words, kept: bool) -> Words:  # noqa: FBT001
+    """Return the lists without the values of the other share; none becomes empty."""
+    return {
+        name: entries
+        if name in WHOLE or name.endswith("_locales")
+        else [entry for entry in entries if is_kept(entry) == kept] or entries
+        for name, entries in words.items()
+    }
+
+
 def read_words() -> dict[str, list[str]]:
     """Return the word lists of `words.txt` by their name."""
     words: dict[str, list[str]] = {}
@@ -82,8 +118,12 @@ def read_words() -> dict[str, list[str]]:
     return words
 
 
-def open_source(seed: int) -> Source:
-    """Return a source that always gives the same values for the same seed."""
+def open_source(seed: int, *, kept: bool = False) -> Source:
+    """Return a source that always gives the same values for the same seed.
+
+    `kept` is for texts that validate: names, places and organisations that no text
+    for training has.
+    """
     chance = random.Random(seed)  # noqa: S311 - data, no secrets
     words = read_words()
     lists = [entries for name, entries in words.items() if name.endswith("_locales")]
@@ -93,7 +133,7 @@ def open_source(seed: int) -> Source:
         # Without weights rare names are as likely as common ones.
         faker = fakers[locale] = Faker(locale, use_weighting=False)
         faker.seed_instance(chance.getrandbits(32))
-    return Source(chance, fakers, words)
+    return Source(chance, fakers, _share(words, kept), kept)
 
 
 def _names(source: Source) -> tuple[str, str]:
@@ -106,13 +146,28 @@ def _names(source: Source) -> tuple[str, str]:
         first, last = source.fakers["ja_JP"].romanized_name().split(" ", 1)
         return first, last
     if draw < 0.28:
-        return source.word("nicknames"), source.fakers["en_US"].last_name()
+        return source.word("nicknames"), source.own(source.fakers["en_US"].last_name)
+    if draw < 0.31:
+        return _invented(source), _invented(source)
     faker = (
         source.fakers["en_US"]
         if draw < 0.5
         else source.faker("english_locales", "name_locales")
     )
-    return faker.first_name(), faker.last_name()
+    return source.own(faker.first_name), source.own(faker.last_name)
+
+
+def _invented(source: Source) -> str:
+    """Return a name that nobody has: most names are in no list."""
+    chance = source.chance
+    syllables = [
+        chance.choice(ONSETS) + chance.choice(VOWELS) + chance.choice(CODAS)
+        for _ in range(chance.choice((1, 2, 2, 2, 3)))
+    ]
+    name = "".join(syllables).title()
+    return (
+        f"{name}{chance.choice(('', '', '', 'a', 'e', 'i', 'o', 'son', 'sen', 'ski'))}"
+    )
 
 
 def _last(source: Source) -> str:
@@ -140,16 +195,17 @@ def _full(source: Source) -> str:
         f"{first[0]}. {last}": 3,
         f"{first[0]}.{gap}{other[0]}. {last}": 2,
         f"{last}, {first}": 3,
-        f"{first} {last} {chance.choice(('Jr.', 'Jr', 'Sr.', 'III', 'II'))}": 1.5,
+        f"{last} {first}": 1,
+        f"{first} {last} {source.word('suffixes')}": 3,
         f"{first} {last}".upper(): 1.5,
-        f"{first} {last}".lower(): 1,
+        f"{first} {last}".lower(): 3,
     }
     return chance.choices(list(shapes), list(shapes.values()))[0]
 
 
 def _first(source: Source) -> str:
     first = source.word("nicknames") if source.often(0.2) else _names(source)[0]
-    return first.lower() if source.often(0.05) else first
+    return first.lower() if source.often(0.1) else first
 
 
 def _person(source: Source) -> list[Piece]:
@@ -163,7 +219,10 @@ def _person(source: Source) -> list[Piece]:
 
 def _titled(source: Source) -> list[Piece]:
     name = _last(source) if source.often(0.65) else _full(source)
-    return [(source.word("titles"), "TITLE"), (" ", None), (name, "PERSON")]
+    titled = [(source.word("titles"), "TITLE"), (" ", None), (name, "PERSON")]
+    if source.often(0.06):  # with a comma it is no part of the name
+        titled.append((f", {source.word('degrees')}", None))
+    return titled
 
 
 def _city(source: Source) -> str:
@@ -342,8 +401,12 @@ def _us_address(source: Source, gap: str) -> str:
 
 def _company(source: Source) -> str:
     draw = source.chance.random()
-    if draw < 0.4:
+    if draw < 0.2:
         return str(source.faker("company_locales").company())
+    if draw < 0.45:
+        return _firm(source)
+    if draw < 0.65:
+        return _shop(source)
     noun, field = source.word("org_nouns"), source.word("org_fields")
     last, end = _names(source)[1], source.word("org_ends")
     made = (
@@ -368,6 +431,35 @@ def _company(source: Source) -> str:
         *(f"{source.word('web_words').title()}{source.word('web_words').title()}",) * 2,
     )
     return source.chance.choice(made)
+
+
+def _firm(source: Source) -> str:
+    """Return a firm named after its owners, and after nothing else."""
+    one, two, three = (_names(source)[1] for _ in range(3))
+    end = source.word("org_ends")
+    return source.chance.choice(
+        (
+            *(f"{one}-{two}", f"{one}-{two}", f"{one}, {two} and {three}"),
+            *(f"{one}, {two} and {three}", f"{one} {end}", f"{one}-{two} {end}"),
+            *(f"{one} & {two} {end}", f"{one} {two} {end}", f"{one}, {two} & {three}"),
+            *(f"{one} and Sons", f"{one} Group", f"{one} LLC", f"{one} PLC"),
+            *(f"{one} Ltd", f"{one} Inc"),
+        )
+    )
+
+
+def _shop(source: Source) -> str:
+    """Return a shop or small firm with a name of ordinary words."""
+    word, noun = source.word("shop_words"), source.word("shop_nouns")
+    other, last = source.word("shop_words"), _names(source)[1]
+    return source.chance.choice(
+        (
+            *(f"{word} {noun}", f"{word} {noun}", f"{word} {noun}", f"{word} {other}"),
+            *(f"{word} {other} {noun}", f"{word}{other.lower()}", f"{last}'s {noun}"),
+            *(f"{last}'s", f"{last} {noun}", f"The {word} {noun}", f"{word}'n {other}"),
+            *(f"{word} & {other}", f"{word}{other}"),
+        )
+    )
 
 
 def _school(source: Source) -> str:
@@ -454,12 +546,18 @@ def _agency(source: Source) -> str:
 
 def _organization(source: Source) -> str:
     draw = source.chance.random()
-    if draw < 0.22:
-        return source.word("organizations")
-    if draw < 0.68:
+    if draw < 0.38:
+        return _known(source)
+    if draw < 0.74:
         return _company(source)
     makers = (_school, _hospital, _agency, _agency, _band)
     return source.chance.choice(makers)(source)
+
+
+def _known(source: Source) -> str:
+    """Return an organisation that there is, now and then as hurried people write it."""
+    name = source.word("organizations")
+    return name.lower() if source.often(0.06) else name
 
 
 def _card(source: Source) -> str:
@@ -641,24 +739,38 @@ def _month(source: Source) -> str:
 
 
 def _relative(source: Source) -> str:
+    """Return a day or a time as seen from now."""
     chance = source.chance
     day, unit = source.word("days"), chance.choice(UNITS)
+    month, count = source.word("months"), chance.choice(COUNTS)
+    near = chance.choice(("last", "next", "this", "last", "next", "this coming"))
+    hour, part = _hour(source), chance.choice(("morning", "afternoon", "evening"))
     return chance.choice(
         (
-            *(f"last {day}", f"next {day}", f"{chance.choice(COUNTS)} {unit} ago", day),
-            *("last week", "last month", "next year", f"this {day}", f"{day} morning"),
-            *(f"last {source.word('months')}", "half past six", "a quarter to nine"),
+            *(f"{near} {day}", f"{near} {day}", day, f"{day} {part}"),
+            *(f"{count} {unit} ago", f"in {count} {unit}", f"{near} {unit[:-1]}"),
+            *(f"{near} {month}", f"{near} {day} {part}", f"{hour} in the {part}"),
+            *(f"{hour} o'clock", f"half past {hour}", f"a quarter to {hour}"),
+            *(f"{source.word('relative')}" for _ in range(7)),
+            *(f"yesterday {part}", f"tomorrow {part}", f"early {near} {unit[:-1]}"),
         )
+    )
+
+
+def _hour(source: Source) -> str:
+    number = source.chance.randint(1, 12)
+    return (
+        str(number) if source.often(0.5) else (*ONES, "ten", "eleven", "twelve")[number]
     )
 
 
 def _date(source: Source) -> str:
     draw = source.chance.random()
-    if draw < 0.75:
+    if draw < 0.68:
         return _moment(source, "dates", 1990, 2030)
-    if draw < 0.83:
+    if draw < 0.75:
         return _month(source)
-    return _relative(source) if draw < 0.92 else _moment(source, "stamps", 1995, 2030)
+    return _relative(source) if draw < 0.93 else _moment(source, "stamps", 1995, 2030)
 
 
 def _year(source: Source) -> str:
@@ -673,6 +785,8 @@ def _time(source: Source) -> str:
 def _age(source: Source) -> str:
     chance = source.chance
     age = chance.choice((chance.randint(1, 99), chance.randint(18, 80)))
+    if source.often(0.03):
+        return f"{age}.{chance.randint(1, 9)}"
     if source.often(0.06):
         tens, ones = divmod(chance.randint(20, 89), 10)
         return f"{TENS[tens - 2]}-{ONES[ones]}".rstrip("-")
@@ -746,6 +860,9 @@ SLOTS: dict[str, Callable[[Source], list[Piece]]] = {
     "zip": _labelled("ZIP_CODE", lambda source: source.shape(source.word("zips"))),
     "org": _labelled("ORGANIZATION", _organization),
     "company": _labelled("ORGANIZATION", _company),
+    "known": _labelled("ORGANIZATION", _known),
+    "firm": _labelled("ORGANIZATION", _firm),
+    "shop": _labelled("ORGANIZATION", _shop),
     "school": _labelled("ORGANIZATION", _school),
     "hospital": _labelled("ORGANIZATION", _hospital),
     "band": _labelled("ORGANIZATION", _band),
@@ -755,6 +872,7 @@ SLOTS: dict[str, Callable[[Source], list[Piece]]] = {
     "date": _labelled("DATE_TIME", _date),
     "birthday": _labelled("DATE_TIME", _birthday),
     "month": _labelled("DATE_TIME", _month),
+    "when": _labelled("DATE_TIME", _relative),
     "year": _labelled("DATE_TIME", _year),
     "time": _labelled("DATE_TIME", _time),
     "stamp": _labelled(
@@ -781,6 +899,8 @@ SLOTS: dict[str, Callable[[Source], list[Piece]]] = {
     "percent": _harmless(_percent),
     "version": _harmless(_version),
     "code": _harmless(lambda source: source.shape(source.word("codes"))),
+    "degree": _listed("degrees"),
+    "technical": _listed("technical"),
     "duration": _harmless(_duration),
     **{
         name: _listed(name)

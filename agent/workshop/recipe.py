@@ -52,6 +52,25 @@ class About(Said):
     """So too."""
 
 
+class Lines(Frozen):
+    """A file of real lines, below the data folder, that teach beside generated ones."""
+
+    file: str
+    """`{split}` in it stands for train or valid."""
+    without: list[str] = []
+    """Labels (globs) whose lines are not taken."""
+    labels: dict[str, str] = {}
+    """Its labels of spans that are one of ours. A GPE must also be in our lists."""
+    harmless: list[str] = []
+    """Its labels of spans that are nothing of ours; lines with others are not taken."""
+    capitals: bool = False
+    """Whether its names begin with capitals: lines with any are not taken."""
+    listed: bool = True
+    """Whether names and times in our lists say that something is not marked."""
+    times: int = Field(default=1, ge=1)
+    """So often each line teaches."""
+
+
 class Data(Frozen):
     """Where train.jsonl and valid.jsonl lie, below the folder given on the command."""
 
@@ -59,6 +78,10 @@ class Data(Frozen):
     generated: int = Field(default=0, ge=0)
     """So many texts with personal data are made instead of read (personal.py)."""
     generated_valid: int = Field(default=2000, ge=0)
+    lines: list[Lines] = []
+    """Real lines beside generated ones (everyday.py)."""
+    lines_valid: int = Field(default=0, ge=0)
+    """So many of their valid lines at most are scored beside the generated ones."""
 
 
 class Other(Frozen):

@@ -150,6 +150,25 @@ def test_templates_are_many_and_different() -> None:
         assert line.count("[") == line.count("]"), line
 
 
+def test_what_scores_shares_nothing_with_what_teaches() -> None:
+    """Templates and listed values are parted: those kept never come in training."""
+    taught, kept = (personal._share(one) for one in (False, True))
+    for register, lines in templates().items():
+        assert sorted(taught[register] + kept[register]) == sorted(lines)
+        assert kept[register], register
+    ours, theirs = (open_source(5, kept=one) for one in (False, True))
+    for section in (
+        "organizations",
+        "cities",
+        "countries",
+        "african_last",
+        "nicknames",
+    ):
+        assert not set(ours.words[section]) & set(theirs.words[section])
+        assert len(ours.words[section]) > len(theirs.words[section]) > 0
+    assert all(personal._by_label(kept=True))
+
+
 @pytest.mark.parametrize("slot", sorted(SLOTS))
 def test_a_slot_gives_clean_and_different_values(source: Source, slot: str) -> None:
     """A value is not empty, has no space around it, and is seldom the same."""
