@@ -6,11 +6,9 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from fleetwork import Office, asked, version
 from stage import DEVICE, Agent, Client, Mosquitto
 from test_control import ask
-from test_fleet import Office, asked, office, version
-
-__all__ = ["office"]
 
 STATUS = f"slm/{DEVICE}/status"
 ONE: dict[str, tuple[list[str], str]] = {"one": (["home/+/utterance"], "")}
