@@ -14,7 +14,7 @@ import soak
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_short(capsys: pytest.CaptureFixture[str]) -> None:
-    """5,000 messages in three rounds: the same files and threads after each of them.
+    """5,000 messages in three rounds: the same files after each of them.
 
     Memory has not settled by then, but no set of models stays behind a reload: 28 MB.
     """
@@ -37,7 +37,7 @@ def test_growth_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     idles = [
         soak.Idle({"socket": 5 + number}, 0, 7 + number, 150, 1000, 10)
-        for number in range(3)
+        for number in range(5)
     ]
     checks = [*soak.memory(samples, 3, 8.0), *soak.holdings(idles, samples)]
     ill = {check.what for check in checks if not check.well}
