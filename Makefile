@@ -20,12 +20,10 @@ all: check test
 run: .venv/.run
 	$(BIN)/slm-agent demo
 
-# The tests wait for processes most of the time: three workers keep two cores busy.
-WORKERS ?= $(shell expr $$(nproc) \* 3 / 2 + $$(nproc) % 2)
 test: .venv/.dev
 	@{ command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ]; } && command -v openssl >/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mosquitto openssl; }
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long" $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not long" $(TESTS)
 
 # What takes minutes: 5,000 messages while everything breaks again and again. With
 # CHAOS=bench/results/chaos-$$(uname -m).json its figures go to that file.
