@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 import structlog
@@ -61,6 +62,7 @@ class Group:
         self._topics = topics
         self._lease_s = lease_s
         self._since = since
+        self._deaf: dict[str, float] = {}  # by name: since when we may have missed them
         self._retold = retold
         self._on_told = on_told
         self._ledger = Ledger()
@@ -68,7 +70,8 @@ class Group:
         self._proposed: dict[str, asyncio.Future[bool]] = {}  # by claim id
         self._waiting: dict[str, set[asyncio.Future[Told | None]]] = defaultdict(set)
         self._untold: dict[str, Told] = {}
-        self._to_answer: asyncio.Queue[Hello | Claim] = asyncio.Queue()
+        self._to_answer: asyncio.Queue[Hello | Welcome | Claim] = asyncio.Queue()
+        self._hellos: dict[str, float] = {}  # by id of our hellos: since when
         self._welcomes: dict[str, asyncio.Queue[str]] = {}  # by hello id
         self._in = asyncio.Event()  # whether we heard all there is to hear
         self._connection: Connection | None = None  # while there is one
@@ -204,9 +207,13 @@ class Group:
                 self._wake(word.key, None)
             case Hello() if word.by != self._topics.name:
                 self._to_answer.put_nowait(word)
-            case Hello() | Welcome():
-                if word.id in self._welcomes:
-                    self._welcomes[word.id].put_nowait(word.by)
+            case Welcome() if word.id in self._hellos:
+                if self._hellos[word.id] <= self._deaf_to(word.by):
+                    self._deaf[word.by] = inf
+                else:
+                    self._to_answer.put_nowait(word)
+        if word.id in self._welcomes:
+            self._welcomes[word.id].put_nowait(word.by)
 
     def _member(self, name: str, payload: bytes) -> None:
         if name == self._topics.name:
@@ -221,12 +228,15 @@ class Group:
             self._wake(key, None)
 
     async def answer(self) -> None:
-        """Answer newcomers, and claims of ours that we gave up, for ever."""
+        """Answer newcomers and ask them, and give up claims of ours, for ever."""
         while True:
             word = await self._to_answer.get()
             try:
                 if isinstance(word, Hello):
                     await self._welcome(word)
+                if isinstance(word, Hello | Welcome):
+                    if self._deaf_to(word.by) < inf:  # it was away when we asked
+                        await self._say(self._hello(self._deaf_to(word.by)))
                 elif self._ours.get(word.key) != word:
                     await self._say(End(id=word.id, key=word.key, by=word.by))
             except Undelivered:
@@ -250,12 +260,22 @@ class Group:
 
     # -- coming and going
 
+    def _deaf_to(self, name: str) -> float:
+        """Return since when we may have missed what another said; inf: never."""
+        return self._deaf.get(name, self._since)
+
+    def _hello(self, since: float) -> Hello:
+        hello = Hello(
+            id=ulid_text(new_ulid()), by=self._topics.name, since=since - SKEW_S
+        )
+        self._hellos[hello.id] = since
+        return hello
+
     async def _introduce(self, connection: Connection) -> None:
         """Hear what the others hold before we claim anything."""
         self._connection = connection
         connection.ended.add_done_callback(self._lost)
-        since = self._since - SKEW_S
-        hello = Hello(id=ulid_text(new_ulid()), by=self._topics.name, since=since)
+        hello = self._hello(min(self._deaf.values(), default=self._since))
         heard = self._welcomes[hello.id] = asyncio.Queue()
         try:
             await self._say(hello)
@@ -278,10 +298,15 @@ class Group:
         if connection.ended.done():
             raise Undelivered("the connection was short")
         self._in.set()
+        for key in self._waiting.keys() - self._ledger.held.keys():
+            self._wake(key, None)  # we missed its end
 
     def _lost(self, _ended: object) -> None:
-        if self._in.is_set():
-            self._since = time.time()
+        now = time.time()
+        self._deaf = {name: min(since, now) for name, since in self._deaf.items()}
+        self._hellos.clear()
+        for heard in self._welcomes.values():
+            heard.put_nowait("")  # nobody to wait for
         self._in.clear()
         self._connection = None
         self.others.clear()
