@@ -12,7 +12,8 @@ from provider import Call, Provider
 from stage import Mosquitto
 
 New = Callable[..., Broker]
-HURRY = {"progress.STALL_S": 0.3}
+# A busy disk may well take longer than that.
+HURRY = {"progress.STALL_S": 0.3, "service.STALL_S": 60.0}
 LONG = 12  # so many meals take longer than what is hung in these tests is given
 PLAIN = "cache = { entries = 0 }\n"
 
@@ -28,7 +29,7 @@ def fed(broker: Broker) -> None:
     """Wait until the watchdog was fed for longer than what hangs is given."""
     for _ in range(LONG):
         broker.wait_told("WATCHDOG=1")
-    assert broker.count_log("stalled") == 0
+    assert [line for line in broker.lines if line["event"] == "stalled"] == []
 
 
 def told_meanwhile(broker: Broker) -> list[str]:
@@ -44,14 +45,14 @@ def told_meanwhile(broker: Broker) -> list[str]:
 @pytest.mark.parametrize(
     ("hang", "deadline_s", "what"),
     [("llm.ask", 3600, "ask"), ("answering.Answering._known", 1, "case")],
-    ids=["a model", "the disk"],
+    ids=["a model", "a case"],
 )
 def test_what_hangs_is_not_fed(
     new_broker: New, device: Device, hang: str, deadline_s: float, what: str
 ) -> None:
     """What is past its time, and ends by no timeout, keeps the watchdog hungry."""
     hurry = HURRY | {
-        hang: "__import__('hung_ask').ask",
+        hang: "__import__('hung_parts').ask",
         "asking.PAUSE_MAX_S": 0.1,
         "answering.MARGIN_S": 0.1,
     }
@@ -65,11 +66,28 @@ def test_what_hangs_is_not_fed(
     assert told_meanwhile(broker) == []
 
 
+def test_a_disk_that_hangs_is_not_fed(
+    new_broker: New, device: Device, model: Provider
+) -> None:
+    """An answer that does not get to the disk keeps the watchdog hungry, too."""
+    hurry = HURRY | {
+        "service.STALL_S": 0.3,
+        "replies.keep": "__import__('hung_parts').write",
+    }
+    broker = new_broker(model.base, hurry=hurry)
+    broker.start()
+    device.send(case(1))
+    broker.wait_log("stalled", what="disk")
+    told_meanwhile(broker)
+    broker.wait_log("stalled", 5)
+    assert told_meanwhile(broker) == []
+
+
 def test_a_connection_that_hangs_is_not_fed(new_broker: New) -> None:
     """A try to connect that never ends keeps the watchdog hungry, too."""
     hurry = {
         "service.CONNECT_S": 0.5,
-        "group.Link._connect": "__import__('hung_ask').ask",
+        "group.Link._connect": "__import__('hung_parts').ask",
     }
     broker = new_broker("http://127.0.0.1:1", hurry=hurry)
     broker.start(ready=False)

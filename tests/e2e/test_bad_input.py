@@ -27,6 +27,7 @@ PIPELINES = {
     "home": (["home/+/utterance"], ""),
     "note": (["note/+/utterance"], 'text = "text"'),
 }
+ROUNDS = 12
 
 
 def test_bad_input(
@@ -39,7 +40,7 @@ def test_bad_input(
     agent = new_agent(broker.port, pipelines=PIPELINES)
     agent.start()
     memory = []
-    for round_ in range(6):
+    for round_ in range(ROUNDS):
         good = range(round_ * 100, round_ * 100 + 40)
         for number, kind in zip(good, list(BAD) * 4, strict=True):
             family, payload, content_type, _ = BAD[kind]
@@ -49,8 +50,8 @@ def test_bad_input(
         client.wait_answered((round_ + 1) * 80)
         memory.append(agent.resident_mb())
     assert agent.terminate() == 0
-    assert client.answers == 6 * 80
-    assert len(client.results) == len(client.dead) == 6 * 40
+    assert client.answers == ROUNDS * 80
+    assert len(client.results) == len(client.dead) == ROUNDS * 40
     assert all(len(letters) == 1 for letters in client.dead.values())
     for topic, [letter] in client.dead.items():
         family, payload, _, reason = BAD[topic.split("/")[1].rpartition("-")[0]]
@@ -59,7 +60,8 @@ def test_bad_input(
         assert letter["pipeline"] == family
         assert base64.b64decode(letter["payload"]) == payload
         assert (letter["bytes"], letter["truncated"]) == (len(payload), False)
-    assert max(memory[3:]) < max(memory[:3]) + 8, memory  # one round brings 4 MB
+    # A round brings 4 MB, and malloc gives back what it took in its own time.
+    assert min(memory[-3:]) < max(memory[:3]) + 8, memory
 
 
 def test_ten_megabytes(agent: Agent, client: Client) -> None:

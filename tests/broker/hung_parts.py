@@ -1,6 +1,7 @@
-"""A model's library that hangs for good: not even a cancellation ends it."""
+"""What hangs for good: a model's library, a disk; no cancellation ends them."""
 
 import asyncio
+import threading
 from contextlib import suppress
 
 
@@ -9,3 +10,8 @@ async def ask(*_: object) -> None:
     while True:
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
+
+
+def write(*_: object, **__: object) -> None:
+    """Take the place of a write to the disk, and never return."""
+    threading.Event().wait()
