@@ -60,14 +60,10 @@ class Next:
 class Daemon:
     """Owns the parts of a running agent, until it stops or another takes over."""
 
-    _deaf = False  # to messages: we are about to leave
-
     def __init__(self, this: Next, ids: IdTable | None, lasting: Lasting) -> None:
         """Open the outbox; raises ConfigError. Nothing is connected yet."""
         parts, steering, config = this.parts, this.steering, this.parts.config
-        self._lasting = lasting
-        self._config = config
-        self._steering = steering
+        self._lasting, self._config, self._steering = lasting, config, steering
         self._endpoint = parts.endpoint
         self._topics = Topics(config.agent.device.id)
         self._pipelines = parts.pipelines
@@ -121,6 +117,7 @@ class Daemon:
         self._next: Next | None = None
         self._idle.set()
         self.introduced = False  # whether the broker heard of us
+        self._deaf = False  # to messages: we are about to leave
 
     async def run(self) -> Next | None:
         """Run until told to stop, then finish what is in hand and leave.

@@ -13,9 +13,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from agent.types import Entity, Prediction, Reason, Tier, Timing
 
+LONGEST_QUOTE = 4000  # characters of an unusable answer that go back for the repair
 LONGEST_ANSWER = 1_000_000  # bytes of a reply; more is nobody's answer
 MOST_ENTITIES = 500
 # What is beyond is a mistake or malice, and no database or float has room for it.
@@ -70,6 +72,16 @@ class Case:
 
 
 _CASE: TypeAdapter[Case] = TypeAdapter(Case)
+
+
+def field_of(body: bytes, name: str) -> str:
+    """Return a text in what may be no case, nor even JSON; empty: it has none."""
+    try:
+        document = from_json(body)
+    except ValueError:
+        return ""
+    value = document.get(name) if isinstance(document, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 def encode_case(case: Case) -> bytes:

@@ -32,9 +32,10 @@ from agent.finals import Finals, Room, readable
 from agent.link import Link
 from agent.outbox import cases as book
 from agent.outbox.cases import Row
+from agent.outbox.spending import today
 from agent.outbox.store import Database, Full, Store
 from agent.pipeline import Pipeline
-from agent.purse import MOST_CALLS, OverBudget, today
+from agent.purse import MOST_CALLS, OverBudget
 from agent.refusals import Refusals
 from agent.transports import Unavailable
 from agent.types import Outcome

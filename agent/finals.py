@@ -16,10 +16,9 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
-from pydantic_core import from_json
 
 from agent.alerts import Alerts
-from agent.cases import Case, decode_case
+from agent.cases import Case, decode_case, field_of
 from agent.clock import Clock
 from agent.counts import Counts
 from agent.engine import fitting
@@ -169,10 +168,10 @@ class Finals:
         It holds the case as it lay in the outbox, so that nothing vanishes.
         """
         letter = Message(
-            topic=_field(row.body, "topic"),
+            topic=field_of(row.body, "topic"),
             payload=row.body,
             qos=1,
-            id=_field(row.body, "id"),
+            id=field_of(row.body, "id"),
             seq=0,
             epoch=0,
             received_at=datetime.now(UTC),
@@ -333,15 +332,6 @@ def readable(row: Row) -> Case | None:
         return decode_case(row.body)
     except ValueError:
         return None
-
-
-def _field(body: bytes, name: str) -> str:
-    """Return a field of what is no case, as far as there is one."""
-    with contextlib.suppress(ValueError):
-        document = from_json(body)
-        if isinstance(document, dict):
-            return str(document.get(name, ""))
-    return ""
 
 
 def _forget(db: Database, keys: Sequence[str], now: float, *, prune: bool) -> None:

@@ -105,16 +105,11 @@ class Collector:
                 messages.add_metric([pipeline, outcome], number)
         yield messages
         for name, label, key, said in BY:
-            family = CounterMetricFamily(f"slm_{name}", said, labels=[label])
-            for value, number in health[key].items():
-                family.add_metric([value], number)
-            yield family
-        heard = GaugeMetricFamily(
-            "slm_heard_seconds", "Since the last message", labels=["pipeline"]
+            yield labelled(CounterMetricFamily, name, said, label, health[key])
+        yield labelled(
+            GaugeMetricFamily,
+            *("heard_seconds", "Since the last message", "pipeline", health["heard_s"]),
         )
-        for pipeline, seconds in health["heard_s"].items():
-            heard.add_metric([pipeline], seconds)
-        yield heard
         yield quantiles("latency", "Arrival to publish", health, "ms_p50", "ms_p99")
         yield from _alerts(health)
         yield from _upstream(health)
@@ -128,6 +123,21 @@ def _gauge(name: str, said: str, value: float | None) -> Iterator[Metric]:
 def _counter(name: str, said: str, value: float | None) -> Iterator[Metric]:
     if value is not None:
         yield CounterMetricFamily(f"slm_{name}", said, value)
+
+
+def labelled(
+    family: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str,
+    said: str,
+    label: str,
+    numbers: Mapping[str, float | None],
+) -> Metric:
+    """Return a family with a sample for each number that there is, by its label."""
+    found = family(f"slm_{name}", said, labels=[label])
+    for value, number in numbers.items():
+        if number is not None:
+            found.add_metric([value], number)
+    return found
 
 
 def quantiles(
@@ -185,11 +195,7 @@ def _money(upstream: Mapping[str, Any]) -> Iterator[Metric]:
         upstream["cost_if_all_upstream"],
     )
     for name, key, said in BUDGET:
-        family = GaugeMetricFamily(f"slm_{name}", said, labels=["unit"])
-        for unit, value in upstream[key].items():
-            if value is not None:
-                family.add_metric([unit], value)
-        yield family
+        yield labelled(GaugeMetricFamily, name, said, "unit", upstream[key])
     for name, key, said in BUDGET:
         family = GaugeMetricFamily(
             f"slm_pipeline_{name}", said, labels=["pipeline", "unit"]

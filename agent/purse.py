@@ -21,7 +21,7 @@ from agent.cases import Case, Request, Usage
 from agent.outbox import cases as book
 from agent.outbox import ledger, repeats, spending
 from agent.outbox.ledger import Egress
-from agent.outbox.spending import Limit, Spend
+from agent.outbox.spending import Limit, Spend, allows, today
 from agent.outbox.store import Database, Full, Store
 from agent.prompt import messages
 from agent.transports import Transport
@@ -126,9 +126,7 @@ class Purse:
             sha256=hashlib.sha256(body).hexdigest(),
             redactions=redactions,
         )
-
         once = self._transport.pays_once
-
         owed = list(self._owed)
 
         def change(db: Database) -> tuple[int, bool] | str:
@@ -137,7 +135,7 @@ class Purse:
             number = known or self._reserve(db, day, case, own, wanted)
             if number is None:
                 spent = spending.spent(db, day, device.scope)
-                return device.scope if exceeds(device, spent, wanted) else own.scope
+                return own.scope if allows(device, spent, wanted) else device.scope
             if once:
                 repeats.expect(db, number, egress.sha256)
             ledger.record(db, egress)
@@ -288,21 +286,6 @@ class Purse:
 def _apply(db: Database, changes: Sequence[Callable[[Database], None]]) -> None:
     for change in changes:
         change(db)
-
-
-def today() -> str:
-    """Return the day that is booked on: UTC, ISO 8601."""
-    return datetime.now(UTC).date().isoformat()
-
-
-def exceeds(limit: Limit, spent: Spend, wanted: Spend) -> bool:
-    """Tell whether a limit does not allow what is wanted on top of what is spent."""
-    pairs = (
-        (limit.calls, spent.calls + wanted.calls),
-        (limit.tokens, spent.tokens + wanted.tokens),
-        (limit.micros, spent.micros + wanted.micros),
-    )
-    return any(most is not None and total > most for most, total in pairs)
 
 
 def _left(limit: int | None, spent: int) -> int | None:

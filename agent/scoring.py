@@ -1,7 +1,7 @@
 """How good answers are: accuracy, spans, coverage, AURC, calibration error."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import quantiles
@@ -118,9 +118,7 @@ def scoreboard(answers: Sequence[Answer], known: frozenset[str]) -> Scoreboard:
 def span_f1(answers: Sequence[Answer]) -> float | None:
     """Return the micro F1 of entities: exact boundaries and label."""
     true = found = hits = 0
-    for answer in _marked(answers):
-        wanted = {place(span) for span in answer.example.marked}
-        got = {place(entity) for entity in _entities(answer)}
+    for wanted, got in _places(answers):
         true += len(wanted)
         found += len(got)
         hits += len(wanted & got)
@@ -134,9 +132,7 @@ def span_f2(answers: Sequence[Answer]) -> float | None:
     no words passed over.
     """
     true = found = hits = 0
-    for answer in _marked(answers):
-        wanted = {place(span) for span in answer.example.marked}
-        got = {place(entity) for entity in _entities(answer)}
+    for wanted, got in _places(answers):
         true += len(wanted)
         found += len(got)
         for one in sorted(wanted):
@@ -147,6 +143,15 @@ def span_f2(answers: Sequence[Answer]) -> float | None:
                 got.remove(same)
                 hits += 1
     return 5 * hits / (4 * true + found) if true else None
+
+
+def _places(answers: Sequence[Answer]) -> Iterator[tuple[set[Place], set[Place]]]:
+    """Yield where the entities of a text are, and where they were found."""
+    for answer in _marked(answers):
+        yield (
+            {place(span) for span in answer.example.marked},
+            {place(entity) for entity in _entities(answer)},
+        )
 
 
 def _much_the_same(one: Place, other: Place) -> bool:

@@ -18,7 +18,15 @@ from pydantic import BaseModel, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
-from agent.cases import BadReply, Case, Repair, Reply, Request, checked
+from agent.cases import (
+    LONGEST_QUOTE,
+    BadReply,
+    Case,
+    Repair,
+    Reply,
+    Request,
+    checked,
+)
 from agent.outbox import answers
 from agent.outbox.cases import wire_id
 from agent.outbox.store import Database, Full, Store
@@ -35,7 +43,6 @@ FAILURES = 5  # in a row, and nobody is asked for a while
 COOL_DOWN_S = 15.0
 FULL_S = 1.0  # how often a full disk is tried
 ASKED_PAUSE_MAX_S = 3600.0
-LONGEST_QUOTE = 4000  # characters of an unusable answer that are sent back
 
 Change = Callable[[Database], None]
 

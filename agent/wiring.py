@@ -23,11 +23,11 @@ from agent.link import Link
 from agent.mqtt import Endpoint, Will, tls_context
 from agent.outbox import SCHEMA
 from agent.outbox.rescue import rescue
-from agent.outbox.spending import Limit
+from agent.outbox.spending import Limit, today
 from agent.outbox.store import Failed, Full, Store
 from agent.pipeline import Pipeline, limit, open_pipelines
 from agent.privacy import Finder
-from agent.purse import Prices, Purse, today
+from agent.purse import Prices, Purse
 from agent.refusals import Refusals
 from agent.transports import Settings, Transport, open_transport
 from agent.wire import Topics

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -20,7 +19,7 @@ from agent.broker.settings import BrokerFile
 from agent.broker.tally import Tally
 from agent.cases import BadReply, Repair, Reply, Request, Usage, checked
 from agent.outbox import spending
-from agent.outbox.spending import Limit, Spend
+from agent.outbox.spending import Limit, Spend, today
 from agent.outbox.store import Full, Store
 from agent.prompt import parse
 
@@ -61,11 +60,6 @@ def limit_of(file: BrokerFile) -> Limit:
     money = budget.money_per_day
     micros = None if money is None else round(money * 1_000_000)
     return Limit(SCOPE, budget.calls_per_day, budget.tokens_per_day, micros)
-
-
-def today() -> str:
-    """Return the day that is paid for, in UTC."""
-    return datetime.now(UTC).date().isoformat()
 
 
 def left_s(request: Request) -> float:

@@ -5,14 +5,13 @@ import time
 from collections.abc import Awaitable, Callable
 
 import structlog
-from pydantic_core import from_json
 
 from agent.backlog import Backlog, Verdict
 from agent.broker.answering import Answering, Resting
 from agent.broker.plan import Plan
 from agent.broker.settings import cases_filter, may_reply_to
 from agent.broker.tally import Tally
-from agent.cases import BadRequest, Reply, Request, decode_request
+from agent.cases import BadRequest, Reply, Request, decode_request, field_of
 from agent.errors import Refused, Undelivered
 from agent.link import Link
 from agent.mqtt import Connection, Envelope
@@ -190,11 +189,5 @@ def _id_of(message: Message) -> str:
 
 
 def _field(message: Message, name: str) -> str:
-    if len(message.payload) > LARGEST_CASE:
-        return ""
-    try:
-        document = from_json(message.payload)
-    except ValueError:
-        return ""
-    value = document.get(name) if isinstance(document, dict) else None
-    return value if isinstance(value, str) else ""
+    too_long = len(message.payload) > LARGEST_CASE
+    return "" if too_long else field_of(message.payload, name)

@@ -10,7 +10,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.metrics_core import Metric
 
-from agent.metrics import Health, quantiles
+from agent.metrics import Health, labelled, quantiles
 
 # name, key in health, help
 COUNTERS = (
@@ -51,10 +51,8 @@ class BrokerCollector:
         for name, key, said in COUNTERS:
             yield CounterMetricFamily(f"slm_broker_{name}", said, health[key])
         for name, label, key, said in BY:
-            family = CounterMetricFamily(f"slm_broker_{name}", said, labels=[label])
-            for value, number in health[key].items():
-                family.add_metric([value], number)
-            yield family
+            numbers = health[key]
+            yield labelled(CounterMetricFamily, f"broker_{name}", said, label, numbers)
         for name, key, said in GAUGES:
             yield GaugeMetricFamily(f"slm_broker_{name}", said, health[key])
         yield from _standing(health)
@@ -72,10 +70,8 @@ def _standing(health: Mapping[str, Any]) -> Iterator[Metric]:
         "1 while the last reload stands refused",
         int(health["reload_refused"] is not None),
     )
-    left = GaugeMetricFamily(
-        "slm_broker_budget_left", "What is left of the day's budget", labels=["unit"]
+    yield labelled(
+        GaugeMetricFamily,
+        *("broker_budget_left", "What is left of the day's budget", "unit"),
+        health["budget_left"],
     )
-    for unit, value in health["budget_left"].items():
-        if value is not None:
-            left.add_metric([unit], value)
-    yield left

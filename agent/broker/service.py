@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from agent import __version__
 from agent.broker.answering import Answering, lease_s
-from agent.broker.asking import Asking, limit_of, today
+from agent.broker.asking import Asking, limit_of
 from agent.broker.claims import Told
 from agent.broker.group import Group
 from agent.broker.intake import Intake
@@ -211,7 +211,7 @@ class Service:
         }
 
     async def _budget_left(self) -> dict[str, float | None]:
-        limit, day = limit_of(self._file), today()
+        limit, day = limit_of(self._file), spending.today()
         spent = await self._store.read(lambda db: spending.spent(db, day, limit.scope))
         micros = None if limit.micros is None else limit.micros - spent.micros
         return {
@@ -224,8 +224,9 @@ class Service:
         while True:
             await asyncio.sleep(HEALTH_S)
             self._group.forget()
+            prune = partial(spending.prune, before_day=spending.today())
             with suppress(Full):  # a full disk keeps the books of earlier days
-                await self._store.write(partial(spending.prune, before_day=today()))
+                await self._store.write(prune)
             await self._say_health()
 
     async def _say_health(self) -> None:

@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS spending (
@@ -49,6 +50,11 @@ class Limit:
     micros: int | None
 
 
+def today() -> str:
+    """Return the day that is booked on: UTC, ISO 8601."""
+    return datetime.now(UTC).date().isoformat()
+
+
 def reserve(
     db: sqlite3.Connection, day: str, limits: Sequence[Limit], wanted: Spend
 ) -> int | None:
@@ -57,7 +63,7 @@ def reserve(
     None: a limit would be exceeded, and nothing is reserved.
     """
     for limit in limits:
-        if not _allows(limit, spent(db, day, limit.scope), wanted):
+        if not allows(limit, spent(db, day, limit.scope), wanted):
             return None
     scopes = sorted({limit.scope for limit in limits})
     count(db, day, scopes, wanted)
@@ -126,7 +132,8 @@ def prune(db: sqlite3.Connection, before_day: str) -> None:
     db.execute("DELETE FROM reservations WHERE day < ?", (before_day,))
 
 
-def _allows(limit: Limit, spent: Spend, wanted: Spend) -> bool:
+def allows(limit: Limit, spent: Spend, wanted: Spend) -> bool:
+    """Tell whether a limit allows what is wanted on top of what is spent."""
     pairs = (
         (limit.calls, spent.calls + wanted.calls),
         (limit.tokens, spent.tokens + wanted.tokens),

@@ -107,8 +107,8 @@ class Store:
         user_version`. `max_bytes` bounds file, log and spare together, but for a log
         that one large transaction makes longer for a while. A damaged file is renamed
         and a fresh one begun, to which `rescue` may bring what that one still tells.
-        Raises ConfigError for a file that may not be used, such
-        as one of a later version, Full, and sqlite3.Error where trying again may help.
+        Raises ConfigError for a file that may not be used, such as one of a later
+        version, Full, and sqlite3.Error where trying again may help.
         """
         log_bytes = min(LOG_BYTES, max_bytes // 4)
         self._path = path

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from agent import __version__, cases
-from agent.cases import LONGEST_ANSWER, Reply, Request, Usage, Wire
+from agent.cases import LONGEST_ANSWER, LONGEST_QUOTE, Reply, Request, Usage, Wire
 from agent.errors import ConfigError
 from agent.prompt import messages, parse, response_format
 from agent.transports.contract import (
@@ -51,7 +51,6 @@ THE_OPERATORS = re.compile(
     rb"api[ _]key|credit balance|invalid model|no_db_connection", re.IGNORECASE
 )
 LONGEST_PAUSE_S = 86_400.0
-LONGEST_QUOTE = 4000  # characters of an unusable answer, for the repair
 IDLE_S = 30.0  # how long an unused connection is kept
 CODE = re.compile(r"[a-z][a-z0-9_]{2,39}")
 SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")

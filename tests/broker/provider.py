@@ -35,6 +35,16 @@ class Call:
 Answer = str | int | dict[str, Any]  # content, HTTP status of an error, raw body
 
 
+def after(event: threading.Event, answer: Answer) -> Callable[[Call], Answer]:
+    """Return what gives an answer, but only once an event has come."""
+
+    def wait(_call: Call) -> Answer:
+        event.wait(DEADLINE_S)
+        return answer
+
+    return wait
+
+
 class Provider:
     """Owns an HTTP server and the requests it got."""
 

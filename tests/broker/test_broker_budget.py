@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from brokers import GOOD, Broker, Device, case
-from provider import Call, Provider
+from provider import Provider, after
 
 from agent.broker.asking import Asking
 from agent.broker.llm import Model
@@ -48,12 +48,7 @@ def test_calls(new_broker: New, device: Device, model: Provider) -> None:
 def test_tokens(new_broker: New, device: Device) -> None:
     """What calls in flight may take at most is never more than is left."""
     gate = threading.Event()
-
-    def slow(_call: Call) -> str:
-        gate.wait(60)
-        return GOOD
-
-    with Provider(slow) as model:
+    with Provider(after(gate, GOOD)) as model:
         # A call may take about 2,700 tokens, and takes 120.
         new_broker(model.base, more="[budget]\ntokens_per_day = 8500").start()
         for number in range(10):
@@ -70,12 +65,7 @@ def test_tokens(new_broker: New, device: Device) -> None:
 def test_killed_in_mid_call(new_broker: New, device: Device) -> None:
     """A call that a crash cut off stays paid: nobody knows what it took."""
     over = threading.Event()
-
-    def hang(_call: Call) -> str:
-        over.wait(60)
-        return GOOD
-
-    with Provider(hang) as model:
+    with Provider(after(over, GOOD)) as model:
         broker = new_broker(model.base, more="[budget]\ncalls_per_day = 1")
         broker.start()
         device.send(case(1))

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 from brokers import GOOD, Broker, Device, case
-from provider import Call, Provider
+from provider import Call, Provider, after
 from proxy import PUBLISH, Fate, Proxy, Way, all_pass, kind
 from stage import DEADLINE_S
 
@@ -64,12 +64,7 @@ def test_connection_lost_in_mid_call(
 ) -> None:
     """A case that comes again while it is worked on waits for the same answer."""
     over = threading.Event()
-
-    def slow(_call: Call) -> str:
-        over.wait(60)
-        return GOOD
-
-    with Provider(slow) as model:
+    with Provider(after(over, GOOD)) as model:
         broker = new_broker(model.base, url=f"mqtt://127.0.0.1:{proxy.port}")
         broker.start()
         device.send(case(1))
@@ -110,12 +105,7 @@ def test_sent_again(new_broker: New, device: Device, model: Provider) -> None:
 def test_stopped_in_mid_call(new_broker: New, device: Device) -> None:
     """SIGTERM: what is in flight is answered, exit status 0, `offline`."""
     over = threading.Event()
-
-    def slow(_call: Call) -> str:
-        over.wait(60)
-        return GOOD
-
-    with Provider(slow) as model:
+    with Provider(after(over, GOOD)) as model:
         broker = new_broker(model.base)
         broker.start()
         device.send(case(1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from brokers import GOOD, case
-from provider import Call, Provider
+from provider import Provider, after
 
 from agent.broker import llm
 from agent.broker.llm import Failed, Model, Trouble
@@ -86,12 +86,7 @@ async def test_errors(status: int, trouble: Trouble, *, billed: bool) -> None:
 async def test_timeout() -> None:
     """What takes too long is given up, and may have been billed."""
     over = threading.Event()
-
-    def hang(_call: Call) -> str:
-        over.wait(30)
-        return GOOD
-
-    with Provider(hang) as provider:
+    with Provider(after(over, GOOD)) as provider:
         with pytest.raises(Failed) as error:
             await llm.ask(model(provider.base), case(1), 0.5)
         over.set()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from brokers import GOOD, Broker, Device, case
-from provider import Call, Provider
+from provider import Provider, after
 from stage import Mosquitto
 
 New = Callable[..., Broker]
@@ -33,12 +33,7 @@ def change(broker: Broker, before: str, after: str) -> None:
 def gated() -> Iterator[tuple[Provider, threading.Event]]:
     """Run a model that answers once the gate is open."""
     gate = threading.Event()
-
-    def slow(_call: Call) -> str:
-        gate.wait(60)
-        return GOOD
-
-    with Provider(slow) as model:
+    with Provider(after(gate, GOOD)) as model:
         try:
             yield model, gate
         finally:

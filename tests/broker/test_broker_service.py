@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from brokers import GOOD, REPLIES, Broker, Device, case
 from conftest import SETTINGS
-from provider import Call, Provider
+from provider import Provider, after
 from stage import Mosquitto
 
 New = Callable[..., Broker]
@@ -34,12 +34,7 @@ def test_fallback(
 def test_timeout(new_broker: New, device: Device, model: Provider) -> None:
     """A model that does not answer in time is left, and the next one asked."""
     over = threading.Event()
-
-    def hang(_call: Call) -> str:
-        over.wait(60)
-        return GOOD
-
-    with Provider(hang) as hung:
+    with Provider(after(over, GOOD)) as hung:
         new_broker(hung.base, model.base, more="timeout_s = 1").start()
         device.send(case(1))
         assert device.reply("m-1")["model"] == "openai/model-1"
@@ -72,12 +67,7 @@ def test_reply_topics(new_broker: New, device: Device, model: Provider) -> None:
 def test_deadline_while_waiting(new_broker: New, device: Device) -> None:
     """A case that waits for its turn until its deadline is never asked about."""
     over = threading.Event()
-
-    def slow(_call: Call) -> str:
-        over.wait(60)
-        return GOOD
-
-    with Provider(slow) as model:
+    with Provider(after(over, GOOD)) as model:
         broker = new_broker(model.base, more="concurrency = 1")
         broker.start()
         device.send(case(1))
@@ -92,12 +82,7 @@ def test_deadline_while_waiting(new_broker: New, device: Device) -> None:
 def test_twin_with_less_time(new_broker: New, device: Device) -> None:
     """A case that came before with less time takes nothing from the one after it."""
     over = threading.Event()
-
-    def slow(_call: Call) -> str:
-        over.wait(60)
-        return GOOD
-
-    with Provider(slow) as model:
+    with Provider(after(over, GOOD)) as model:
         broker = new_broker(model.base, more="concurrency = 1")
         broker.start()
         device.send(case(1))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from brokers import GOOD, Broker, Device, case
-from provider import Call, Provider
+from provider import Provider, after
 from stage import Mosquitto
 
 New = Callable[..., Broker]
@@ -97,12 +97,7 @@ def test_a_connection_that_hangs_is_not_fed(new_broker: New) -> None:
 def test_a_slow_model_is_no_reason(new_broker: New, device: Device) -> None:
     """While a model takes its time, and others wait for their turn, it is fed."""
     over = threading.Event()
-
-    def slow(_call: Call) -> str:
-        over.wait(60)
-        return GOOD
-
-    with Provider(slow) as model:
+    with Provider(after(over, GOOD)) as model:
         broker = new_broker(model.base, more=PLAIN + "concurrency = 1", hurry=HURRY)
         broker.start()
         device.send(case(1))
@@ -117,12 +112,7 @@ def test_a_slow_model_is_no_reason(new_broker: New, device: Device) -> None:
 def test_a_model_that_is_down_is_no_reason(new_broker: New, device: Device) -> None:
     """Errors, refused connections and timeouts of models do not stop the feeding."""
     over = threading.Event()
-
-    def hang(_call: Call) -> int:
-        over.wait(60)
-        return 500
-
-    with Provider(hang) as hung, Provider(lambda _call: 500) as broken:
+    with Provider(after(over, 500)) as hung, Provider(lambda _call: 500) as broken:
         bases = [hung.base, broken.base, "http://127.0.0.1:1"]
         broker = new_broker(*bases, more="timeout_s = 0.5", hurry=HURRY)
         broker.start()
@@ -137,12 +127,7 @@ def test_mqtt_that_is_away_is_no_reason(
 ) -> None:
     """While MQTT is away, also with cases in hand whose replies wait, it is fed."""
     over = threading.Event()
-
-    def slow(_call: Call) -> str:
-        over.wait(60)
-        return GOOD
-
-    with Provider(slow) as model:
+    with Provider(after(over, GOOD)) as model:
         broker = new_broker(model.base, more=PLAIN, hurry=HURRY)
         broker.start()
         device.send(case(1))

@@ -38,7 +38,7 @@ from casework import (
 )
 from proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_pass, kind
 from stage import DEVICE, Agent, Client, Mosquitto, free_port
-from upstreams import Asked, Says, ScriptedBroker, ScriptedLLM, completion
+from upstreams import Asked, Says, ScriptedBroker, ScriptedLLM, after, completion
 
 from agent.purse import MOST_CALLS
 
@@ -51,12 +51,7 @@ STRICT = "[decide]\nmax_error = 0.0001\n"  # so that nothing is sure enough
 def test_hold(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
     """With `hold` there is nothing but one final result, as upstream said it."""
     may = threading.Event()
-
-    def later(asked: Asked) -> Says:
-        may.wait(60)
-        return well(asked)
-
-    with ScriptedLLM(later) as llm:
+    with ScriptedLLM(after(may, well)) as llm:
         agent = new_agent(broker.port, upstream=http(llm), pipelines=ONE)
         agent.start()
         ask(client, [7])
@@ -805,12 +800,7 @@ def test_a_final_result_is_kept_until_acknowledged(
 def test_redelivery(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
     """A message that comes again, while it waits or after its end, is one case."""
     may = threading.Event()
-
-    def later(asked: Asked) -> Says:
-        may.wait(60)
-        return well(asked)
-
-    with ScriptedLLM(later) as llm:
+    with ScriptedLLM(after(may, well)) as llm:
         agent = new_agent(broker.port, upstream=http(llm), pipelines=ONE)
         agent.start()
         ask(client, [1, 1])
@@ -988,12 +978,7 @@ def test_stop_waits_for_calls(
 ) -> None:
     """SIGTERM while upstream thinks: its answer is published before the exit."""
     may = threading.Event()
-
-    def later(asked: Asked) -> Says:
-        may.wait(60)
-        return well(asked)
-
-    with ScriptedLLM(later) as llm:
+    with ScriptedLLM(after(may, well)) as llm:
         agent = new_agent(broker.port, upstream=http(llm), pipelines=ONE)
         agent.start()
         ask(client, [1])
@@ -1011,12 +996,7 @@ def test_stop_with_a_full_outbox(
 ) -> None:
     """SIGTERM while messages wait for room: calls end, and none begins or is cut."""
     may = threading.Event()
-
-    def later(_asked: Asked) -> Says:
-        may.wait(60)
-        return Says(answer=GOOD)
-
-    with ScriptedLLM(later) as llm:
+    with ScriptedLLM(after(may, lambda _asked: Says(answer=GOOD))) as llm:
         agent = new_agent(
             broker.port,
             upstream=http(llm),
@@ -1047,12 +1027,7 @@ def test_stop_without_a_broker(
 ) -> None:
     """SIGTERM while MQTT is away: what calls bring is stored, and published later."""
     may = threading.Event()
-
-    def later(asked: Asked) -> Says:
-        may.wait(60)
-        return well(asked)
-
-    with ScriptedLLM(later) as llm:
+    with ScriptedLLM(after(may, well)) as llm:
         agent = new_agent(
             broker.port,
             upstream=http(llm),
@@ -1080,15 +1055,11 @@ def test_priority(broker: Mosquitto, new_agent: NewAgent, client: Client) -> Non
     """The highest priority is asked about first, then the oldest."""
     may = threading.Event()
 
-    def later(asked: Asked) -> Says:
-        may.wait(60)
-        return well(asked)
-
     pipelines = {
         "low": asking("low/+", "priority = 1"),
         "high": asking("high/+", "priority = 8"),
     }
-    with ScriptedLLM(later) as llm:
+    with ScriptedLLM(after(may, well)) as llm:
         terms = "rate = 1000.0\nconcurrency = 1"
         agent = new_agent(broker.port, upstream=http(llm, terms), pipelines=pipelines)
         agent.start()

@@ -91,8 +91,12 @@ class Storm:
     seed: int = 7
     sent: int = 0
 
-    def rage(self, client: Client, deeds: list[Callable[[], None]]) -> None:
-        """Send everything, do everything, and wait until every message has ended."""
+    def rage(self, client: Client, deeds: list[Callable[[], None]]) -> int:
+        """Send everything, do everything, and wait until every message has ended.
+
+        Return how many seconds it took.
+        """
+        began = time.monotonic()
         random.Random(self.seed).shuffle(deeds)  # noqa: S311
         ten, asked = SHARE
         for number in range(self.messages):
@@ -107,6 +111,7 @@ class Storm:
             deeds.pop()()
         client.wait_answered(self.messages, 300)
         client.wait_acked(self.messages)
+        return round(time.monotonic() - began)
 
     def check(self, client: Client) -> int:
         """Check that every message has one final result; return how many came twice."""
@@ -185,8 +190,7 @@ def test_by_mqtt(
         upstream.start()
         agent.start()
         storm = Storm(messages)
-        began = time.monotonic()
-        storm.rage(
+        took_s = storm.rage(
             client,
             [
                 *[deaths(agent, [])] * kills,
@@ -194,7 +198,6 @@ def test_by_mqtt(
                 *[proxy.drop_connections] * cuts,
             ],
         )
-        took_s = time.monotonic() - began
         assert agent.terminate() == 0
         assert upstream.terminate() == 0
         assert in_outbox(agent) == 0
@@ -213,7 +216,7 @@ def test_by_mqtt(
         agent_killed=kills,
         broker_side_killed=broker_kills,
         connections_cut=cuts,
-        seconds=round(took_s),
+        seconds=took_s,
     )
 
 
@@ -245,8 +248,7 @@ def test_by_http(
             breaks.append(time.monotonic())
 
         storm = Storm(messages)
-        began = time.monotonic()
-        storm.rage(
+        took_s = storm.rage(
             client,
             [
                 *[deaths(agent, breaks)] * kills,
@@ -254,7 +256,6 @@ def test_by_http(
                 *[proxy.drop_connections] * cuts,
             ],
         )
-        took_s = time.monotonic() - began
         assert agent.terminate() == 0
         assert in_outbox(agent) == 0
         asked = len(entries(agent))
@@ -273,5 +274,5 @@ def test_by_http(
         agent_killed=kills,
         endpoint_hung_up=hang_ups,
         connections_cut=cuts,
-        seconds=round(took_s),
+        seconds=took_s,
     )

@@ -88,6 +88,16 @@ class Says:
 Script = Callable[[Asked], Says | None]  # None: never a word
 
 
+def after(event: threading.Event, script: Script) -> Script:
+    """Return a script that goes on only once an event has come."""
+
+    def wait(asked: Asked) -> Says | None:
+        event.wait(60)
+        return script(asked)
+
+    return wait
+
+
 def first_choice(asked: Asked) -> Says:
     """Answer with the first label there is, and no entities."""
     form = asked.schema.get("properties", {})

@@ -13,9 +13,9 @@ from agent import purse as module
 from agent.cases import Case, Repair, Reply, Request, Usage, encode_case, encode_request
 from agent.outbox import SCHEMA, cases, spending
 from agent.outbox.cases import Row
-from agent.outbox.spending import Limit, Spend
+from agent.outbox.spending import Limit, Spend, today
 from agent.outbox.store import Full, Store
-from agent.purse import MOST_CALLS, Booking, OverBudget, Prices, Purse, TooOften, today
+from agent.purse import MOST_CALLS, Booking, OverBudget, Prices, Purse, TooOften
 from agent.types import Reason, Timing
 
 DEVICE = Limit("", None, None, None)

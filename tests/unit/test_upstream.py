@@ -15,11 +15,11 @@ from agent import upstream as module
 from agent.cases import Case, Reply, Request, Usage, encode_request
 from agent.families.patterns import find
 from agent.outbox import SCHEMA, answers, ledger, spending
-from agent.outbox.spending import Limit
+from agent.outbox.spending import Limit, today
 from agent.outbox.store import Full, Store
 from agent.pipeline import Plan
 from agent.privacy import Finder
-from agent.purse import OverBudget, Prices, Purse, today
+from agent.purse import OverBudget, Prices, Purse
 from agent.transports import EncodeAgain, Rejected, Unavailable
 from agent.types import Entity, Outcome, Reason, Timing
 from agent.upstream import Terms, Upstream
