@@ -30,6 +30,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 DEVICE = "pi"
+UNIT = {"MALLOC_ARENA_MAX": "2"}  # the environment that the unit gives
 BROKER = """\
 listener {port} 127.0.0.1
 allow_anonymous true
@@ -195,7 +196,7 @@ class Agent:
         self._process = subprocess.Popen(
             [sys.executable, *self._program, "run", "--config", self.config],
             cwd=REPOSITORY,
-            env=os.environ | {"NOTIFY_SOCKET": f"{runtime.name}/notify"},
+            env=os.environ | UNIT | {"NOTIFY_SOCKET": f"{runtime.name}/notify"},
             stderr=subprocess.PIPE,
             text=True,
         )
