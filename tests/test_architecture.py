@@ -84,8 +84,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         # the upstream side: nothing of the device's is above it
         *("broker", "broker.settings", "broker.llm", "broker.tally", "broker.claims"),
         "broker.metrics",
-        *("broker.plan", "broker.replies", "broker.group", "broker.progress"),
-        *("broker.asking", "broker.answering", "broker.intake", "broker.service"),
+        *("broker.plan", "broker.replies", "broker.hearing", "broker.group"),
+        *(
+            "broker.progress",
+            "broker.asking",
+            "broker.answering",
+            "broker.intake",
+            "broker.service",
+        ),
         "broker.process",
         "__main__",
     ),

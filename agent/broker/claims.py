@@ -38,11 +38,15 @@ class End(Wire):
 
 
 class Hello(Wire):
-    """`by` just came, and asks for claims, and for answers since then (Unix time)."""
+    """`by` just came, and asks for claims, and for answers since then (Unix time).
+
+    Said to one broker, it asks for the answers of that one only.
+    """
 
     say: Literal["hello"] = "hello"
     id: str
     by: str
+    to: str | None = None
     since: Annotated[float, Field(allow_inf_nan=False)]
 
 

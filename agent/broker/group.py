@@ -26,6 +26,7 @@ from agent.broker.claims import (
     decode_told,
     encode,
 )
+from agent.broker.hearing import Hearing
 from agent.broker.settings import Topics
 from agent.errors import Refused, Undelivered
 from agent.ids import new_ulid, ulid_text
@@ -34,7 +35,7 @@ from agent.mqtt import MQTT5, Connection, Endpoint
 from agent.types import Message
 
 WELCOME_S = 10.0  # how long a newcomer waits for those who seem to be there
-SKEW_S = 60.0  # how much clocks of brokers may differ
+LEAST_S = 1e-6  # of a claim that has ended
 AROUND_BYTES = 1024  # what may stand around an answer in its packet
 
 Value = TypeVar("Value")
@@ -58,11 +59,9 @@ class Group:
         `retold` finds our answers since a time; `on_told` takes another's, and
         acknowledges it.
         """
-        self.others: set[str] = set()  # who else is there
+        self._hearing = Hearing(topics.name, since)
         self._topics = topics
         self._lease_s = lease_s
-        self._since = since
-        self._deaf: dict[str, float] = {}  # by name: since when we may have missed them
         self._retold = retold
         self._on_told = on_told
         self._ledger = Ledger()
@@ -71,8 +70,7 @@ class Group:
         self._waiting: dict[str, set[asyncio.Future[Told | None]]] = defaultdict(set)
         self._untold: dict[str, Told] = {}
         self._to_answer: asyncio.Queue[Hello | Welcome | Claim] = asyncio.Queue()
-        self._hellos: dict[str, float] = {}  # by id of our hellos: since when
-        self._welcomes: dict[str, asyncio.Queue[str]] = {}  # by hello id
+        self._stirred = asyncio.Event()  # something that an introduction waits for
         self._in = asyncio.Event()  # whether we heard all there is to hear
         self._connection: Connection | None = None  # while there is one
         # Shared with nobody: MQTT 5 gives `Connection` its own messages only so.
@@ -85,6 +83,11 @@ class Group:
             on_up=self._introduce,
             on_stolen=self._stolen,
         )
+
+    @property
+    def others(self) -> frozenset[str]:
+        """Who else is there."""
+        return frozenset(self._hearing.others)
 
     # -- what answering asks of the group
 
@@ -177,6 +180,7 @@ class Group:
     # -- what is said in the group
 
     def _arrived(self, message: Message) -> None:
+        self._hearing.heard(time.time())
         if message.topic == self._topics.answers:
             told = decode_told(message.payload)
             if told is None or told.by == self._topics.name:
@@ -205,40 +209,40 @@ class Group:
             case End():
                 self._ledger.ended(word.key, word.id)
                 self._wake(word.key, None)
-            case Hello() if word.by != self._topics.name:
+            case Hello() if word.by == self._topics.name:
+                self._hearing.came_back(word)
+            case Hello() if word.to in {None, self._topics.name}:
                 self._to_answer.put_nowait(word)
-            case Welcome() if word.id in self._hellos:
-                if self._hellos[word.id] <= self._deaf_to(word.by):
-                    self._deaf[word.by] = inf
-                else:
+            case Welcome() if self._hearing.is_to_us(word):
+                if not self._hearing.welcomed(word):
                     self._to_answer.put_nowait(word)
-        if word.id in self._welcomes:
-            self._welcomes[word.id].put_nowait(word.by)
+        self._stirred.set()
 
     def _member(self, name: str, payload: bytes) -> None:
         if name == self._topics.name:
             return
         if payload == b"online":
-            self.others.add(name)
+            self._hearing.came(name)
             return
-        self.others.discard(name)
-        for heard in self._welcomes.values():
-            heard.put_nowait(name)  # nobody to wait for
+        self._hearing.left(name)
+        self._stirred.set()
         for key in self._ledger.left(name, time.monotonic()):
             self._wake(key, None)
 
     async def answer(self) -> None:
-        """Answer newcomers and ask them, and give up claims of ours, for ever."""
+        """Answer and ask who comes, and give up claims that are none, for ever."""
         while True:
             word = await self._to_answer.get()
             try:
-                if isinstance(word, Hello):
-                    await self._welcome(word)
-                if isinstance(word, Hello | Welcome):
-                    if self._deaf_to(word.by) < inf:  # it was away when we asked
-                        await self._say(self._hello(self._deaf_to(word.by)))
-                elif self._ours.get(word.key) != word:
-                    await self._say(End(id=word.id, key=word.key, by=word.by))
+                match word:
+                    case Hello():
+                        await self._welcome(word)
+                        await self._ask(word.by)
+                    case Welcome():
+                        await self._ask(word.by)
+                    case Claim():
+                        if not self._is_ours(word):
+                            await self._say(End(id=word.id, key=word.key, by=word.by))
             except Undelivered:
                 continue  # we are newcomers ourselves now
 
@@ -247,72 +251,93 @@ class Group:
         connection = self._connection
         if connection is None:
             raise Undelivered("the group is out of reach")
-        held = {key: held.claim for key, held in self._ledger.held.items()}
-        for key, claim in (held | self._ours).items():
-            standing = self._ledger.held.get(key)
-            if key in self._ours or (standing and standing.claim == claim):
-                await self._say(claim)
+        if hello.to is None:
+            await self._say_claims()
         found = await self._retold(hello.since)
         bodies = [body for body in found if _fits(body, connection)]
         said = [await connection.publish(self._topics.answers, b) for b in bodies]
         await asyncio.gather(*said)
         await self._say(Welcome(id=hello.id, by=self._topics.name))
 
+    async def _say_claims(self) -> None:
+        """Say all claims that we know of; those of others for the time they have left.
+
+        Ended ones, too: who takes a case over names the claim before its own.
+        """
+        for claim in list(self._ours.values()):
+            if self._is_ours(claim):
+                await self._say(claim)
+        for key, held in list(self._ledger.held.items()):
+            if self._ledger.held.get(key) == held and key not in self._ours:
+                left = max(held.until - time.monotonic(), LEAST_S)
+                await self._say(held.claim.model_copy(update={"lease_s": left}))
+
+    async def _ask(self, name: str) -> None:
+        """Ask another for what we may have missed of it, if there is any."""
+        if self._hearing.deaf_to(name) < inf:
+            await self._say(self._hearing.hello(to=name))
+
+    def _is_ours(self, claim: Claim) -> bool:
+        ours = self._ours.get(claim.key)
+        return ours is not None and ours.id == claim.id
+
     # -- coming and going
-
-    def _deaf_to(self, name: str) -> float:
-        """Return since when we may have missed what another said; inf: never."""
-        return self._deaf.get(name, self._since)
-
-    def _hello(self, since: float) -> Hello:
-        hello = Hello(
-            id=ulid_text(new_ulid()), by=self._topics.name, since=since - SKEW_S
-        )
-        self._hellos[hello.id] = since
-        return hello
 
     async def _introduce(self, connection: Connection) -> None:
         """Hear what the others hold before we claim anything."""
+        if self._connection:
+            self._lost(self._connection)
         self._connection = connection
-        connection.ended.add_done_callback(self._lost)
-        hello = self._hello(min(self._deaf.values(), default=self._since))
-        heard = self._welcomes[hello.id] = asyncio.Queue()
+        connection.ended.add_done_callback(lambda _: self._lost(connection))
+        hello = self._hearing.hello()
+        await self._say(hello)
+        # Our own word comes back; who is there, we have heard before it.
+        await self._until(connection, lambda: self._hearing.is_back(hello))
         try:
-            await self._say(hello)
-            # Our own word comes back; who is there, we have heard before it.
-            names = {await heard.get()}
             async with asyncio.timeout(WELCOME_S):
-                while not self.others <= names:
-                    names.add(await heard.get())
+                await self._until(connection, lambda: not self._hearing.missed())
         except TimeoutError:
-            log.warning("no_welcome", by=sorted(self.others - names))
-        finally:
-            del self._welcomes[hello.id]
+            log.warning("no_welcome", by=self._hearing.missed())
         topic = f"{self._topics.members}/{self._topics.name}"
         await (await connection.publish(topic, b"online", retain=True))
         for claim in list(self._ours.values()):
-            if self._ours.get(claim.key) == claim:
+            if self._is_ours(claim):
                 await self._say(claim)
         for told in list(self._untold.values()):
             await self._publish_told(connection, told)
         if connection.ended.done():
             raise Undelivered("the connection was short")
         self._in.set()
-        for key in self._waiting.keys() - self._ledger.held.keys():
-            self._wake(key, None)  # we missed its end
+        # We may have missed the end of a claim. If all were gone, its holder may be
+        # back as soon as we are, and say that it works on.
+        asyncio.get_running_loop().call_later(WELCOME_S, self._wake_free)
 
-    def _lost(self, _ended: object) -> None:
-        now = time.time()
-        self._deaf = {name: min(since, now) for name, since in self._deaf.items()}
-        self._hellos.clear()
-        for heard in self._welcomes.values():
-            heard.put_nowait("")  # nobody to wait for
+    async def _until(self, connection: Connection, done: Callable[[], bool]) -> None:
+        """Wait until what others say makes `done` true; raises Undelivered."""
+        while not done():
+            if connection.ended.done():
+                raise Undelivered("the connection was short")
+            self._stirred.clear()
+            await self._stirred.wait()
+
+    def _wake_free(self) -> None:
+        """Let those who wait for a claim that stands no more try for themselves."""
+        now = time.monotonic()
+        for key in list(self._waiting) if self._in.is_set() else ():
+            standing = self._ledger.held.get(key)
+            if standing is None or standing.until <= now:
+                self._wake(key, None)
+
+    def _lost(self, connection: Connection) -> None:
+        if connection is not self._connection:
+            return
+        self._hearing.lost(all_heard=self._in.is_set())
         self._in.clear()
         self._connection = None
-        self.others.clear()
         self._ledger = Ledger()  # the others tell us what stands when we come back
         for future in self._proposed.values():
             _settle(future, value=False)
+        self._stirred.set()
 
     async def _stolen(self) -> None:
         log.error("name_taken", name=self._topics.name)

@@ -8,31 +8,23 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 from brokers import GOOD, Broker, Device, case
 from conftest import SETTINGS
 from provider import Call, Provider
-from proxy import Fate, Proxy, Way
+from proxy import Proxy
 from stage import Mosquitto
 
 from agent.broker.replies import case_key
 
 New = Callable[..., Broker]
 PLAIN = "cache = { entries = 0 }\nconcurrency = 8"
-HURRY = {"service.HEALTH_S": 0.1}
 
 
 def answers_by(device: Device) -> Counter[str]:
     """Count what each broker told the group."""
     told = device.said["slm/broker/slm-broker/answer"]
     return Counter(json.loads(body)["by"] for body in told)
-
-
-def words(device: Device, say: str) -> list[dict[str, Any]]:
-    """Return what the brokers said to each other, of one kind."""
-    said = map(json.loads, list(device.said["slm/broker/slm-broker/claim"]))
-    return [word for word in said if word["say"] == say]
 
 
 def test_each_sent_twice_at_once(
@@ -176,86 +168,6 @@ def test_connections_break(
                 proxies[number // 50 % 2].drop_connections()
         device.wait(lambda: len(device.replies) == 400)
     assert all(reply["status"] == "ok" for [reply, *_] in device.replies.values())
-
-
-def test_told_while_the_other_was_away(
-    proxy: Proxy, new_broker: New, device: Device, model: Provider
-) -> None:
-    """A broker learns what another answered before it came, once that one is back."""
-    url = f"mqtt://127.0.0.1:{proxy.port}"
-    old = new_broker(model.base, name="old", more=PLAIN, url=url)
-    old.start()
-    again = case(1)
-    device.send(again)
-    device.reply("m-1")
-    proxy.cut()
-    device.wait(lambda: b"offline" in device.said["slm/broker/slm-broker/member/old"])
-    new_broker(model.base, name="new", more=PLAIN).start()
-    proxy.restore()
-    device.wait(lambda: {"old", "new"} == {w["by"] for w in words(device, "welcome")})
-    for count in range(4):
-        device.send(again, correlation=b"%d" % count)
-        device.reply(b"%d" % count)
-    assert len(model.calls) == 1
-
-
-def test_the_holder_vanishes_meanwhile(mosquitto: Mosquitto, new_broker: New) -> None:
-    """Who waits for another, and misses its answer and its going, asks by itself."""
-    over = threading.Event()
-
-    def first_hangs(_call: Call) -> str:
-        if len(model.calls) == 1:
-            over.wait(60)
-        return GOOD
-
-    with ExitStack() as stack:
-        model = stack.enter_context(Provider(first_hangs))
-        device = stack.enter_context(closing(Device(mosquitto.port)))
-        proxies = {name: Proxy(mosquitto.port) for name in "ab"}
-        brokers = {}
-        for name, proxy in proxies.items():
-            stack.callback(proxy.cut)
-            url = f"mqtt://127.0.0.1:{proxy.port}"
-            brokers[name] = new_broker(
-                model.base, name=name, more=PLAIN, url=url, hurry=HURRY
-            )
-            brokers[name].start()
-        for copy in (b"1", b"2"):
-            device.send(case(1), correlation=copy)
-        model.wait_calls(1)
-        holder = words(device, "claim")[0]["by"]
-        [waiter] = set(brokers) - {holder}
-        device.health(waiter, lambda said: said["in_flight"] == 1)
-        for name in (waiter, holder):
-            proxies[name].cut()
-            member = f"slm/broker/slm-broker/member/{name}"
-            device.wait(lambda: device.said[member][-1] == b"offline")  # noqa: B023
-            over.set()
-            if name == waiter:
-                device.wait(lambda: len(device.replies) == 1)
-        proxies[waiter].restore()
-        device.wait(lambda: len(device.replies) == 2)
-
-
-def test_cut_while_it_comes(proxy: Proxy, new_broker: New, model: Provider) -> None:
-    """A broker whose connection breaks while it waits to be welcomed comes again."""
-    cuts = []
-
-    def gate(way: Way, packet: bytes) -> Fate:
-        if way is Way.BROKER and b'"say":"welcome"' in packet and not cuts:
-            cuts.append(packet)
-            return Fate.CUT
-        return Fate.PASS
-
-    new_broker(model.base, name="one", more=PLAIN).start()
-    proxy.gate = gate
-    patient = {
-        "group.WELCOME_S": 3600,
-        "group.Link._connect.__globals__['INTRODUCTION_S']": 3600,
-    }
-    url = f"mqtt://127.0.0.1:{proxy.port}"
-    new_broker(model.base, name="two", url=url, hurry=patient).start()
-    assert cuts
 
 
 def test_nobody_may_be_told(tmp_path: Path, model: Provider) -> None:
