@@ -12,7 +12,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from stage import DEADLINE_S, Agent
+from stage import DEADLINE_S, Agent, part
 
 from agent.cases import Request, encode_request
 
@@ -120,8 +120,7 @@ class Device:
 
     def close(self) -> None:
         """Disconnect."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        part(self._client)
 
     def send(
         self,

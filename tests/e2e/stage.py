@@ -112,10 +112,16 @@ class Mosquitto:
         return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S)
 
     def _end(self, number: int) -> None:
-        if self._process:
+        if self._process is None:
+            return
+        limit = time.monotonic() + DEADLINE_S
+        while self._process.poll() is None:
+            # Again and again: Mosquitto forgets a signal that comes as it starts.
             self._process.send_signal(number)
-            self._process.wait(DEADLINE_S)
-            self._process = None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1.0)
+            assert time.monotonic() < limit, self.log()
+        self._process = None
 
 
 class Agent:
@@ -303,6 +309,15 @@ class Agent:
                     self._changed.notify_all()
 
 
+def part(client: paho.Client) -> None:
+    """Disconnect a client and end its thread."""
+    client.disconnect()
+    client.loop_stop()
+    sock = client.socket()
+    if sock is not None:  # it had just come back
+        sock.close()
+
+
 class Client:
     """Owns an MQTT 5 client that publishes texts and hears all that the device says."""
 
@@ -353,8 +368,7 @@ class Client:
 
     def close(self) -> None:
         """Disconnect and end its thread."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        part(self._client)
 
     def send(
         self,

@@ -19,6 +19,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from stage import part
 
 DEADLINE_S = 60.0
 
@@ -325,8 +326,7 @@ class ScriptedBroker(Scripted):
 
     def close(self) -> None:
         """Disconnect and end its thread."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        part(self._client)
 
     def reply(self, asked: Asked, says: Says) -> None:
         """Say something to a request, be it for the second time."""
