@@ -50,8 +50,9 @@ class Hearing:
         self._heard_at = now
 
     def came_back(self, hello: Hello) -> None:
-        """Note that a hello of ours came back."""
-        self._back.add(hello.id)
+        """Note that a hello came back, if it is ours and of this connection."""
+        if hello.id in self._hellos:
+            self._back.add(hello.id)
 
     def welcomed(self, word: Welcome) -> bool:
         """Note that another told us all since a hello; False if that was too late."""

@@ -38,6 +38,14 @@ def test_a_start() -> None:
     assert hearing.deaf_to("a") == inf
 
 
+def test_the_hello_of_a_namesake() -> None:
+    """A hello under our name that we did not say is none of ours coming back."""
+    hearing = Hearing("me", START)
+    strange = Hello(id="strange", by="me", since=START)
+    hearing.came_back(strange)
+    assert not hearing.is_back(strange)
+
+
 def test_a_loss() -> None:
     """After a loss only what was said since we last heard anything is asked for."""
     hearing = introduced("a")
