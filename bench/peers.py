@@ -35,6 +35,7 @@ ROWS = {
     "cascade": "slm-agent, `home` as shipped",
 }
 AGREEMENT = 0.98  # of labels, below which the peer is another model
+SUMS = {"Add", "Sum"}
 OUT_OF_SCOPE = "out_of_scope"  # what the peer calls an output beyond the labels
 LOGITS_OFF = 0.15  # the same for logits, where int8 activations alone cost about 0.06
 HEADS = 12  # MiniLM's; no weight has this dimension
@@ -67,19 +68,24 @@ class Weights(NamedTuple):
 
 
 def read_weights(graphs: Sequence[Path]) -> Weights:
-    """Read encoder and label head from a bundle's graphs, dequantised: trunk and heads.
+    """Read encoder and label head from a bundle's graphs, dequantised.
 
-    The exporter keeps torch's names but for the matrices, which it transposes and
-    numbers: such a one is called after the bias that is added to its product.
+    Those are the trunk and its heads. The exporter keeps torch's names but for the
+    matrices, which it transposes and numbers: such a one is called after the bias that
+    is added to its product.
     """
     import onnx
 
-    opened = [Graph(onnx.load(path).graph) for path in graphs]
+    from agent.workshop.portable import EPSILON
+
     found = {}
     head = ""
-    for graph in opened:
+    for path in graphs:
+        graph = Graph(onnx.load(path).graph)
         found |= {
-            n: a for n, a in graph.held.items() if n.endswith((".weight", ".bias"))
+            name: array
+            for name, array in graph.held.items()
+            if name.endswith((".weight", ".bias")) or name.startswith(EPSILON)
         }
         for node in graph.nodes:
             if node.op_type == "DequantizeLinear":
@@ -100,9 +106,7 @@ def read_weights(graphs: Sequence[Path]) -> Weights:
     }
     for part in ("weight", "bias"):
         tensors[f"classifier.{part}"] = found[f"{head}.{part}"]
-    nodes = (node for graph in opened for node in graph.nodes)
-    norm = next(node for node in nodes if node.op_type == "LayerNormalization")
-    epsilon = next(a.f for a in norm.attribute if a.name == "epsilon")
+    [epsilon] = (float(found[name]) for name in found if name.startswith(EPSILON))
     return Weights(tensors, epsilon)
 
 
@@ -122,8 +126,11 @@ class Graph:
                 self.readers[name].append(node)
 
     def holds(self, node: Any) -> bool:
-        """Tell whether a product is one with a weight."""
-        return node.input[1] in self.held
+        """Tell whether a product is one with a weight, not a sum."""
+        from agent.workshop.portable import SHARES
+
+        factor = node.input[1]
+        return factor in self.held and not factor.startswith(SHARES)
 
     def embeddings(self, node: Any) -> tuple[str, Any]:
         """Return name and values of what a DequantizeLinear reads, behind a Gather."""
@@ -136,14 +143,14 @@ class Graph:
     def matrix(self, node: Any) -> tuple[str, Any, str]:
         """Return name and values of a product's weight, and what its sum is called.
 
-        int8: MatMulInteger, Cast, Mul by the product of both scales, Add of the bias.
+        int8: MatMulInteger, Cast, Mul by the product of both scales, Sum with the bias.
         """
         weight, zero = node.input[1], [n for n in node.input[3:] if n]
         whole = self.held[weight].astype("float32") - (
             self.held[zero[0]] if zero else 0
         )
         product = node.output[0]
-        while (after := self.readers[product][0]).op_type != "Add":
+        while (after := self.readers[product][0]).op_type not in SUMS:
             if after.op_type == "Mul":
                 [scales] = (name for name in after.input if name != product)
                 whole = whole * self._held_by(self.makers[scales])

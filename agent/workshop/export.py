@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from agent.families.sessions import HIDDEN, MASK
 from agent.workshop.network import Network, read
+from agent.workshop.portable import make_portable
 from agent.workshop.rounding import Feed, round_together
 
 if TYPE_CHECKING:
@@ -120,11 +121,12 @@ def _export(module: Exported | ExportedTrunk, encoder: Any, path: Path) -> None:
 
 
 def quantise(source: Path, target: Path, feeds: Sequence[Feed] = ()) -> None:
-    """Write the graph with int8 weights, in `target` and `target`.data.
+    """Write the graph with int8 weights; those that are large lie in `target`.data.
 
     Seven bits a weight, as x86 processors without VNNI add two products in 16 bits
     and would overflow; a scale for each output, without which that costs two points.
     With `feeds`, inputs as they come, weights are rounded so that errors cancel.
+    What lies between int8 products is computed alike on every processor.
     """
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "int8.onnx"
@@ -139,6 +141,7 @@ def quantise(source: Path, target: Path, feeds: Sequence[Feed] = ()) -> None:
         small = onnx.load(whole)
         if feeds:
             round_together(source, small, feeds)
+        make_portable(small)
         data = target.with_name(f"{target.name}.data")
         data.unlink(missing_ok=True)
         onnx.save(
@@ -148,7 +151,8 @@ def quantise(source: Path, target: Path, feeds: Sequence[Feed] = ()) -> None:
             location=data.name,
             size_threshold=MAPPED_FROM,
         )
-        data.chmod(target.stat().st_mode)
+        if data.is_file():  # a small graph holds all its weights
+            data.chmod(target.stat().st_mode)
 
 
 @contextmanager

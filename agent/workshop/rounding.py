@@ -18,7 +18,7 @@ DAMPING = 0.01  # of the mean curvature: keeps the inverse finite
 BLOCK = 64  # inputs whose errors are handed on together: fewer passes over memory
 
 Floats = NDArray[np.float64]
-Feed = Mapping[str, NDArray[np.int64]]
+Feed = Mapping[str, NDArray[np.int64] | NDArray[np.float32]]
 
 
 def round_together(
@@ -35,6 +35,8 @@ def round_together(
     for node in source.graph.node:
         if node.op_type == "MatMul" and f"{node.input[1]}_quantized" in small:
             inputs.setdefault(node.input[0], []).append(node.input[1])
+    if not inputs:
+        return
     for name, curvature in _curvatures(source, list(inputs), feeds):
         for weight in inputs[name]:
             wanted = numpy_helper.to_array(stored[weight]).astype(np.float64)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from agent.families.encoder import EncoderSpec
+from agent.families.sessions import HIDDEN, MASK, open_session
 from agent.manifest import CARD
 from agent.workshop import bundle_writer as bundle
 from agent.workshop.building import (
@@ -44,6 +45,7 @@ from agent.workshop.material import (
 from agent.workshop.network import Trunk, open_encoder, pretrained_folder, shorten
 from agent.workshop.opinions import opinions
 from agent.workshop.recipe import Recipe, TrunkRecipe
+from agent.workshop.rounding import Feed
 from agent.workshop.scoring import Figures
 from agent.workshop.training import Lesson, train_together
 from agent.workshop.transitions import TRANSITIONS
@@ -225,6 +227,16 @@ def _export(places: Places, plan: Plan, trunk: Trunk, report: Report) -> None:
     report("exporting", 2, 2, "")
 
 
+def _hidden(trunk: Path, plan: Plan, piece: Workpiece) -> list[Feed]:
+    """Return what the finished trunk makes of some training texts of a member."""
+    session = open_session(trunk / bundle.MODEL, threads=1)
+    longest = plan.recipe.pretrained.max_tokens
+    return [
+        {HIDDEN: session.run([HIDDEN], dict(feed))[0], MASK: feed[MASK]}
+        for feed in feeds(piece.material, plan.trimmed.tokenizer, longest)
+    ]
+
+
 def _member(
     name: str,
     roots: Places,
@@ -233,13 +245,15 @@ def _member(
     encoding: Encoding,
     report: Report,
 ) -> Finished:
-    """Finish the bundle of one member. Its heads are small, and stay fp32."""
+    """Finish the bundle of one member."""
     piece = plan.members[name]
     spec = plan.recipe.pretrained
     places = roots.below(name)
     for place in places.both:
         place.mkdir()
-        export_heads(trunk.member(name), place / bundle.HEADS)
+    export_heads(trunk.member(name), places.exact / bundle.HEADS)
+    seen = _hidden(roots.below(plan.recipe.about.name).quantised, plan, piece)
+    quantise(places.exact / bundle.HEADS, places.quantised / bundle.HEADS, seen)
     below = f"../{plan.recipe.about.name}"
     encoder = EncoderSpec(
         family="encoder",

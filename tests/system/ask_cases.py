@@ -39,12 +39,21 @@ def main(out: Path) -> None:
             process.wait(60)
     versions = {
         "machine": platform.machine(),
+        "processor": processor(),
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
         "model": results[texts[0]]["model"],
     }
     document = {"versions": versions, "results": results}
     out.write_text(json.dumps(document, ensure_ascii=False), "utf-8")
+
+
+def processor() -> str | None:
+    """Return what the kernel calls the processor: the host's, where it is emulated."""
+    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return None
 
 
 def ask(texts: list[str]) -> dict[str, Any]:

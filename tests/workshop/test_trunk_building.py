@@ -12,6 +12,7 @@ pytest.importorskip("transformers", reason="the extra `workshop` is not installe
 pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 
@@ -143,6 +144,15 @@ def test_one_encoder_on_disk(models: Path) -> None:
         for file in files - {"README.md"}:
             assert manifest.files[f"../{TRUNK}/{file}"] == trunk.files[file]
         assert any("tongue 0.1.0, the trunk" in line for line in manifest.sources)
+
+
+def test_heads_are_int8(models: Path) -> None:
+    """No head multiplies by floating-point weights."""
+    for name, products in ((LAMPS, 3), (ALARMS, 1)):
+        graph = onnx.load(models / name / "heads.onnx").graph
+        kinds = [node.op_type for node in graph.node]
+        assert kinds.count("MatMulInteger") == products
+        assert not {"Gemm", "MatMul"} & set(kinds)
 
 
 def test_both_precisions_are_told(models: Path) -> None:
