@@ -95,8 +95,6 @@ def read_weights(graphs: Sequence[Path]) -> Weights:
                 name, array, result = graph.matrix(node)
                 found[f"{name}.weight"] = array
                 head = name if result == "label_logits" else head
-            elif node.output[0] == "label_logits":  # a Gemm, in torch's own layout
-                head = node.input[1].removesuffix(".weight")
     first = "embeddings.LayerNorm.weight"
     prefix = next(n for n in found if n.endswith(first)).removesuffix(first)
     tensors = {

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 DAMPING = 0.01  # of the mean curvature: keeps the inverse finite
+TURNED = "_Transposed"  # outputs x inputs, as Gemm has them, before the quantiser
 BLOCK = 64  # inputs whose errors are handed on together: fewer passes over memory
 
 Floats = NDArray[np.float64]
@@ -33,18 +34,25 @@ def round_together(
     small = {tensor.name: tensor for tensor in quantised.graph.initializer}
     inputs: dict[str, list[str]] = {}  # a tensor -> the weights it is multiplied by
     for node in source.graph.node:
-        if node.op_type == "MatMul" and f"{node.input[1]}_quantized" in small:
+        if node.op_type in ("MatMul", "Gemm") and _stem(node.input[1], small):
             inputs.setdefault(node.input[0], []).append(node.input[1])
-    if not inputs:
-        return
     for name, curvature in _curvatures(source, list(inputs), feeds):
         for weight in inputs[name]:
             wanted = numpy_helper.to_array(stored[weight]).astype(np.float64)
-            scale = numpy_helper.to_array(small[f"{weight}_scale"]).astype(np.float64)
-            old = small[f"{weight}_quantized"]
+            stem = _stem(weight, small)
+            if stem.endswith(TURNED):
+                wanted = wanted.T
+            scale = numpy_helper.to_array(small[f"{stem}_scale"]).astype(np.float64)
+            old = small[f"{stem}_quantized"]
             limit = int(np.abs(numpy_helper.to_array(old).astype(np.int32)).max())
             new = _rounded(wanted, scale, curvature, limit).astype(np.int8)
             old.CopyFrom(numpy_helper.from_array(new, old.name))
+
+
+def _stem(weight: str, small: Mapping[str, onnx.TensorProto]) -> str:
+    """Return how the quantiser calls what it made of a weight; empty: it left it."""
+    stems = (weight, f"{weight}{TURNED}")
+    return next((stem for stem in stems if f"{stem}_quantized" in small), "")
 
 
 def _curvatures(
