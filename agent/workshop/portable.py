@@ -31,7 +31,8 @@ def make_portable(model: onnx.ModelProto) -> None:
     """Rewrite a graph in place, so that other processors compute the same to the bit.
 
     Looks at what our exporter and onnxruntime's quantiser write, not into subgraphs.
-    Raises ValueError for a layer normalisation that they do not write.
+    Raises ValueError for a layer normalisation that they do not write, and onnx's
+    InferenceError where a type cannot be told.
     """
     graph = model.graph
     inferred = infer_shapes(model, strict_mode=True).graph
