@@ -36,6 +36,9 @@ ROWS = {
 }
 AGREEMENT = 0.98  # of labels, below which the peer is another model
 SUMS = {"Add", "Sum"}
+THEN = {"query": "key", "key": "value"}  # in the order of the graph's products
+PLACES = ".places"
+FOLDED = ("LayerNorm.weight", "self.key.weight", "self.value.weight")
 OUT_OF_SCOPE = "out_of_scope"  # what the peer calls an output beyond the labels
 LOGITS_OFF = 0.15  # the same for logits, where int8 activations alone cost about 0.06
 HEADS = 12  # MiniLM's; no weight has this dimension
@@ -72,27 +75,29 @@ def read_weights(graphs: Sequence[Path]) -> Weights:
 
     Those are the trunk and its heads. The exporter keeps torch's names but for the
     matrices, which it transposes and numbers: such a one is called after the bias that
-    is added to its product.
+    is added to its product; keys and values, which have none, after those before them.
+    Biases that were folded into others (agent/workshop/lean.py) are 0.
     """
     import onnx
 
     from agent.workshop.portable import EPSILON
 
     found = {}
-    head = ""
+    head = name = ""
     for path in graphs:
         graph = Graph(onnx.load(path).graph)
         found |= {
             name: array
             for name, array in graph.held.items()
-            if name.endswith((".weight", ".bias")) or name.startswith(EPSILON)
+            if name.endswith((".weight", ".bias", PLACES)) or name.startswith(EPSILON)
         }
         for node in graph.nodes:
             if node.op_type == "DequantizeLinear":
                 name, array = graph.embeddings(node)
                 found[name] = array
             elif node.op_type in {"MatMulInteger", "MatMul"} and graph.holds(node):
-                name, array, result = graph.matrix(node)
+                bias, array, result = graph.matrix(node)
+                name = bias or _after(name)
                 found[f"{name}.weight"] = array
                 head = name if result == "label_logits" else head
     first = "embeddings.LayerNorm.weight"
@@ -104,8 +109,21 @@ def read_weights(graphs: Sequence[Path]) -> Weights:
     }
     for part in ("weight", "bias"):
         tensors[f"classifier.{part}"] = found[f"{head}.{part}"]
+    [places] = (array for name, array in found.items() if name.endswith(PLACES))
+    tensors["bert.embeddings.position_embeddings.weight"] = places
+    tensors["bert.embeddings.token_type_embeddings.weight"] = 0 * places[:1]
+    for name, array in tuple(tensors.items()):
+        if name.endswith(FOLDED):
+            bias = name.removesuffix("weight") + "bias"
+            tensors.setdefault(bias, array.reshape(len(array), -1)[:, 0] * 0)
     [epsilon] = (float(found[name]) for name in found if name.startswith(EPSILON))
     return Weights(tensors, epsilon)
+
+
+def _after(name: str) -> str:
+    """Return which of an attention's products comes after this one."""
+    layer, _, part = name.rpartition(".")
+    return f"{layer}.{THEN[part]}"
 
 
 class Graph:
@@ -142,18 +160,20 @@ class Graph:
         """Return name and values of a product's weight, and what its sum is called.
 
         int8: MatMulInteger, Cast, Mul by the product of both scales, Sum with the bias.
+        The name is empty where there is no bias.
         """
         weight, zero = node.input[1], [n for n in node.input[3:] if n]
         whole = self.held[weight].astype("float32") - (
             self.held[zero[0]] if zero else 0
         )
         product = node.output[0]
-        while (after := self.readers[product][0]).op_type not in SUMS:
+        while (after := self.readers[product][0]).op_type in {"Cast", "Mul"}:
             if after.op_type == "Mul":
                 [scales] = (name for name in after.input if name != product)
                 whole = whole * self._held_by(self.makers[scales])
             product = after.output[0]
-        bias = next(name for name in after.input if name in self.held)
+        biases = (name for name in after.input if name in self.held)
+        bias = next(biases, "") if after.op_type in SUMS else ""
         return bias.removesuffix(".bias"), whole.T, after.output[0]
 
     def _held_by(self, node: Any) -> Any:

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
 from agent.families.sessions import HIDDEN, MASK
+from agent.workshop.lean import Lean
 from agent.workshop.network import Network, read
 from agent.workshop.portable import make_portable
 from agent.workshop.rounding import Feed, round_together
@@ -84,38 +86,47 @@ class ExportedTrunk(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is 
 
 def export(network: Network, path: Path) -> None:
     """Write the network as an fp32 ONNX graph; raises RuntimeError if it differs."""
-    _export(Exported(network), network.encoder, path)
+    lean = deepcopy(network)
+    lean.encoder = Lean(network.encoder)
+    _export(Exported(network), Exported(lean), network.encoder.config, path)
 
 
 def export_trunk(encoder: Any, path: Path) -> None:
     """Write an encoder without heads, which give `hidden`; raises as `export` does."""
-    _export(ExportedTrunk(encoder), encoder, path)
+    lean = ExportedTrunk(Lean(encoder))
+    _export(ExportedTrunk(encoder), lean, encoder.config, path)
 
 
 def export_heads(network: Network, path: Path) -> None:
     """Write heads without an encoder, which take `hidden`; raises as `export` does."""
-    _export(ExportedHeads(network), network.encoder, path)
+    heads = ExportedHeads(network)
+    _export(heads, heads, network.encoder.config, path)
 
 
-def _export(module: Exported | ExportedTrunk, encoder: Any, path: Path) -> None:
-    encoder.set_attn_implementation("eager")  # a graph a quarter smaller
-    longest = encoder.config.max_position_embeddings
+def _export(
+    trained: Exported | ExportedTrunk,
+    written: Exported | ExportedTrunk,
+    config: Any,
+    path: Path,
+) -> None:
+    """Write one of two modules that do the same, and compare with the other."""
+    longest = config.max_position_embeddings
     batch = torch.export.Dim("batch")
     tokens = torch.export.Dim("tokens", max=longest)
     shape = {0: batch, 1: tokens}
     with _quiet():
         torch.onnx.export(
-            module,
-            _padded(module, encoder, 3, 12),
+            written,
+            _padded(written.inputs, config, 3, min(12, longest)),
             str(path),
             dynamo=True,
-            input_names=list(module.inputs),
-            output_names=list(module.outputs),
-            dynamic_shapes=dict.fromkeys(signature(module.forward).parameters, shape),
+            input_names=list(written.inputs),
+            output_names=list(written.outputs),
+            dynamic_shapes=dict.fromkeys(signature(written.forward).parameters, shape),
             external_data=False,
             verbose=False,
         )
-    difference = _difference(module, encoder, path)
+    difference = _difference(trained, config, path)
     if difference > TOLERANCE:
         raise RuntimeError(f"{path}: the exported graph is off by {difference:.1e}")
 
@@ -179,27 +190,26 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _padded(
-    module: Exported | ExportedTrunk, encoder: Any, batch: int, tokens: int
+    inputs: Sequence[str], config: Any, batch: int, tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Return random inputs of which every second row is padded at its end."""
     chance = torch.Generator().manual_seed(tokens)
-    pieces = encoder.config.vocab_size
-    ids = torch.randint(1, pieces, (batch, tokens), generator=chance)
+    ids = torch.randint(1, config.vocab_size, (batch, tokens), generator=chance)
     mask = torch.ones_like(ids)
     mask[::2, tokens // 2 :] = 0
-    if module.inputs[0] == HIDDEN:
-        width = encoder.config.hidden_size
+    if inputs[0] == HIDDEN:
+        width = config.hidden_size
         return torch.randn(batch, tokens, width, generator=chance), mask
     return ids * mask, mask
 
 
-def _difference(module: Exported | ExportedTrunk, encoder: Any, path: Path) -> float:
+def _difference(module: Exported | ExportedTrunk, config: Any, path: Path) -> float:
     """Return how far ONNX is from torch on real tokens, over several sizes."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     worst = 0.0
-    longest = encoder.config.max_position_embeddings
+    longest = config.max_position_embeddings
     for batch, tokens in ((1, 2), (1, 9), (4, 31), (7, longest)):
-        given = _padded(module, encoder, batch, tokens)
+        given = _padded(module.inputs, config, batch, min(tokens, longest))
         with torch.no_grad():
             expected = module(*given)
         feed = {

@@ -46,7 +46,8 @@ def opinions(
 
 def _said(teacher: Network, some: Sequence[Row], classes: int) -> Tensor:
     batch = collate(some)
-    halves = torch.autocast("cpu", torch.bfloat16, enabled=fast_halves())
+    fast = fast_halves(batch.ids.device)
+    halves = torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=fast)
     with torch.no_grad(), halves:
         logits: Tensor = teacher(batch.ids, batch.mask)["label_logits"]
     return logits.float()[:, :classes].softmax(-1)

@@ -87,9 +87,11 @@ def _train(
     checkpoint: Path,
     report: Report,
 ) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    whole.to(device)
-    run = _Run(whole, pupils, plan)
+    device = fastest_device()
+    asked = [teacher for pupil in pupils for teacher in pupil.lesson.teachers]
+    for network in (whole, *asked):
+        network.to(device)
+    run = _Run(whole, pupils, plan, fast_halves(device))
     first = run.restore(checkpoint)
     total = run.batches * plan.epochs
     for epoch in range(first, plan.epochs):
@@ -100,14 +102,19 @@ def _train(
             report(epoch * run.batches + number + 1, total, f"loss {loss:.3f}")
         run.save(checkpoint, epoch + 1)
     run.take_average()
-    whole.to("cpu").eval()
+    for network in (whole, *asked):
+        network.to("cpu").eval()
 
 
 class _Run:
     """Owns the optimiser and the running mean of one training."""
 
     def __init__(
-        self, whole: Network | Trunk, pupils: Sequence[Pupil], plan: Training
+        self,
+        whole: Network | Trunk,
+        pupils: Sequence[Pupil],
+        plan: Training,
+        halves: bool,  # noqa: FBT001  whether to multiply in bfloat16
     ) -> None:
         self._pupils = [(pupil, pool(pupil.lesson.examples)) for pupil in pupils]
         self._plan = plan
@@ -115,7 +122,7 @@ class _Run:
         self._mask = tokenizer.token_to_id("[MASK]")
         self._special = _special_ids(tokenizer)
         self.batches = sum(_batches(pupil.lesson, plan.batch) for pupil in pupils)
-        self._autocast = fast_halves()
+        self._autocast = halves
         self._names = [name for name, _ in whole.named_parameters()]
         self._weights = [weight for _, weight in whole.named_parameters()]
         self._average = [weight.detach().clone() for weight in self._weights]
@@ -302,9 +309,14 @@ def _taught(
     return loss
 
 
-def fast_halves() -> bool:
-    """Tell whether this machine multiplies bfloat16 faster than float32."""
-    if torch.cuda.is_available():
+def fastest_device() -> torch.device:
+    """Return where to train: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fast_halves(device: torch.device) -> bool:
+    """Tell whether this device multiplies bfloat16 faster than float32."""
+    if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
 

@@ -1,0 +1,92 @@
+"""What is exported says what was trained, in fewer steps."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="the extra `workshop` is not installed")
+
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from agent.workshop import export
+from agent.workshop.export import export_trunk
+from agent.workshop.lean import Lean
+from agent.workshop.network import read
+
+LAYERS = 3
+
+
+@pytest.fixture
+def encoder() -> BertModel:
+    """Return a small encoder none of whose weights is 0 or like another."""
+    torch.manual_seed(7)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=24,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=3,
+        intermediate_size=40,
+        max_position_embeddings=8,
+    )
+    encoder = BertModel(config, add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.normal_(std=0.4)
+    return encoder
+
+
+@pytest.fixture
+def texts() -> tuple[Tensor, Tensor]:
+    """Return ids and mask of texts of several lengths."""
+    ids = torch.randint(1, 50, (3, 8), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = mask[2, 1:] = 0
+    return ids * mask, mask
+
+
+def test_says_the_same(encoder: BertModel, texts: tuple[Tensor, Tensor]) -> None:
+    """Hidden states of all real tokens are those of the encoder, padded or not."""
+    ids, mask = texts
+    with torch.no_grad():
+        expected = read(encoder, ids, mask)[mask == 1]
+        found = read(Lean(encoder), ids, mask)[mask == 1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_biases_are_gone(encoder: BertModel) -> None:
+    """Only sums that make a difference are left; the encoder given keeps its own."""
+    names = {name for name, _ in encoder.named_parameters()}
+    lean = Lean(encoder)
+    left = {name for name, _ in lean.encoder.named_parameters()}
+    gone = {
+        f"encoder.layer.{number}.{part}.bias"
+        for number in range(LAYERS)
+        for part in (
+            "attention.self.key",
+            "attention.self.value",
+            "attention.output.LayerNorm",
+            "output.LayerNorm",
+        )
+    }
+    gone -= {f"encoder.layer.{LAYERS - 1}.output.LayerNorm.bias"}
+    assert names - left == gone | {"embeddings.LayerNorm.bias"}
+    assert {name for name, _ in encoder.named_parameters()} == names
+
+
+def test_one_that_says_something_else_is_noticed(
+    encoder: BertModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph is compared with what was trained, not with what was written."""
+
+    def wrong(encoder: Any) -> Lean:
+        lean = Lean(encoder)
+        with torch.no_grad():
+            lean.encoder.encoder.layer[1].output.dense.bias[0] += 0.1
+        return lean
+
+    monkeypatch.setattr(export, "Lean", wrong)
+    with pytest.raises(RuntimeError, match="is off by"):
+        export_trunk(encoder, tmp_path / "encoder.onnx")
