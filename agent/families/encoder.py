@@ -196,23 +196,25 @@ class Encoder:
         label_evidence: tuple[float, ...] = ()
         outside: float | None = None
         if self._labels:
-            logits: Floats = np.stack([out["label_logits"] for _, out in windows])
-            share = np.exp(_log_softmax(logits)).mean(axis=0)
+            logits: Floats = np.array([out["label_logits"] for _, out in windows])
+            sums = _log_sum(logits)
+            share = _mean(np.exp(logits - sums[:, np.newaxis]))
             known = len(self._labels)
-            own = share[:known].copy()
+            own = share[:known]
+            mixed = own
             if opinion and self._spec.heeds:
-                share[:known] = _heeding(own, opinion, self._spec.heeds)
-            label = self._labels[int(share[:known].argmax())]
-            best, second = top_two(share[:known])
+                mixed = _heeding(own, opinion, self._spec.heeds)
+            index = int(mixed.argmax())
+            label = self._labels[index]
+            best, second = top_two(mixed)
             odds = log_odds(best)
-            energy = float(_log_sum(logits[:, :known]).mean())
-            label_evidence = (odds, odds - log_odds(second), energy)
+            energies = _log_sum(logits[:, :known]) if len(share) > known else sums
+            label_evidence = (odds, odds - log_odds(second), float(_mean(energies)))
             if self._spec.outside:
                 outside = float(share[known])
                 label_evidence = (*label_evidence, odds - log_odds(outside))
             if self._spec.heeds:  # what it would say of this label by itself
-                alone = log_odds(float(own[int(share[:known].argmax())]))
-                label_evidence = (*label_evidence, alone)
+                label_evidence = (*label_evidence, log_odds(float(own[index])))
         entities: tuple[Entity, ...] = ()
         entities_evidence: tuple[float, ...] = ()
         if self._entities:
@@ -239,7 +241,7 @@ class Encoder:
         if not chosen:
             return (), (log_odds(1.0), log_odds(1.0), 0.0)
         words = sorted(chosen)
-        logits: Floats = np.stack(
+        logits: Floats = np.array(
             [windows[chosen[w][1]][1]["tag_logits"][chosen[w][2]] for w in words]
         )
         found: list[Entity] = []
@@ -290,7 +292,14 @@ def _with_marks(text: str, end: int) -> int:
 def _heeding(share: Floats, opinion: Sequence[float], weight: float) -> Floats:
     """Return probabilities, in all as many as before, that heed another opinion."""
     mixed = np.log(np.maximum(share, TINY)) + np.float32(weight) * np.asarray(opinion)
-    result: Floats = np.exp(_log_softmax(mixed)) * share.sum()
+    heeded = np.exp(_log_softmax(mixed)) * share.sum()
+    result: Floats = heeded.astype(np.float32)
+    return result
+
+
+def _mean(windows: Floats) -> Floats:
+    """Return the mean over windows, of which there is mostly one."""
+    result: Floats = windows[0] if len(windows) == 1 else windows.mean(axis=0)
     return result
 
 

@@ -10,6 +10,7 @@ with entities is for a later tier.
 import re
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from agent.types import Guess, Tier
 
 WORD = re.compile(r"\w+|[^\w\s]")
 LONGEST_WORD = 40  # characters of a word that count; hostile texts have longer ones
+END = "$"  # of a text, as a word
 SHORTEST, LONGEST = 2, 5  # characters of an n-gram, the marks < and > included
 
 Floats = NDArray[np.float32]
@@ -137,21 +139,27 @@ class Linear:
 def features(text: str, bits: int) -> list[int]:
     """Return the rows of a text's features in a table of 2**bits rows, each once."""
     mask = (1 << bits) - 1
-    crc = zlib.crc32
-    found = set()
+    found: set[int] = set()
     before = "^"
-    for whole in (*WORD.findall(text.lower()), "$"):
+    for whole in (*WORD.findall(text.lower()), END):
         word = whole[:LONGEST_WORD]
-        found.add(crc(word.encode()) & mask)
-        found.add(crc(f"{before} {word}".encode()) & mask)
+        found |= _of_word(word, mask)
+        found.add(zlib.crc32(f"{before} {word}".encode()) & mask)
         before = word
-        if word == "$":
-            continue
-        marked = f"<{word}>".encode()
-        for size in range(SHORTEST, LONGEST + 1):
-            for start in range(len(marked) - size + 1):
-                found.add(crc(marked[start : start + size], size) & mask)
     return list(found)
+
+
+@lru_cache(maxsize=1024)  # most words of a message have come before
+def _of_word(word: str, mask: int) -> frozenset[int]:
+    """Return the rows of a word and of its character n-grams; the end has none."""
+    found = {zlib.crc32(word.encode()) & mask}
+    if word == END:
+        return frozenset(found)
+    marked = f"<{word}>".encode()
+    for size in range(SHORTEST, LONGEST + 1):
+        starts = range(len(marked) - size + 1)
+        found |= {zlib.crc32(marked[at : at + size], size) & mask for at in starts}
+    return frozenset(found)
 
 
 def top_two(shares: Floats) -> tuple[float, float]:
