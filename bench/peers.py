@@ -36,9 +36,7 @@ ROWS = {
 }
 AGREEMENT = 0.98  # of labels, below which the peer is another model
 SUMS = {"Add", "Sum"}
-THEN = {"query": "key", "key": "value"}  # in the order of the graph's products
 PLACES = ".places"
-FOLDED = ("LayerNorm.weight", "self.key.weight", "self.value.weight")
 OUT_OF_SCOPE = "out_of_scope"  # what the peer calls an output beyond the labels
 LOGITS_OFF = 0.15  # the same for logits, where int8 activations alone cost about 0.06
 HEADS = 12  # MiniLM's; no weight has this dimension
@@ -75,8 +73,8 @@ def read_weights(graphs: Sequence[Path]) -> Weights:
 
     Those are the trunk and its heads. The exporter keeps torch's names but for the
     matrices, which it transposes and numbers: such a one is called after the bias that
-    is added to its product; keys and values, which have none, after those before them.
-    Biases that were folded into others (agent/workshop/lean.py) are 0.
+    is added to its product; the keys', which has none (agent/workshop/lean.py), after
+    the query's before it. What kind of token it is stands in the table of places.
     """
     import onnx
 
@@ -97,7 +95,7 @@ def read_weights(graphs: Sequence[Path]) -> Weights:
                 found[name] = array
             elif node.op_type in {"MatMulInteger", "MatMul"} and graph.holds(node):
                 bias, array, result = graph.matrix(node)
-                name = bias or _after(name)
+                name = bias or name.replace(".query", ".key")
                 found[f"{name}.weight"] = array
                 head = name if result == "label_logits" else head
     first = "embeddings.LayerNorm.weight"
@@ -113,17 +111,10 @@ def read_weights(graphs: Sequence[Path]) -> Weights:
     tensors["bert.embeddings.position_embeddings.weight"] = places
     tensors["bert.embeddings.token_type_embeddings.weight"] = 0 * places[:1]
     for name, array in tuple(tensors.items()):
-        if name.endswith(FOLDED):
-            bias = name.removesuffix("weight") + "bias"
-            tensors.setdefault(bias, array.reshape(len(array), -1)[:, 0] * 0)
+        if name.endswith(".key.weight"):
+            tensors[f"{name.removesuffix('weight')}bias"] = 0 * array[0]
     [epsilon] = (float(found[name]) for name in found if name.startswith(EPSILON))
     return Weights(tensors, epsilon)
-
-
-def _after(name: str) -> str:
-    """Return which of an attention's products comes after this one."""
-    layer, _, part = name.rpartition(".")
-    return f"{layer}.{THEN[part]}"
 
 
 class Graph:

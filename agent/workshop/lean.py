@@ -4,7 +4,6 @@ On a device, with one short text at a time, each step costs, however small. Left
 what makes no difference:
 
 - the bias of the keys adds the same to all scores of a word, which softmax takes away;
-- the biases of the values and of the normalisations move into the next products';
 - what kind of token it is (there is one kind) moves into the table of places;
 - a mask is a number added to each score, without the library's way there.
 """
@@ -33,10 +32,8 @@ class Lean(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
             self.places: Tensor
             places = embeddings.position_embeddings.weight + kind
             self.register_buffer("places", places)
-            shift = _taken(embeddings.LayerNorm)
-            last = len(self.encoder.encoder.layer) - 1
-            for number, layer in enumerate(self.encoder.encoder.layer):
-                shift = _folded(layer, shift, is_last=number == last)
+        for layer in self.encoder.encoder.layer:
+            layer.attention.self.key.bias = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
         """Return `last_hidden_state`: batch x tokens x width."""
@@ -65,27 +62,3 @@ def _layer(layer: Any, hidden: Tensor, hide: Tensor) -> Tensor:
     wide = between.intermediate_act_fn(between.dense(hidden))
     read: Tensor = layer.output.LayerNorm(layer.output.dense(wide) + hidden)
     return read
-
-
-def _folded(layer: Any, shift: Tensor, *, is_last: bool) -> Tensor:
-    """Fold biases in place; `shift` is missing from what comes in.
-
-    Returns what is missing from what comes out: nothing after the last layer.
-    """
-    own, out = layer.attention.self, layer.attention.output
-    own.query.bias += own.query.weight @ shift
-    own.key.bias = None
-    values = own.value.bias + own.value.weight @ shift
-    own.value.bias = None
-    out.dense.bias += out.dense.weight @ values + shift
-    shift = _taken(out.LayerNorm)
-    layer.intermediate.dense.bias += layer.intermediate.dense.weight @ shift
-    layer.output.dense.bias += shift
-    return torch.zeros_like(shift) if is_last else _taken(layer.output.LayerNorm)
-
-
-def _taken(norm: Any) -> Tensor:
-    """Return a normalisation's bias, and take it away."""
-    bias: Tensor = norm.bias.detach()
-    norm.bias = None
-    return bias
