@@ -95,7 +95,7 @@ def read_weights(graphs: Sequence[Path]) -> Weights:
                 found[name] = array
             elif node.op_type in {"MatMulInteger", "MatMul"} and graph.holds(node):
                 bias, array, result = graph.matrix(node)
-                name = bias or name.replace(".query", ".key")
+                name = bias or _after(name)
                 found[f"{name}.weight"] = array
                 head = name if result == "label_logits" else head
     first = "embeddings.LayerNorm.weight"
@@ -115,6 +115,14 @@ def read_weights(graphs: Sequence[Path]) -> Weights:
             tensors[f"{name.removesuffix('weight')}bias"] = 0 * array[0]
     [epsilon] = (float(found[name]) for name in found if name.startswith(EPSILON))
     return Weights(tensors, epsilon)
+
+
+def _after(name: str) -> str:
+    """Return what comes after the query, the only one that has no name of its own."""
+    layer, query, rest = name.rpartition(".query")
+    if rest or not query:
+        raise RuntimeError(f"a product without a bias follows {name!r}")
+    return f"{layer}.key"
 
 
 class Graph:

@@ -24,6 +24,7 @@ from agent.types import Guess, Tier
 
 WORD = re.compile(r"\w+|[^\w\s]")
 LONGEST_WORD = 40  # characters of a word that count; hostile texts have longer ones
+COMMON = 12  # characters of a word that is remembered: 4 MB of them at most
 END = "$"  # of a text, as a word
 SHORTEST, LONGEST = 2, 5  # characters of an n-gram, the marks < and > included
 
@@ -143,23 +144,27 @@ def features(text: str, bits: int) -> list[int]:
     before = "^"
     for whole in (*WORD.findall(text.lower()), END):
         word = whole[:LONGEST_WORD]
-        found |= _of_word(word, mask)
+        common = len(word) <= COMMON and word.isascii()
+        rows = _remembered if common else _of_word
+        found.update(rows(word, mask))
         found.add(zlib.crc32(f"{before} {word}".encode()) & mask)
         before = word
     return list(found)
 
 
-@lru_cache(maxsize=1024)  # most words of a message have come before
-def _of_word(word: str, mask: int) -> frozenset[int]:
+def _of_word(word: str, mask: int) -> tuple[int, ...]:
     """Return the rows of a word and of its character n-grams; the end has none."""
-    found = {zlib.crc32(word.encode()) & mask}
-    if word == END:
-        return frozenset(found)
-    marked = f"<{word}>".encode()
-    for size in range(SHORTEST, LONGEST + 1):
-        starts = range(len(marked) - size + 1)
-        found |= {zlib.crc32(marked[at : at + size], size) & mask for at in starts}
-    return frozenset(found)
+    crc = zlib.crc32
+    found = [crc(word.encode()) & mask]
+    if word != END:
+        marked = f"<{word}>".encode()
+        for size in range(SHORTEST, LONGEST + 1):
+            starts = range(len(marked) - size + 1)
+            found += [crc(marked[at : at + size], size) & mask for at in starts]
+    return tuple(found)
+
+
+_remembered = lru_cache(maxsize=2048)(_of_word)  # most words have come before
 
 
 def top_two(shares: Floats) -> tuple[float, float]:

@@ -19,11 +19,11 @@ from transformers.modeling_outputs import BaseModelOutput
 class Lean(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
     """A BERT encoder of transformers, rewritten; the one given stays as it is.
 
-    Weights keep the names they have there; `places` is tokens x width.
+    Weights keep the names they have there, below `encoder`; `places` is tokens x width.
     """
 
     def __init__(self, encoder: Any) -> None:
-        """Take an encoder whose table of places is as long as its window."""
+        """Take an encoder; its table of places bounds the window."""
         super().__init__()
         self.encoder = deepcopy(encoder).eval()
         embeddings = self.encoder.embeddings

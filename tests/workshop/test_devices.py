@@ -1,7 +1,8 @@
 """Training on a GPU, as far as that can be seen without one.
 
-Two devices are imitated: each tensor knows on which of them it is, and a step with
-tensors of both fails, as it does on a GPU. Speed and bfloat16 are not tried.
+Two devices are imitated: each tensor counts as on one of them, and a step with tensors
+of both fails, as it does on a GPU; single numbers may be on either. Speed, bfloat16 and
+going on from a checkpoint are not tried.
 """
 
 from collections.abc import Callable, Iterator
