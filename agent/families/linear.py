@@ -24,7 +24,7 @@ from agent.types import Guess, Tier
 
 WORD = re.compile(r"\w+|[^\w\s]")
 LONGEST_WORD = 40  # characters of a word that count; hostile texts have longer ones
-COMMON = 12  # characters of a word that is remembered: 4 MB of them at most
+COMMON = 12  # characters of a word that is remembered: 2 MB of them at most
 END = "$"  # of a text, as a word
 SHORTEST, LONGEST = 2, 5  # characters of an n-gram, the marks < and > included
 
@@ -164,7 +164,7 @@ def _of_word(word: str, mask: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-_remembered = lru_cache(maxsize=2048)(_of_word)  # most words have come before
+_remembered = lru_cache(maxsize=1024)(_of_word)  # most words have come before
 
 
 def top_two(shares: Floats) -> tuple[float, float]:

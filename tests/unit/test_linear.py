@@ -1,5 +1,6 @@
 """The linear tier: the same rows for ever, for any text, and weights that fit."""
 
+import tracemalloc
 from pathlib import Path
 from zlib import crc32
 
@@ -91,6 +92,19 @@ def test_hostile_word(letter: str) -> None:
     assert len(found) <= 4 * (4 * LONGEST_WORD + 2) + 4
     if letter.isalpha():
         assert set(found) == set(features(letter * (LONGEST_WORD + 5), 20))
+
+
+@pytest.mark.parametrize("letters", ["y" * 8, "x" * 36, "日" * 8])
+def test_remembered_words_stay_small(letters: str) -> None:
+    """After a flood of new words, short, long or foreign, little is held."""
+    tracemalloc.start()
+    try:
+        for number in range(1000, 3000):
+            features(f"{number}{letters}", 14)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3_000_000
 
 
 @pytest.mark.parametrize(
