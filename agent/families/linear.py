@@ -144,7 +144,7 @@ def features(text: str, bits: int) -> list[int]:
     before = "^"
     for whole in (*WORD.findall(text.lower()), END):
         word = whole[:LONGEST_WORD]
-        common = len(word) <= COMMON and word.isascii()
+        common = len(word) <= COMMON and word.isascii() and word.isalpha()
         rows = _remembered if common else _of_word
         found.update(rows(word, mask))
         found.add(zlib.crc32(f"{before} {word}".encode()) & mask)
