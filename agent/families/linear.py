@@ -10,7 +10,6 @@ with entities is for a later tier.
 import re
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -24,8 +23,6 @@ from agent.types import Guess, Tier
 
 WORD = re.compile(r"\w+|[^\w\s]")
 LONGEST_WORD = 40  # characters of a word that count; hostile texts have longer ones
-COMMON = 12  # characters of a word that is remembered: 2 MB of them at most
-END = "$"  # of a text, as a word
 SHORTEST, LONGEST = 2, 5  # characters of an n-gram, the marks < and > included
 
 Floats = NDArray[np.float32]
@@ -140,31 +137,21 @@ class Linear:
 def features(text: str, bits: int) -> list[int]:
     """Return the rows of a text's features in a table of 2**bits rows, each once."""
     mask = (1 << bits) - 1
-    found: set[int] = set()
-    before = "^"
-    for whole in (*WORD.findall(text.lower()), END):
-        word = whole[:LONGEST_WORD]
-        common = len(word) <= COMMON and word.isascii() and word.isalpha()
-        rows = _remembered if common else _of_word
-        found.update(rows(word, mask))
-        found.add(zlib.crc32(f"{before} {word}".encode()) & mask)
-        before = word
-    return list(found)
-
-
-def _of_word(word: str, mask: int) -> tuple[int, ...]:
-    """Return the rows of a word and of its character n-grams; the end has none."""
     crc = zlib.crc32
-    found = [crc(word.encode()) & mask]
-    if word != END:
+    found = set()
+    before = "^"
+    for whole in (*WORD.findall(text.lower()), "$"):
+        word = whole[:LONGEST_WORD]
+        found.add(crc(word.encode()) & mask)
+        found.add(crc(f"{before} {word}".encode()) & mask)
+        before = word
+        if word == "$":
+            continue
         marked = f"<{word}>".encode()
         for size in range(SHORTEST, LONGEST + 1):
-            starts = range(len(marked) - size + 1)
-            found += [crc(marked[at : at + size], size) & mask for at in starts]
-    return tuple(found)
-
-
-_remembered = lru_cache(maxsize=1024)(_of_word)  # most words have come before
+            for start in range(len(marked) - size + 1):
+                found.add(crc(marked[start : start + size], size) & mask)
+    return list(found)
 
 
 def top_two(shares: Floats) -> tuple[float, float]:
