@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from agent.errors import ConfigError
@@ -104,10 +104,16 @@ def pretrained_folder(spec: Pretrained) -> Path:
 def open_encoder(
     folder: Path, rows: Sequence[int], dropout: float, layers: int | None = None
 ) -> Any:
-    """Load the first layers of the pretrained encoder, and these rows of its words."""
+    """Load the first layers of the pretrained encoder, and these rows of its words.
+
+    Raises ConfigError where it is no BERT: agent/workshop/lean.py writes no other.
+    """
     said: Any = logging  # what it says would get between our own progress bars
     said.set_verbosity_error()
     said.disable_progress_bar()
+    kind = AutoConfig.from_pretrained(folder).model_type
+    if kind != "bert":
+        raise ConfigError(f"{folder}: the encoder must be a BERT, this is a {kind}")
     encoder = AutoModel.from_pretrained(
         folder,
         add_pooling_layer=False,

@@ -91,7 +91,7 @@ def _train(
     asked = [teacher for pupil in pupils for teacher in pupil.lesson.teachers]
     for network in (whole, *asked):
         network.to(device)
-    run = _Run(whole, pupils, plan, fast_halves(device))
+    run = _Run(whole, pupils, plan)
     first = run.restore(checkpoint)
     total = run.batches * plan.epochs
     for epoch in range(first, plan.epochs):
@@ -110,11 +110,7 @@ class _Run:
     """Owns the optimiser and the running mean of one training."""
 
     def __init__(
-        self,
-        whole: Network | Trunk,
-        pupils: Sequence[Pupil],
-        plan: Training,
-        halves: bool,  # noqa: FBT001  whether to multiply in bfloat16
+        self, whole: Network | Trunk, pupils: Sequence[Pupil], plan: Training
     ) -> None:
         self._pupils = [(pupil, pool(pupil.lesson.examples)) for pupil in pupils]
         self._plan = plan
@@ -122,9 +118,9 @@ class _Run:
         self._mask = tokenizer.token_to_id("[MASK]")
         self._special = _special_ids(tokenizer)
         self.batches = sum(_batches(pupil.lesson, plan.batch) for pupil in pupils)
-        self._autocast = halves
         self._names = [name for name, _ in whole.named_parameters()]
         self._weights = [weight for _, weight in whole.named_parameters()]
+        self._autocast = fast_halves(self._weights[0].device)
         self._average = [weight.detach().clone() for weight in self._weights]
         self._optimiser = torch.optim.AdamW(_groups(whole, plan), fused=True)
         steps = self.batches * plan.epochs

@@ -9,12 +9,13 @@ pytest.importorskip("torch", reason="the extra `workshop` is not installed")
 
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, RobertaConfig
 
+from agent.errors import ConfigError
 from agent.workshop import export
 from agent.workshop.export import export_trunk
 from agent.workshop.lean import Lean
-from agent.workshop.network import read
+from agent.workshop.network import open_encoder, read
 
 LAYERS = 3
 
@@ -79,3 +80,10 @@ def test_one_that_says_something_else_is_noticed(
     monkeypatch.setattr(export, "Lean", wrong)
     with pytest.raises(RuntimeError, match="is off by"):
         export_trunk(encoder, tmp_path / "encoder.onnx")
+
+
+def test_another_kind_of_encoder_is_refused(tmp_path: Path) -> None:
+    """Told before any training, not by a graph that is off after it."""
+    RobertaConfig(vocab_size=50).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="must be a BERT, this is a roberta"):
+        open_encoder(tmp_path, range(50), dropout=0.1)
