@@ -14,7 +14,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
 
-.PHONY: all run test long workshop models check bench soak deb lock system arm64 clean
+.PHONY: all run test map long workshop models check bench soak deb lock system arm64 clean
 all: check test
 
 run: .venv/.run
@@ -24,6 +24,10 @@ test: .venv/.dev
 	@{ command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ]; } && command -v openssl >/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mosquitto openssl; }
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not long" $(TESTS)
+
+# The structure in figures: modules, imports, the longest chain, what is long.
+map:
+	$(PYTHON) tests/architecture.py
 
 # What takes minutes: 5,000 messages while everything breaks again and again. With
 # CHAOS=bench/results/chaos-$$(uname -m).json its figures go to that file.

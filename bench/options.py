@@ -25,10 +25,10 @@ def measure(case: dict[str, object]) -> dict[str, float]:
     """Time the sample texts one by one, then the memory before and after a long one."""
     import onnxruntime
 
-    from agent.bundle import open_bundle
-    from agent.config import shipped
-    from agent.demo import read_messages
-    from agent.families import encoder, sessions
+    from agent.cli.demo import read_messages
+    from agent.config.config import shipped
+    from agent.inference import encoder, onnx
+    from agent.inference.bundle import open_bundle
 
     def opened(path: Path, _threads: int) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -42,7 +42,7 @@ def measure(case: dict[str, object]) -> dict[str, float]:
         options.log_severity_level = 3
         return onnxruntime.InferenceSession(str(path), options)
 
-    sessions.open_session = encoder.open_session = opened  # the one thing that varies
+    onnx.open_session = encoder.open_session = opened  # the one thing that varies
     bundle = open_bundle(shipped("models") / "home", 1)
     texts = read_messages(None)
     bundle.predict(texts[:8])

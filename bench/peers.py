@@ -73,12 +73,12 @@ def read_weights(graphs: Sequence[Path]) -> Weights:
 
     Those are the trunk and its heads. The exporter keeps torch's names but for the
     matrices, which it transposes and numbers: such a one is called after the bias that
-    is added to its product; the keys', which has none (agent/workshop/lean.py), after
+    is added to its product; the keys', which has none (workshop/export/lean.py), after
     the query's before it. What kind of token it is stands in the table of places.
     """
     import onnx
 
-    from agent.workshop.portable import EPSILON
+    from agent.workshop.export.portable import EPSILON
 
     found = {}
     head = name = ""
@@ -142,7 +142,7 @@ class Graph:
 
     def holds(self, node: Any) -> bool:
         """Tell whether a product is one with a weight, not a sum."""
-        from agent.workshop.portable import SHARES
+        from agent.workshop.export.portable import SHARES
 
         factor = node.input[1]
         return factor in self.held and not factor.startswith(SHARES)
@@ -275,7 +275,7 @@ def logits_off(bundle: Path, folder: Path, texts: Sequence[str]) -> float:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from agent.families.encoder import EncoderSpec
+    from agent.inference.encoder import EncoderSpec
 
     peer_classes()
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -322,7 +322,7 @@ def open_peer(folder: Path, *, int8: bool = False) -> tuple[Ask, Callable[..., R
 
 def open_encoder(bundle: Path) -> tuple[Ask, Callable[..., Ranked]]:
     """Return our encoder tier, without the rest of the cascade."""
-    from agent.families.encoder import EncoderSpec
+    from agent.inference.encoder import EncoderSpec
 
     manifest, tier = encoder_tier(bundle)
     spec = EncoderSpec.model_validate(tier)
@@ -336,9 +336,9 @@ def open_encoder(bundle: Path) -> tuple[Ask, Callable[..., Ranked]]:
 
 def open_cascade() -> tuple[Ask, Callable[..., Ranked]]:
     """Return what `slm-agent eval home` asks."""
-    from agent.config import load
-    from agent.evaluate import answer
-    from agent.pipeline import open_pipelines
+    from agent.config.config import load
+    from agent.evaluation.evaluate import answer
+    from agent.inference.pipeline import open_pipelines
 
     [pipeline] = open_pipelines(load(None, enable=("home",)))
 
@@ -446,8 +446,8 @@ def measure(
     rounds: int, passes: int, core: int, tick: Callable[[str], None]
 ) -> dict[str, Any]:
     """Play all rows in turn, round after round; `tick` hears what comes next."""
-    from agent.config import load
-    from agent.demo import read_messages
+    from agent.cli.demo import read_messages
+    from agent.config.config import load
 
     bundle = load(None, enable=("home",)).bundle_dir("home")
     texts = read_messages(None)

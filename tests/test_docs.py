@@ -11,12 +11,12 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from agent.alerts import NAMES
-from agent.broker.settings import BrokerFile
-from agent.config import AgentFile, PipelineFile
-from agent.metrics import Collector
-from agent.presence import DISK_LOW, FILLING
-from agent.types import Reason
+from agent.broker.config import BrokerFile
+from agent.config.config import AgentFile, PipelineFile
+from agent.core.types import Reason
+from agent.daemon.status import DISK_LOW, FILLING
+from agent.telemetry.alerts import NAMES
+from agent.telemetry.metrics import Collector
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agent.cases import LATEST_MS, Reply, Wire
+from agent.protocol.cases import LATEST_MS, Reply, Wire
 
 FORGET_S = 3600.0  # how long after its end a claim still is in the ledger
 

@@ -26,13 +26,13 @@ from agent.broker.claims import (
     decode_told,
     encode,
 )
-from agent.broker.hearing import Hearing
-from agent.broker.settings import Topics
-from agent.errors import Refused, Undelivered
-from agent.ids import new_ulid, ulid_text
-from agent.link import Link
-from agent.mqtt import MQTT5, Connection, Endpoint
-from agent.types import Message
+from agent.broker.config import Topics
+from agent.broker.membership import Hearing
+from agent.core.errors import Refused, Undelivered
+from agent.core.types import Message
+from agent.mqtt.connection import MQTT5, Connection, Endpoint
+from agent.mqtt.link import Link
+from agent.mqtt.message_ids import new_ulid, ulid_text
 
 WELCOME_S = 10.0  # how long a newcomer waits for those who seem to be there
 LEAST_S = 1e-6  # of a claim that has ended

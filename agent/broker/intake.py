@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from agent.backlog import Backlog, Verdict
-from agent.broker.answering import Answering, Resting
+from agent.broker.config import cases_filter, may_reply_to
+from agent.broker.coordinator import Answering, Resting
+from agent.broker.counters import Tally
 from agent.broker.plan import Plan
-from agent.broker.settings import cases_filter, may_reply_to
-from agent.broker.tally import Tally
-from agent.cases import BadRequest, Reply, Request, decode_request, field_of
-from agent.errors import Refused, Undelivered
-from agent.link import Link
-from agent.mqtt import Connection, Envelope
-from agent.types import Message
+from agent.core.errors import Refused, Undelivered
+from agent.core.types import Message
+from agent.mqtt.backlog import Backlog, Verdict
+from agent.mqtt.connection import Connection, Envelope
+from agent.mqtt.link import Link
+from agent.protocol.cases import BadRequest, Reply, Request, decode_request, field_of
 
 LARGEST_CASE = 1_000_000  # bytes of a request; more is nobody's question
 AROUND_BYTES = 4096  # what may stand around the payload of a reply

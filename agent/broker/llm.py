@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from agent.broker.settings import BrokerFile, ModelSection, key_of
-from agent.cases import MOST_TOKENS, Request
-from agent.errors import ConfigError
-from agent.prompt import messages, response_format
+from agent.broker.config import BrokerFile, ModelSection, key_of
+from agent.core.errors import ConfigError
+from agent.protocol.cases import MOST_TOKENS, Request
+from agent.protocol.prompt import messages, response_format
 
 # Each keeps LiteLLM from the network, but for the last: no `.env` of a folder counts.
 QUIET = {

@@ -10,7 +10,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.metrics_core import Metric
 
-from agent.metrics import Health, labelled, quantiles
+from agent.telemetry.metrics import Health, labelled, quantiles
 
 # name, key in health, help
 COUNTERS = (

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.broker import llm
+from agent.broker.config import BrokerFile, cases_filter, endpoints, load
 from agent.broker.llm import Model
-from agent.broker.settings import BrokerFile, cases_filter, endpoints, load
-from agent.mqtt import Endpoint
+from agent.mqtt.connection import Endpoint
 
 
 @dataclass(frozen=True, slots=True)

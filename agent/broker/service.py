@@ -11,26 +11,26 @@ import structlog
 from pydantic_core import to_json
 
 from agent import __version__
-from agent.broker.answering import Answering, lease_s
-from agent.broker.asking import Asking, limit_of
 from agent.broker.claims import Told
+from agent.broker.config import Topics, cases_filter
+from agent.broker.coordinator import Answering, lease_s
+from agent.broker.counters import Tally
+from agent.broker.deadlines import STALL_S, Progress
 from agent.broker.group import Group
 from agent.broker.intake import Intake
+from agent.broker.llm_router import Asking, limit_of
 from agent.broker.metrics import BrokerCollector
 from agent.broker.plan import Plan
-from agent.broker.progress import STALL_S, Progress
-from agent.broker.settings import Topics, cases_filter
-from agent.broker.tally import Tally
-from agent.errors import ConfigError, Undelivered
-from agent.lasting import Lasting
-from agent.link import Link
-from agent.metrics import served
-from agent.mqtt import Connection
+from agent.core.errors import ConfigError, Undelivered
+from agent.core.systemd import notify, watchdog_interval
+from agent.core.types import Message
+from agent.daemon.supervise import Lasting
+from agent.mqtt.connection import Connection
+from agent.mqtt.link import Link
+from agent.mqtt.subscriptions import obsolete, write_down
 from agent.outbox import spending
 from agent.outbox.store import Full, Store
-from agent.subscriptions import obsolete, write_down
-from agent.systemd import notify, watchdog_interval
-from agent.types import Message
+from agent.telemetry.metrics import served
 
 HEALTH_S = 30.0
 FINISH_S = 30.0  # how long a stop waits for what is in hand

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from agent.config import nearest
-from agent.errors import ConfigError
-from agent.filters import overlap, split_share
+from agent.config.config import nearest
+from agent.core.errors import ConfigError
 from agent.fleet.model import Condition, Entry, listed
-from agent.fleet.reading import Fleet
+from agent.fleet.parse import Fleet
 from agent.fleet.resolve import AGENT, DEFAULT, Effective, Resolver, compared, stand_in
 from agent.fleet.values import changed, dotted
+from agent.mqtt.topic_filters import overlap, split_share
 
 MANY = 5  # the most findings of one kind about topics; the rest are like them
 QUOTED = re.compile(r"'[^']*'")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.fleet.signing import Content
-from agent.fleet.storage import Damaged, Ref, State, Status, Store
-from agent.wire import iso
+from agent.fleet.state import Damaged, Ref, State, Status, Store
+from agent.protocol.messages import iso
 
 
 class Memory:

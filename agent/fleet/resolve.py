@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from agent.config import (
+from agent.config.config import (
     AgentFile,
     Config,
     PipelineFile,
@@ -27,8 +27,8 @@ from agent.config import (
     read_toml,
     shipped,
 )
-from agent.errors import ConfigError
-from agent.fleet.reading import Fleet, Laid, laid
+from agent.core.errors import ConfigError
+from agent.fleet.parse import Fleet, Laid, laid
 from agent.fleet.values import (
     Key,
     Leaf,
@@ -39,7 +39,7 @@ from agent.fleet.values import (
     nested,
     overlay,
 )
-from agent.manifest import MANIFEST
+from agent.inference.manifest import MANIFEST
 
 DEFAULT = "default"
 LOCAL = "local"  # agent.toml and pipelines/ of the device itself

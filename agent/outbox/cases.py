@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from agent.clock import Step
+from agent.core.clock import Step
 from agent.outbox.store import Full, room
 
 TOMBSTONES = 50_000  # most of them, and no more than an eighth of the file

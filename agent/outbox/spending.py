@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from agent.config.config import Limit
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS spending (
     day TEXT NOT NULL,
@@ -38,16 +40,6 @@ class Spend:
     calls: int = 0
     tokens: int = 0
     micros: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """What a scope may spend in a day; None: as much as it likes."""
-
-    scope: str
-    calls: int | None
-    tokens: int | None
-    micros: int | None
 
 
 def today() -> str:

@@ -24,9 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.errors import ConfigError
-from agent.outbox.aside import put_aside, remove_older
-from agent.outbox.spare import NO_ROOM, Spare
+from agent.core.errors import ConfigError
+from agent.outbox.disk_reserve import NO_ROOM, Spare
+from agent.outbox.quarantine import put_aside, remove_older
 
 T = TypeVar("T")
 Database = sqlite3.Connection  # what a change works on; it neither begins nor commits

@@ -14,8 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from agent.errors import ConfigError
-from agent.workshop.recipe import (
+from agent.core.errors import ConfigError
+from agent.workshop.data.recipe import (
     Recipe,
     TrunkRecipe,
     find_recipe,
@@ -24,7 +24,7 @@ from agent.workshop.recipe import (
 )
 
 if TYPE_CHECKING:
-    from agent.workshop.scoring import Figures
+    from agent.workshop.training.scoring import Figures
 
 Report = Callable[[str, int, int, str], None]  # stage, done, total, detail
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def build(
     changed = _changed(chosen, seed, epochs)
     folder = out or Path("models") / chosen.about.name
     # Seconds, and only the workshop has them: `slm-agent train --help` does not wait.
-    from agent.workshop.building import train_bundle
+    from agent.workshop.bundle.building import train_bundle
 
     _say(_shown(lambda report: train_bundle(changed, data, folder, report)))
     return folder
@@ -68,7 +68,7 @@ def build(
 def _build_trunk(recipe: TrunkRecipe, path: Path, data: Path, out: Path) -> Path:
     """Make a trunk and all that stands on it, in the folder `out`."""
     members = read_members(path, recipe)
-    from agent.workshop.trunk_building import train_trunk
+    from agent.workshop.bundle.trunk_building import train_trunk
 
     found = _shown(lambda report: train_trunk(recipe, members, data, out, report))
     for name, scores in found.items():

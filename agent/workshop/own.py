@@ -17,21 +17,21 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from agent.bundle import CALIBRATION, read_calibration
-from agent.config import PipelineFile, load
-from agent.decide import confidence
-from agent.errors import ConfigError, Unreadable
-from agent.evaluate import evaluate
-from agent.examples import Example, read_examples
-from agent.fitting import LEAST, Heard, parted, places
-from agent.pipeline import open_pipelines
-from agent.text import checked
-from agent.types import Decision, Guarantee, Resolved
-from agent.workshop.building import train_bundle
-from agent.workshop.features import nested
-from agent.workshop.finishing import Report
-from agent.workshop.recipe import Outside, Training, read_recipe
-from agent.workshop.scoring import certifiable
+from agent.config.config import PipelineFile, load
+from agent.core.errors import ConfigError, Unreadable
+from agent.core.types import Decision, Guarantee, Resolved
+from agent.evaluation.evaluate import evaluate
+from agent.evaluation.examples import Example, read_examples
+from agent.evaluation.fitting import LEAST, Heard, parted, places
+from agent.inference.bundle import CALIBRATION, read_calibration
+from agent.inference.decide import confidence
+from agent.inference.pipeline import open_pipelines
+from agent.protocol.payload import checked
+from agent.workshop.bundle.building import train_bundle
+from agent.workshop.bundle.finishing import Report
+from agent.workshop.data.features import nested
+from agent.workshop.data.recipe import Outside, Training, read_recipe
+from agent.workshop.training.scoring import certifiable
 
 Warn = Callable[[str], None]
 

@@ -14,7 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from stage import DEADLINE_S, Agent, part
 
-from agent.cases import Request, encode_request
+from agent.protocol.cases import Request, encode_request
 
 LABELS = {"on": "switch on", "off": "switch off"}
 ENTITIES = {"place": "a room"}

@@ -13,7 +13,7 @@ from conftest import SETTINGS
 from provider import Provider
 from stage import Mosquitto
 
-from agent.cases import Request
+from agent.protocol.cases import Request
 
 Stage = tuple[Mosquitto, Provider, Broker]
 NUMBERS = itertools.count(1)

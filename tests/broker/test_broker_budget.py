@@ -10,11 +10,11 @@ from typing import Any
 from brokers import GOOD, Broker, Device, case
 from provider import Provider, after
 
-from agent.broker.asking import Asking
+from agent.broker.config import BrokerFile
+from agent.broker.counters import Tally
 from agent.broker.llm import Model
-from agent.broker.process import SCHEMA
-from agent.broker.settings import BrokerFile
-from agent.broker.tally import Tally
+from agent.broker.llm_router import Asking
+from agent.broker.main import SCHEMA
 from agent.outbox.store import Database, Full, Store
 
 New = Callable[..., Broker]

@@ -3,7 +3,7 @@
 from math import inf
 
 from agent.broker.claims import Hello, Welcome
-from agent.broker.hearing import SKEW_S, Hearing
+from agent.broker.membership import SKEW_S, Hearing
 
 START = 1000.0
 

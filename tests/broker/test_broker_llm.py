@@ -10,8 +10,8 @@ from brokers import GOOD, case
 from provider import Provider, after
 
 from agent.broker import llm
+from agent.broker.config import ModelSection
 from agent.broker.llm import Failed, Model, Trouble
-from agent.broker.settings import ModelSection
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*ReadOnly:UserWarning")
 HERE = Path(__file__).resolve().parent

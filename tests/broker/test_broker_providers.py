@@ -8,9 +8,9 @@ import pytest
 from provider import Call, Provider
 
 from agent.broker import llm
-from agent.broker.settings import BrokerFile, load
-from agent.cases import Request, checked
-from agent.prompt import parse
+from agent.broker.config import BrokerFile, load
+from agent.protocol.cases import Request, checked
+from agent.protocol.prompt import parse
 
 # LiteLLM silences this itself, which pytest undoes.
 pytestmark = pytest.mark.filterwarnings("ignore:.*ReadOnly:UserWarning")

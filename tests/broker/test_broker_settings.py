@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from agent.broker import llm
-from agent.broker.settings import cases_filter, endpoints, load, may_reply_to
-from agent.errors import ConfigError
+from agent.broker.config import cases_filter, endpoints, load, may_reply_to
+from agent.core.errors import ConfigError
 
 MODEL = '[[models]]\nmodel = "openai/gpt-4o"\n'
 

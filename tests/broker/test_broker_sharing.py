@@ -15,7 +15,7 @@ from provider import Call, Provider
 from proxy import Proxy
 from stage import Mosquitto
 
-from agent.broker.replies import case_key
+from agent.broker.reply_store import case_key
 
 New = Callable[..., Broker]
 PLAIN = "cache = { entries = 0 }\nconcurrency = 8"

@@ -8,10 +8,10 @@ from brokers import Broker, case
 from provider import Provider
 from stage import Mosquitto
 
-from agent.cases import checked
-from agent.mqtt import Endpoint
-from agent.transports import Settings, open_transport
-from agent.transports.mqtt import MqttTransport
+from agent.escalation.mqtt import MqttTransport
+from agent.escalation.transports import Settings, open_transport
+from agent.mqtt.connection import Endpoint
+from agent.protocol.cases import checked
 
 
 @pytest.mark.parametrize("version", [5, 4], ids=["mqtt 5", "mqtt 3.1.1"])

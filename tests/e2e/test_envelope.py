@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from stage import Mosquitto
 
-from agent.errors import NobodyListens
-from agent.mqtt import Connection, Endpoint, Envelope
-from agent.types import Message
+from agent.core.errors import NobodyListens
+from agent.core.types import Message
+from agent.mqtt.connection import Connection, Endpoint, Envelope
 
 LETTER = Envelope(
     response_topic="slm/pi/answer",

@@ -40,7 +40,7 @@ from proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_pass, kind
 from stage import DEVICE, Agent, Client, Mosquitto, free_port
 from upstreams import Asked, Says, ScriptedBroker, ScriptedLLM, after, completion
 
-from agent.purse import MOST_CALLS
+from agent.escalation.budget import MOST_CALLS
 
 NewAgent = Callable[..., Agent]
 ONE = {"ask": asking()}

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 from paho.mqtt import subscribe
 from stage import Mosquitto, free_port
 
-from agent.__main__ import cli
-from agent.errors import ConfigError, Undelivered
+from agent.cli.main import cli
+from agent.core.errors import ConfigError, Undelivered
 
 TOML = "version = {}\nunlisted = 'accept'\n"
 

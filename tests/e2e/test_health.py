@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stage import DEVICE, Agent, Client, Mosquitto, free_port
 from upstreams import ScriptedLLM
 
-from agent.metrics import Collector
+from agent.telemetry.metrics import Collector
 
 BASE = f"slm/{DEVICE}"
 HURRY = {"presence.HEALTH_S": 0.2, "presence.JITTER_S": (0.0, 0.0)}

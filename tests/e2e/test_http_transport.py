@@ -17,9 +17,9 @@ import pytest
 from stage import free_port
 from upstreams import Asked, Says, ScriptedLLM, completion
 
-from agent.cases import Reply, Request, Usage
-from agent.transports import EncodeAgain, Rejected, Settings, Unavailable
-from agent.transports.http import HttpTransport, open_http
+from agent.escalation.http import HttpTransport, open_http
+from agent.escalation.transports import EncodeAgain, Rejected, Settings, Unavailable
+from agent.protocol.cases import Reply, Request, Usage
 
 LONG_S = 30.0  # never waited for
 ASKED = Request(

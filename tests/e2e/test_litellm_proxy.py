@@ -16,9 +16,9 @@ import pytest
 from stage import free_port
 from upstreams import ScriptedLLM
 
-from agent.cases import Request, checked
-from agent.transports import Settings, Unavailable
-from agent.transports.http import HttpTransport, open_http
+from agent.escalation.http import HttpTransport, open_http
+from agent.escalation.transports import Settings, Unavailable
+from agent.protocol.cases import Request, checked
 
 pytestmark = pytest.mark.slow
 START_S = 120.0

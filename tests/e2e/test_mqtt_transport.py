@@ -17,12 +17,12 @@ from proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_drop, all_pass, kind
 from stage import BROKER, Mosquitto
 from upstreams import Asked, Says, ScriptedBroker, reply
 
-from agent import link
-from agent.cases import LONGEST_ANSWER, Reply, Request
-from agent.mqtt import Endpoint
-from agent.transports import Rejected, Settings, Unavailable, open_transport
-from agent.transports.mqtt import MqttTransport
-from agent.types import Message
+from agent.core.types import Message
+from agent.escalation.mqtt import MqttTransport
+from agent.escalation.transports import Rejected, Settings, Unavailable, open_transport
+from agent.mqtt import link
+from agent.mqtt.connection import Endpoint
+from agent.protocol.cases import LONGEST_ANSWER, Reply, Request
 
 LONG_S = 30.0  # never waited for
 YES, NO = {"label": "light_on"}, {"label": "light_off"}

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 from stage import Agent, Client, Mosquitto, text_of
 
-from agent.check import Case
-from agent.config import shipped
-from agent.jsonl import read_records
+from agent.cli.check import Case
+from agent.config.config import shipped
+from agent.core.jsonl import read_records
 
 TOPICS = {
     "home": "home/{}/utterance",

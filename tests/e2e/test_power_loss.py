@@ -20,10 +20,11 @@ from typing import Any
 import apsw
 import pytest
 
+from agent.config.config import Limit
 from agent.outbox import SCHEMA, answers, cases, ledger, spending, store
 from agent.outbox.cases import Row
 from agent.outbox.ledger import Egress
-from agent.outbox.spending import Limit, Spend
+from agent.outbox.spending import Spend
 from agent.outbox.store import Store
 
 CRASHES = 400

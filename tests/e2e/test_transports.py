@@ -17,16 +17,16 @@ from stage import Mosquitto, free_port
 from structlog.testing import capture_logs
 from upstreams import Asked, Says, ScriptedBroker, ScriptedLLM, first_choice
 
-from agent.cases import Repair, Reply, Request, Usage
-from agent.mqtt import Endpoint
-from agent.transports import (
+from agent.escalation.mqtt import MqttTransport
+from agent.escalation.transports import (
     Rejected,
     Settings,
     Transport,
     Unavailable,
     open_transport,
 )
-from agent.transports.mqtt import MqttTransport
+from agent.mqtt.connection import Endpoint
+from agent.protocol.cases import Repair, Reply, Request, Usage
 
 PRIVATE = "the fig tree behind Zoe's shed"  # no text of ours may hold this
 KINDS = ["mqtt 5", "mqtt 3.1.1", "http"]

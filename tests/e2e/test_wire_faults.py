@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 from scripted import PUBACK, Peer, scripted
 
-from agent import link, mqtt
-from agent.errors import Refused, Undelivered
-from agent.link import Link, backoff
-from agent.mqtt import Connection
-from agent.types import Message
+from agent.core.errors import Refused, Undelivered
+from agent.core.types import Message
+from agent.mqtt import connection, link
+from agent.mqtt.connection import Connection
+from agent.mqtt.link import Link, backoff
 
 BROKEN = {
     "property unknown": b"\x32\x09\0\x01t\0\x01\x02\xff\xffx",
@@ -92,7 +92,7 @@ async def test_connect_refused() -> None:
 @pytest.mark.parametrize("speaks", [True, False])
 async def test_no_connack(monkeypatch: pytest.MonkeyPatch, *, speaks: bool) -> None:
     """Who does not answer CONNECT, or hangs up, is no broker."""
-    monkeypatch.setattr(mqtt, "ANSWER_WAIT_S", 0.2)
+    monkeypatch.setattr(connection, "ANSWER_WAIT_S", 0.2)
 
     async def script(peer: Peer) -> None:
         if speaks:

@@ -9,9 +9,10 @@ sys.path.insert(0, "/usr/lib/slm-agent")
 
 import agent.engine
 import agent.watchdog
-from agent.__main__ import main
-from agent.engine import Job
-from agent.types import Decision
+
+from agent.cli.main import main
+from agent.core.types import Decision
+from agent.inference.engine import Job
 
 HUNG = Path("/var/lib/slm-agent/hung")
 

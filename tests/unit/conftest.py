@@ -4,7 +4,7 @@ import pytest
 from hypothesis import settings
 from tiny import write_bundle
 
-from agent.bundle import Bundle, open_bundle
+from agent.inference.bundle import Bundle, open_bundle
 
 settings.register_profile("unit", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("unit")

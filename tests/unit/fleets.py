@@ -6,7 +6,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from agent.fleet.reading import Fleet, read
+from agent.fleet.parse import Fleet, read
 from agent.fleet.resolve import Effective, Resolver, stand_in
 from agent.fleet.signing import Content, public_keys, sign, write_keys
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from agent.bundle import open_bundle
-from agent.occurrences import word_edges
-from agent.privacy import Finder, Redacted
-from agent.types import Entity
+from agent.core.types import Entity
+from agent.escalation.occurrences import word_edges
+from agent.escalation.privacy_gate import Finder, Redacted
+from agent.inference.bundle import open_bundle
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent.parent / "models" / "privacy"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from agent.alerts import Alerts
-from agent.errors import Undelivered
-from agent.wire import Topics
+from agent.core.errors import Undelivered
+from agent.protocol.messages import Topics
+from agent.telemetry.alerts import Alerts
 
 if TYPE_CHECKING:
-    from agent.link import Link
+    from agent.mqtt.link import Link
 
 TOPIC = "slm/pi/alert/disk_low"
 

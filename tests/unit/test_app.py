@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import AgentFile, Config
-from agent.errors import ConfigError
-from agent.lasting import id_table_path
-from agent.wiring import endpoint
+from agent.config.config import AgentFile, Config
+from agent.core.errors import ConfigError
+from agent.daemon.assembly import endpoint
+from agent.daemon.supervise import id_table_path
 
 
 def configured(**mqtt: object) -> Config:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import arrived
 
-from agent.backlog import Backlog, Verdict
-from agent.types import Message
+from agent.core.types import Message
+from agent.mqtt.backlog import Backlog, Verdict
 
 
 def test_room() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from agent.families.bio import Scores, best_tags, following, runs
+from agent.inference.bio import Scores, best_tags, following, runs
 
 # Quarters of small integers: sums of them are exact in float32, so ties are true ties.
 SCORES = st.integers(1, 2).flatmap(

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from tiny import seal, write_bundle, write_calibration
 
-from agent.bundle import (
+from agent.core.errors import BundleError
+from agent.core.types import Entity, Guess, Prediction, Tier
+from agent.inference.bundle import (
     CALIBRATION,
     Bundle,
     Stage,
@@ -18,10 +20,8 @@ from agent.bundle import (
     open_bundle,
     read_calibration,
 )
-from agent.calibration import Logistic, TierCalibration
-from agent.errors import BundleError
-from agent.manifest import read_manifest
-from agent.types import Entity, Guess, Prediction, Tier
+from agent.inference.calibration import Logistic, TierCalibration
+from agent.inference.manifest import read_manifest
 
 NEEDED = (
     *("encoder.onnx", "tokenizer.json", "linear.npz"),

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agent.calibration import (
+from agent.core.types import Entity, Guarantee, Guess, Prediction, Tier
+from agent.inference.calibration import (
     NEARLY,
     Calibration,
     Logistic,
@@ -20,7 +21,6 @@ from agent.calibration import (
     sigmoid,
     with_agreement,
 )
-from agent.types import Entity, Guarantee, Guess, Prediction, Tier
 
 ANY = st.floats(allow_nan=False, allow_infinity=False)
 KITCHEN = Entity("place", "kitchen", 0, 7, 0.9)

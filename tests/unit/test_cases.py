@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cases import (
+from agent.core.types import Entity, Prediction, Reason, Tier, Timing
+from agent.protocol.cases import (
     BadReply,
     BadRequest,
     Case,
@@ -26,8 +27,7 @@ from agent.cases import (
     placed,
     prediction,
 )
-from agent.prompt import messages, parse, response_format
-from agent.types import Entity, Prediction, Reason, Tier, Timing
+from agent.protocol.prompt import messages, parse, response_format
 
 REQUEST = Request(
     id="m-1",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import certify as certify_module
-from agent.certify import Certificate, Claim, certify, p_value
+from agent.evaluation import certify as certify_module
+from agent.evaluation.certify import Certificate, Claim, certify, p_value
 
 CALIBRATIONS = 300
 N = 600

@@ -12,26 +12,26 @@ from typing import Any
 import pytest
 from test_upstream import Patterns, Wire, case, plan, reply
 
-from agent import escalation as module
-from agent.alerts import Alerts
-from agent.bundle import Bundle
-from agent.cases import Reply, Request
-from agent.clock import Clock, Step
-from agent.counts import Counts
-from agent.decide import Policy
-from agent.escalation import Escalation, Terms
+from agent.config.config import Limit
+from agent.core.clock import Clock, Step
+from agent.core.types import Guarantee, Outcome, Task
+from agent.escalation import cases as module
+from agent.escalation.budget import Prices, Purse
+from agent.escalation.cases import Escalation, Terms
+from agent.escalation.transports import Unavailable
+from agent.escalation.upstream import COOL_DOWN_S, FAILURES, Upstream
+from agent.escalation.upstream import Terms as UpstreamTerms
+from agent.inference.bundle import Bundle
+from agent.inference.decide import Policy
+from agent.inference.pipeline import Pipeline
 from agent.outbox import SCHEMA, cases
-from agent.outbox.spending import Limit
 from agent.outbox.store import Database, Store
-from agent.pipeline import Pipeline
-from agent.purse import Prices, Purse
-from agent.refusals import Refusals
-from agent.text import Reader
-from agent.transports import Unavailable
-from agent.types import Guarantee, Outcome, Task
-from agent.upstream import COOL_DOWN_S, FAILURES, Upstream
-from agent.upstream import Terms as UpstreamTerms
-from agent.wire import Topics
+from agent.protocol.cases import Reply, Request
+from agent.protocol.messages import Topics
+from agent.protocol.payload import Reader
+from agent.telemetry.alerts import Alerts
+from agent.telemetry.counters import Counts
+from agent.telemetry.rejected_topics import Refusals
 
 pytestmark = pytest.mark.timeout(60)
 DAY = 86_400.0

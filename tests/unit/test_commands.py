@@ -7,18 +7,12 @@ import pytest
 from click.testing import CliRunner
 from tiny import seal, write_bundle, write_calibration
 
-from agent.__main__ import cli
-from agent.bundle import Bundle
-from agent.check import Case, CaseEntity, Finding, check, differences
-from agent.config import load
-from agent.decide import Policy
-from agent.errors import ConfigError
-from agent.evaluate import answer, evaluate, prediction_line
-from agent.examples import Example, Span, read_examples
-from agent.jsonl import read_records
-from agent.pipeline import Pipeline
-from agent.text import Reader
-from agent.types import (
+from agent.cli.check import Case, CaseEntity, Finding, check, differences
+from agent.cli.main import cli
+from agent.config.config import load
+from agent.core.errors import ConfigError
+from agent.core.jsonl import read_records
+from agent.core.types import (
     Entity,
     Guarantee,
     Prediction,
@@ -28,6 +22,12 @@ from agent.types import (
     Tier,
     Unresolved,
 )
+from agent.evaluation.evaluate import answer, evaluate, prediction_line
+from agent.evaluation.examples import Example, Span, read_examples
+from agent.inference.bundle import Bundle
+from agent.inference.decide import Policy
+from agent.inference.pipeline import Pipeline
+from agent.protocol.payload import Reader
 
 GUESS = Prediction(
     Tier.ENCODER, "lamp_on", 0.95, (Entity("place", "kitchen", 0, 7, 0.99),)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from agent.config import AgentFile, Config, PipelineFile, load, schemas, shipped
-from agent.errors import ConfigError
-from agent.types import Guarantee, Task
+from agent.config.config import AgentFile, Config, PipelineFile, load, schemas, shipped
+from agent.core.errors import ConfigError
+from agent.core.types import Guarantee, Task
 
 PIPELINE = """
 input = {topics = ["home/+/utterance"]}

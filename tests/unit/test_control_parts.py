@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from tiny import arrived
 
-from agent.cases import Case
-from agent.control import LARGEST, WAITING, Control
-from agent.decide import Policy
-from agent.engine import Parcel
-from agent.errors import ConfigError, Unreadable
+from agent.core.errors import ConfigError, Unreadable
+from agent.core.types import Guarantee, Message, Reason, Road, Timing
+from agent.daemon.control import LARGEST, WAITING, Control
+from agent.daemon.history import RECENT, RECENT_BYTES, Recent, Terms
 from agent.fleet.values import Leaf
-from agent.recent import RECENT, RECENT_BYTES, Recent, Terms
-from agent.text import Reader
-from agent.types import Guarantee, Message, Reason, Road, Timing
-from agent.wire import Topics, dead_letter_payload
+from agent.inference.decide import Policy
+from agent.inference.engine import Parcel
+from agent.protocol.cases import Case
+from agent.protocol.messages import Topics, dead_letter_payload
+from agent.protocol.payload import Reader
 
 if TYPE_CHECKING:
-    from agent.engine import Engine
-    from agent.link import Link
+    from agent.inference.engine import Engine
+    from agent.mqtt.link import Link
 
 pytestmark = pytest.mark.timeout(10)
 BASE = "slm/pi/request/"

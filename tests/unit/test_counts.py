@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.counts import RECENT, Counts
-from agent.types import (
+from agent.core.types import (
     Decision,
     Outcome,
     Prediction,
@@ -17,6 +16,7 @@ from agent.types import (
     Timing,
     Unresolved,
 )
+from agent.telemetry.counters import RECENT, Counts
 
 GUESS = Prediction(Tier.ENCODER, "lamp_on", 0.9)
 

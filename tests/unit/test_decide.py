@@ -7,16 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.decide import (
-    OUTSIDE,
-    Policy,
-    Rule,
-    confidence,
-    decide,
-    escalates,
-    stands,
-)
-from agent.types import (
+from agent.core.types import (
     Entity,
     Guarantee,
     Prediction,
@@ -25,6 +16,15 @@ from agent.types import (
     Road,
     Tier,
     Unresolved,
+)
+from agent.inference.decide import (
+    OUTSIDE,
+    Policy,
+    Rule,
+    confidence,
+    decide,
+    escalates,
+    stands,
 )
 
 LABEL, ENTITIES, BOTH = Guarantee

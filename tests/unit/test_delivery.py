@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from tiny import arrived
 
-from agent.alerts import Alerts
-from agent.counts import Counts
-from agent.delivery import Delivery
-from agent.engine import Parcel
-from agent.errors import Refused, Undelivered
-from agent.refusals import RESULT_REFUSED, Refusals
-from agent.types import Message
-from agent.wire import Topics
+from agent.core.errors import Refused, Undelivered
+from agent.core.types import Message
+from agent.daemon.delivery import Delivery
+from agent.inference.engine import Parcel
+from agent.protocol.messages import Topics
+from agent.telemetry.alerts import Alerts
+from agent.telemetry.counters import Counts
+from agent.telemetry.rejected_topics import RESULT_REFUSED, Refusals
 
 if TYPE_CHECKING:
-    from agent.link import Link
+    from agent.mqtt.link import Link
 
 
 pytestmark = pytest.mark.timeout(10)  # a step that waits has nothing to do

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from agent import egress
-from agent.__main__ import cli
-from agent.errors import ConfigError
+from agent.cli import egress
+from agent.cli.main import cli
+from agent.core.errors import ConfigError
 from agent.outbox import SCHEMA, ledger
 from agent.outbox.ledger import Egress
-from agent.outbox.reading import read_only
+from agent.outbox.readonly import read_only
 from agent.outbox.store import Store
 
 

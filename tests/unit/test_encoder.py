@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import ENTITIES, LABELS, VOCABULARY, seal, tokenizer, write_bundle
 
-from agent.bundle import Bundle, open_bundle
-from agent.decide import Policy, decide
-from agent.errors import BundleError
-from agent.families.encoder import Encoder, EncoderSpec, Floats
-from agent.types import Guarantee, Guess, Prediction, Reason, Tier, Unresolved
+from agent.core.errors import BundleError
+from agent.core.types import Guarantee, Guess, Prediction, Reason, Tier, Unresolved
+from agent.inference.bundle import Bundle, open_bundle
+from agent.inference.decide import Policy, decide
+from agent.inference.encoder import Encoder, EncoderSpec, Floats
 
 CAFE = "cafe\u0301"  # an accent of its own
 # A piece of text and the entity that the tiny model must see in it.

@@ -9,14 +9,14 @@ import pytest
 from structlog.testing import capture_logs
 from tiny import arrived
 
-from agent.bundle import Bundle, Stage
-from agent.calibration import Logistic, TierCalibration
-from agent.counts import Counts
-from agent.decide import Policy
-from agent.engine import Engine, Job, Order, Parcel, answer
-from agent.pipeline import Pipeline
-from agent.text import Reader
-from agent.types import Guarantee, Guess, Message, Task, Text, Tier
+from agent.core.types import Guarantee, Guess, Message, Task, Text, Tier
+from agent.inference.bundle import Bundle, Stage
+from agent.inference.calibration import Logistic, TierCalibration
+from agent.inference.decide import Policy
+from agent.inference.engine import Engine, Job, Order, Parcel, answer
+from agent.inference.pipeline import Pipeline
+from agent.protocol.payload import Reader
+from agent.telemetry.counters import Counts
 
 PACKET = 5475  # bytes; leaves 10 for the original in a dead letter
 

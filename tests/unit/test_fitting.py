@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agent import certify as certifying
-from agent import fitting
-from agent.calibration import (
+from agent.core.errors import ConfigError
+from agent.core.types import Entity, Guarantee, Guess, Tier
+from agent.evaluation import certify as certifying
+from agent.evaluation import fitting
+from agent.evaluation.certify import Case, Claim, certify
+from agent.evaluation.examples import Example, Span
+from agent.evaluation.fitting import Heard, calibrate, logistic, parted, table
+from agent.inference.calibration import (
     Calibration,
     Logistic,
     TierCalibration,
     with_agreement,
 )
-from agent.certify import Case, Claim, certify
-from agent.errors import ConfigError
-from agent.examples import Example, Span
-from agent.fitting import Heard, calibrate, logistic, parted, table
-from agent.types import Entity, Guarantee, Guess, Tier
 
 Floats = NDArray[np.float64]
 TIERS = (Tier.LINEAR, Tier.ENCODER)

@@ -8,8 +8,8 @@ import pytest
 from fleets import Keys
 
 from agent.fleet.clock import machine_clock
-from agent.fleet.device import FleetDevice
 from agent.fleet.resolve import stand_in
+from agent.fleet.rollout import FleetDevice
 
 DEVICES = 500
 TOML = """

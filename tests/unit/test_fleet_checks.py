@@ -8,9 +8,9 @@ from fleets import TOML, fleet, inventory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.filters import overlap
 from agent.fleet.checks import Finding, _overlapping, check, worst
-from agent.fleet.differences import Change, radius
+from agent.fleet.diff import Change, radius
+from agent.mqtt.topic_filters import overlap
 
 FLEET = inventory(500)
 

@@ -10,16 +10,16 @@ import pytest
 from click.testing import CliRunner
 from fleets import TOML, Keys, inventory
 
-from agent.__main__ import cli
-from agent.config import AgentFile, shipped
-from agent.errors import ConfigError
+from agent.cli.main import cli
+from agent.cli.tables import plain, show
+from agent.config.config import AgentFile, shipped
+from agent.core.errors import ConfigError
 from agent.fleet.checks import check
 from agent.fleet.clock import Clock, machine_clock
-from agent.fleet.device import FleetDevice
-from agent.fleet.reading import read_path
+from agent.fleet.parse import read_path
 from agent.fleet.resolve import Resolver, read_local, stand_in
+from agent.fleet.rollout import FleetDevice
 from agent.fleet.signing import opened, public_keys
-from agent.fleet.tables import plain, show
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "fleet"
 
@@ -297,7 +297,7 @@ def test_machine_clock() -> None:
 
 def test_plain_tables(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Without rich a table is aligned columns."""
-    monkeypatch.setattr("agent.fleet.tables.find_spec", lambda _: None)
+    monkeypatch.setattr("agent.cli.tables.find_spec", lambda _: None)
     show(("key", "value"), [("a.b", "1"), ("a", "22")])
     assert capsys.readouterr().out == "key  value\na.b  1\na    22\n"
     assert plain(("a",), []) == "a\n"

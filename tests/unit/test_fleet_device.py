@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from fleets import Keys
 
-from agent.errors import ConfigError
+from agent.core.errors import ConfigError
 from agent.fleet.clock import Clock
-from agent.fleet.device import REBOOTS, FleetDevice, Outcome
 from agent.fleet.memory import Memory
 from agent.fleet.resolve import Effective, stand_in
+from agent.fleet.rollout import REBOOTS, FleetDevice, Outcome
 
 PROBATION_S = 300.0
 START = datetime(2026, 12, 1, tzinfo=UTC)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from fleets import Keys, fleet
 
-from agent.errors import ConfigError
-from agent.fleet.reading import read_path
+from agent.core.errors import ConfigError
+from agent.fleet.parse import read_path
 
 TWICE = "[[device]]\nid = 'a'\n" * 2
 

@@ -9,15 +9,9 @@ from fleets import fleet, origins, resolve, values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config import shipped
-from agent.errors import ConfigError
-from agent.fleet.resolve import (
-    Resolver,
-    check_pins,
-    compared,
-    read_local,
-    stand_in,
-)
+from agent.config.config import shipped
+from agent.core.errors import ConfigError
+from agent.fleet.resolve import Resolver, check_pins, compared, read_local, stand_in
 
 PERTH = """
 [[device]]

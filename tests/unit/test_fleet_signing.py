@@ -12,7 +12,7 @@ from fleets import Keys
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.errors import ConfigError
+from agent.core.errors import ConfigError
 from agent.fleet.signing import (
     LARGEST,
     Content,

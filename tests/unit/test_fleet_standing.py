@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from fleets import Keys
 
-from agent.check import membership
-from agent.errors import ConfigError
+from agent.cli.check import membership
+from agent.core.errors import ConfigError
 from agent.fleet.signing import Content
-from agent.fleet.standing import Standing, standing
-from agent.fleet.storage import FOLDER, Ref, State, Status, Store
+from agent.fleet.state import FOLDER, Ref, State, Status, Store
+from agent.fleet.status import Standing, standing
 
 OWN = 0.05
 FLEET = """\

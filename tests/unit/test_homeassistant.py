@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from jinja2 import Environment
 
-from agent import homeassistant as home
-from agent.presence import HEALTH_S
+from agent.daemon.status import HEALTH_S
+from agent.protocol import homeassistant as home
 
 TOPIC = re.compile(r"[^/]+/device/([a-zA-Z0-9_-]+)/config")
 REQUIRED = {

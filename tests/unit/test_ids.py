@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.ids import SLOT, SLOTS, IdTable, new_ulid, ulid_text
+from agent.mqtt.message_ids import SLOT, SLOTS, IdTable, new_ulid, ulid_text
 
 MIDS = st.integers(1, 65_535)
 

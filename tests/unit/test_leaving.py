@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from leaks import HERE, every_word, finder, fragments, spellings, stands, strings
 from leaks import values as words_of
 
-from agent.cases import Case, Reply
-from agent.mqtt import Endpoint, Envelope
+from agent.config.config import Limit
+from agent.core.types import Entity, Message, Outcome, Prediction, Reason, Tier, Timing
+from agent.escalation.budget import Prices, Purse
+from agent.escalation.http import HttpTransport
+from agent.escalation.mqtt import MqttTransport
+from agent.escalation.privacy_gate import Finder, Redacted, redact
+from agent.escalation.transports import Settings, Transport
+from agent.escalation.upstream import Terms, Upstream
+from agent.inference.pipeline import Plan
+from agent.mqtt.connection import Endpoint, Envelope
 from agent.outbox import SCHEMA
-from agent.outbox.spending import Limit
 from agent.outbox.store import Store
-from agent.pipeline import Plan
-from agent.privacy import Finder, Redacted, redact
-from agent.purse import Prices, Purse
-from agent.transports import Settings, Transport
-from agent.transports.http import HttpTransport
-from agent.transports.mqtt import MqttTransport
-from agent.types import Entity, Message, Outcome, Prediction, Reason, Tier, Timing
-from agent.upstream import Terms, Upstream
+from agent.protocol.cases import Case, Reply
 
 pytestmark = pytest.mark.timeout(300)
 

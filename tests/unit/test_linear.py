@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import BITS, ENTITIES, LABELS, write_linear
 
-from agent.errors import BundleError
-from agent.families.linear import LONGEST_WORD, Linear, LinearSpec, features, top_two
-from agent.types import Tier
+from agent.core.errors import BundleError
+from agent.core.types import Tier
+from agent.inference.linear import LONGEST_WORD, Linear, LinearSpec, features, top_two
 
 
 def spec(**changes: object) -> LinearSpec:

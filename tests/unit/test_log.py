@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from agent.log import LEVELS, configure
+from agent.core.log import LEVELS, configure
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,18 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.counts import Counts
-from agent.embedded import free_port
-from agent.metrics import Collector, served
-from agent.types import Outcome, Prediction, Reason, Resolved, Tier, Timing, Unresolved
+from agent.cli.embedded import free_port
+from agent.core.types import (
+    Outcome,
+    Prediction,
+    Reason,
+    Resolved,
+    Tier,
+    Timing,
+    Unresolved,
+)
+from agent.telemetry.counters import Counts
+from agent.telemetry.metrics import Collector, served
 
 pytestmark = pytest.mark.timeout(20)
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

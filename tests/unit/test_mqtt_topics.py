@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.filters import matches, number_of, overlap, split_share
-from agent.link import backoff
+from agent.mqtt.link import backoff
+from agent.mqtt.topic_filters import matches, number_of, overlap, split_share
 
 LEVEL = st.sampled_from(["", "a", "b", "$x"])
 

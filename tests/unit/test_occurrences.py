@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.occurrences import occurrences, word_edges
+from agent.escalation.occurrences import occurrences, word_edges
 
 FEW = st.text("ab", max_size=30)
 

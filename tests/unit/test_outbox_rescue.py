@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.config.config import Limit
 from agent.outbox import SCHEMA, spending
-from agent.outbox.rescue import rescue
-from agent.outbox.spending import Limit, Spend
+from agent.outbox.recovery import rescue
+from agent.outbox.spending import Spend
 from agent.outbox.store import Store
 
 TODAY, YESTERDAY = "2026-11-28", "2026-11-27"

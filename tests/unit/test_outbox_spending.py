@@ -9,8 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from agent.config.config import Limit
 from agent.outbox import spending
-from agent.outbox.spending import Limit, Spend, release, reserve, settle, spent
+from agent.outbox.spending import Spend, release, reserve, settle, spent
 
 DAY = "2026-11-23"
 NEXT = "2026-11-24"

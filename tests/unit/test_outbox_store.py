@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import ConfigError
+from agent.core.errors import ConfigError
 from agent.outbox import store as module
 from agent.outbox.store import Closed, Database, Full, Store, room
 

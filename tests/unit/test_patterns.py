@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.families import patterns
-from agent.families.patterns import FINDERS, IBAN_LENGTHS, find, iban, luhn
+from agent.inference import patterns
+from agent.inference.patterns import FINDERS, IBAN_LENGTHS, find, iban, luhn
 
 ALL = frozenset(FINDERS)
 # Small letters and digits of other scripts, which some patterns take for ours.

@@ -8,13 +8,10 @@ import pytest
 from structlog.testing import capture_logs
 from tiny import arrived, seal, write_bundle, write_calibration
 
-from agent.calibration import Calibration, Threshold
-from agent.config import Config, load
-from agent.decide import Policy
-from agent.demo import read_messages
-from agent.errors import ConfigError
-from agent.pipeline import bundles_of, open_pipelines, policy
-from agent.types import (
+from agent.cli.demo import read_messages
+from agent.config.config import Config, load
+from agent.core.errors import ConfigError
+from agent.core.types import (
     Entity,
     Guarantee,
     Prediction,
@@ -23,6 +20,9 @@ from agent.types import (
     Tier,
     Unresolved,
 )
+from agent.inference.calibration import Calibration, Threshold
+from agent.inference.decide import Policy
+from agent.inference.pipeline import bundles_of, open_pipelines, policy
 
 GUESS = Prediction(
     Tier.ENCODER, "lamp_on", 0.95, (Entity("place", "kitchen", 0, 7, 0.99),), 0.96

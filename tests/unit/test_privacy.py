@@ -11,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from leaks import every_word, fragments, stands, values
 
-from agent.bundle import Bundle, Stage
-from agent.calibration import TierCalibration
-from agent.cases import (
-    BadReply,
-    Named,
-    Request,
-    checked,
-)
-from agent.errors import BundleError
-from agent.privacy import (
+from agent.core.errors import BundleError
+from agent.core.types import Entity, Guess, Prediction, Tier
+from agent.escalation.privacy_gate import (
     Finder,
     Redacted,
     guess_without,
@@ -28,8 +21,10 @@ from agent.privacy import (
     restore,
     returned,
 )
-from agent.types import Entity, Guess, Prediction, Tier
-from agent.wire import guess_object
+from agent.inference.bundle import Bundle, Stage
+from agent.inference.calibration import TierCalibration
+from agent.protocol.cases import BadReply, Named, Request, checked
+from agent.protocol.messages import guess_object
 
 HERE = Path(__file__).parent
 TEXTS = (HERE / "personal.txt").read_text("utf-8").splitlines()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.bundle import Bundle, open_bundle
-from agent.examples import Example, read_examples
-from agent.scoring import Answer, Scoreboard, scoreboard
-from agent.types import Resolved
+from agent.core.types import Resolved
+from agent.evaluation.examples import Example, read_examples
+from agent.evaluation.scoring import Answer, Scoreboard, scoreboard
+from agent.inference.bundle import Bundle, open_bundle
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent.parent / "models" / "privacy"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.prompt import parse
+from agent.protocol.prompt import parse
 
 
 @pytest.mark.parametrize(

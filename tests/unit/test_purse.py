@@ -9,14 +9,30 @@ from pathlib import Path
 
 import pytest
 
-from agent import purse as module
-from agent.cases import Case, Repair, Reply, Request, Usage, encode_case, encode_request
+from agent.config.config import Limit
+from agent.core.types import Reason, Timing
+from agent.escalation import budget as module
+from agent.escalation.budget import (
+    MOST_CALLS,
+    Booking,
+    OverBudget,
+    Prices,
+    Purse,
+    TooOften,
+)
 from agent.outbox import SCHEMA, cases, spending
 from agent.outbox.cases import Row
-from agent.outbox.spending import Limit, Spend, today
+from agent.outbox.spending import Spend, today
 from agent.outbox.store import Full, Store
-from agent.purse import MOST_CALLS, Booking, OverBudget, Prices, Purse, TooOften
-from agent.types import Reason, Timing
+from agent.protocol.cases import (
+    Case,
+    Repair,
+    Reply,
+    Request,
+    Usage,
+    encode_case,
+    encode_request,
+)
 
 DEVICE = Limit("", None, None, None)
 HOME = Limit("home", None, None, None)

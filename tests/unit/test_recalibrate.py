@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from tiny import write_bundle
 
-from agent.bundle import read_calibration
-from agent.config import Config, load
-from agent.errors import ConfigError
-from agent.examples import Example, Span
-from agent.pipeline import open_pipelines
-from agent.recalibrate import recalibrate, unknown_labels, unsaid, write
-from agent.types import Guarantee, Reason, Resolved, Tier, Unresolved
+from agent.config.config import Config, load
+from agent.core.errors import ConfigError
+from agent.core.types import Guarantee, Reason, Resolved, Tier, Unresolved
+from agent.evaluation.examples import Example, Span
+from agent.evaluation.recalibrate import recalibrate, unknown_labels, unsaid, write
+from agent.inference.bundle import read_calibration
+from agent.inference.pipeline import open_pipelines
 
 WORDS = ("turn", "the", "lamp", "in", "s", "cafe")
 

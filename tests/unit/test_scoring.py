@@ -6,9 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.examples import Example, Span
-from agent.scoring import Answer, aurc, calibration_error, scoreboard, span_f1
-from agent.types import Entity, Prediction, Reason, Resolved, Tier, Unresolved
+from agent.core.types import Entity, Prediction, Reason, Resolved, Tier, Unresolved
+from agent.evaluation.examples import Example, Span
+from agent.evaluation.scoring import (
+    Answer,
+    aurc,
+    calibration_error,
+    scoreboard,
+    span_f1,
+)
 
 KNOWN = frozenset({"on", "off"})
 Spans = list[tuple[int, int, str]]

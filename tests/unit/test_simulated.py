@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
-from agent.cases import Request, checked
-from agent.examples import Example, Span
-from agent.prompt import messages
-from agent.simulated import answer, simulated
+from agent.cli.simulated import answer, simulated
+from agent.evaluation.examples import Example, Span
+from agent.protocol.cases import Request, checked
+from agent.protocol.prompt import messages
 
 KNOWN = [
     Example(

@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import agent.steering
 import pytest
 from fleets import Keys
 
-import agent.steering
-from agent.config import Config
-from agent.errors import ConfigError
+from agent.config.config import Config
+from agent.core.errors import ConfigError
+from agent.daemon.assembly import Parts, endpoint
+from agent.daemon.config_source import Steering
 from agent.fleet.clock import Clock, machine_clock
-from agent.steering import Steering
-from agent.trial import Signs
-from agent.wiring import Parts, endpoint
+from agent.fleet.probation import Signs
 
 PROBATION_S = 300.0
 WELL = Signs(connected=True)

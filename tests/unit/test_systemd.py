@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.systemd import notify, watchdog_interval
+from agent.core.systemd import notify, watchdog_interval
 
 
 def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

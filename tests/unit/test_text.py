@@ -9,9 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny import arrived
 
-from agent.errors import Unreadable
-from agent.text import UNFIT, Reader, checked_id, is_text_encoding, read
-from agent.types import Reason, Text
+from agent.core.errors import Unreadable
+from agent.core.types import Reason, Text
+from agent.mqtt.message_ids import checked_id
+from agent.protocol.payload import UNFIT, Reader, is_text_encoding, read
 
 FIELD = Reader(text="a.b", id="n")
 

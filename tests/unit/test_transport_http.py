@@ -11,13 +11,8 @@ from typing import Any
 
 import pytest
 
-from agent.cases import Repair, Request, Usage
-from agent.errors import ConfigError
-from agent.mqtt import Endpoint
-from agent.prompt import messages, response_format
-from agent.transports import Rejected, Settings, Unavailable, open_transport
-from agent.transports.contract import priced
-from agent.transports.http import (
+from agent.core.errors import ConfigError
+from agent.escalation.http import (
     Dialect,
     HttpTransport,
     Response,
@@ -28,6 +23,11 @@ from agent.transports.http import (
     plainer,
     used,
 )
+from agent.escalation.transport import priced
+from agent.escalation.transports import Rejected, Settings, Unavailable, open_transport
+from agent.mqtt.connection import Endpoint
+from agent.protocol.cases import Repair, Request, Usage
+from agent.protocol.prompt import messages, response_format
 
 OWN = Endpoint("mqtt://127.0.0.1:1883", "device")
 SETTINGS = Settings(

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from agent.cases import LONGEST_ANSWER, Request, decode_request
-from agent.errors import ConfigError
-from agent.mqtt import Endpoint, Login, Will
-from agent.transports import Settings, open_transport
-from agent.transports.mqtt import MqttTransport, endpoint_of
+from agent.core.errors import ConfigError
+from agent.escalation.mqtt import MqttTransport, endpoint_of
+from agent.escalation.transports import Settings, open_transport
+from agent.mqtt.connection import Endpoint, Login, Will
+from agent.protocol.cases import LONGEST_ANSWER, Request, decode_request
 
 OWN = Endpoint(
     url="mqtts://broker:8883",

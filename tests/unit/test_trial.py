@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from fleets import resolve
 
-from agent.config import Config
-from agent.trial import Signs, Trial
+from agent.config.config import Config
+from agent.fleet.probation import Signs, Trial
 
 WELL = Signs(connected=True)
 MINE = frozenset({"home"})

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from tiny import heads, seal, tokenizer, write_bundle, write_calibration, write_trunk
 
-from agent.bundle import Bundle, failed_probes, open_bundle
-from agent.errors import BundleError
-from agent.families import sessions
-from agent.families.encoder import Encoder
-from agent.families.sessions import Heads, Trunk
-from agent.manifest import read_manifest, read_trunk
+from agent.core.errors import BundleError
+from agent.inference import onnx
+from agent.inference.bundle import Bundle, failed_probes, open_bundle
+from agent.inference.encoder import Encoder
+from agent.inference.manifest import read_manifest, read_trunk
+from agent.inference.onnx import Heads, Trunk
 
 TEXTS = ["turn on the lamp in the kitchen", "hello", "bed room noon " * 9]
 
@@ -73,12 +73,12 @@ def test_another_folder_is_another_trunk(models: Path) -> None:
 
 def test_trunk_goes_with_the_last_bundle(models: Path) -> None:
     """What nobody stands on any more is not kept in memory."""
-    before = len(sessions._trunks)
+    before = len(onnx._trunks)
     opened = open_bundle(models / "one", 1)
-    assert len(sessions._trunks) == before + 1
+    assert len(onnx._trunks) == before + 1
     del opened
     gc.collect()
-    assert len(sessions._trunks) == before
+    assert len(onnx._trunks) == before
 
 
 def test_replaced_trunk_is_opened_anew(models: Path) -> None:

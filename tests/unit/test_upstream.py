@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 
-from agent import upstream as module
-from agent.cases import Case, Reply, Request, Usage, encode_request
-from agent.families.patterns import find
+from agent.config.config import Limit
+from agent.core.types import Entity, Outcome, Reason, Timing
+from agent.escalation import upstream as module
+from agent.escalation.budget import OverBudget, Prices, Purse
+from agent.escalation.privacy_gate import Finder
+from agent.escalation.transports import EncodeAgain, Rejected, Unavailable
+from agent.escalation.upstream import Terms, Upstream
+from agent.inference.patterns import find
+from agent.inference.pipeline import Plan
 from agent.outbox import SCHEMA, answers, ledger, spending
-from agent.outbox.spending import Limit, today
+from agent.outbox.spending import today
 from agent.outbox.store import Full, Store
-from agent.pipeline import Plan
-from agent.privacy import Finder
-from agent.purse import OverBudget, Prices, Purse
-from agent.transports import EncodeAgain, Rejected, Unavailable
-from agent.types import Entity, Outcome, Reason, Timing
-from agent.upstream import Terms, Upstream
+from agent.protocol.cases import Case, Reply, Request, Usage, encode_request
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import vitals
-from agent.vitals import clock_fault
+from agent.telemetry import host
+from agent.telemetry.host import clock_fault
 
 DAY_S = 86_400.0
 
@@ -16,7 +16,7 @@ DAY_S = 86_400.0
 def nobody_synchronizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let no systemd-timesyncd run; return where it would say that it does."""
     place = tmp_path / "timesync"
-    monkeypatch.setattr(vitals, "TIMESYNC", place)
+    monkeypatch.setattr(host, "TIMESYNC", place)
     return place
 
 
@@ -33,14 +33,14 @@ def test_a_clock_that_nothing_speaks_against(state: Path) -> None:
     """On a machine without systemd-timesyncd, and without any state, too."""
     assert clock_fault(state) == ""
     assert clock_fault(state / "gone") == ""
-    assert not vitals.vitals(state).clock_wrong
+    assert not host.vitals(state).clock_wrong
 
 
 def test_a_clock_that_is_years_behind(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It shows a time before this program was written."""
-    monkeypatch.setattr(vitals.time, "time", lambda: 1_700_000_000.0)
+    monkeypatch.setattr(host.time, "time", lambda: 1_700_000_000.0)
     assert "years" in clock_fault(state)
 
 
@@ -54,7 +54,7 @@ def test_a_clock_behind_what_was_written(
     then = time.time() + ahead_s
     os.utime(state / "outbox.db", (then, then))
     assert ("outbox.db" in clock_fault(state)) is fault
-    assert vitals.vitals(state).clock_wrong is fault
+    assert host.vitals(state).clock_wrong is fault
 
 
 def test_a_clock_that_waits_for_a_time_server(

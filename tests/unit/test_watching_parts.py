@@ -10,11 +10,8 @@ import pytest
 from rich.console import Console
 from tiny import arrived
 
-from agent.errors import Undelivered
-from agent.fleet.tables import plain
-from agent.mqtt import Ended
-from agent.types import Message
-from agent.watching import (
+from agent.cli.tables import plain
+from agent.cli.watching import (
     CLEAR,
     HEADINGS,
     Fleet,
@@ -25,9 +22,12 @@ from agent.watching import (
     _table,
     line,
 )
+from agent.core.errors import Undelivered
+from agent.core.types import Message
+from agent.mqtt.connection import Ended
 
 if TYPE_CHECKING:
-    from agent.mqtt import Connection
+    from agent.mqtt.connection import Connection
 
 pytestmark = pytest.mark.timeout(10)
 RESULT: dict[str, Any] = {
@@ -119,7 +119,7 @@ def test_top_without_rich(
 ) -> None:
     """Where rich is not installed the columns are plain, and anew on a terminal."""
     monkeypatch.setitem(sys.modules, "rich", None)
-    monkeypatch.setattr("agent.watching.find_spec", lambda _: None)
+    monkeypatch.setattr("agent.cli.watching.find_spec", lambda _: None)
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     fleet = Fleet()
     fleet.take(said({"received": 5, "rss_bytes": 2e6}, "slm/pi/health"))
@@ -163,7 +163,7 @@ async def test_top_settles_though_devices_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Hundreds of devices leave no silence to wait for."""
-    monkeypatch.setattr("agent.watching.SETTLED_S", 0.2)
+    monkeypatch.setattr("agent.cli.watching.SETTLED_S", 0.2)
     came: asyncio.Queue[Message] = asyncio.Queue()
 
     async def speak() -> None:

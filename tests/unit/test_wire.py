@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import arrived
 
-from agent.errors import Unreadable
-from agent.types import (
+from agent.core.errors import Unreadable
+from agent.core.types import (
     Decision,
     Entity,
     Outcome,
@@ -24,7 +24,7 @@ from agent.types import (
     Timing,
     Unresolved,
 )
-from agent.wire import Topics, dead_letter_payload, iso, result_payload
+from agent.protocol.messages import Topics, dead_letter_payload, iso, result_payload
 
 GUESS = Prediction(
     Tier.ENCODER,

@@ -22,8 +22,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from agent.manifest import read_manifest
-from agent.types import Guarantee, Message
+from agent.core.types import Guarantee, Message
+from agent.inference.manifest import read_manifest
 
 Table = NDArray[np.float32]
 

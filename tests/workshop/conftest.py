@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.workshop.recipe import Recipe
+from agent.workshop.data.recipe import Recipe
 
 TEMPLATES = (
     ("lamp_on", "turn on the {lamp} lamp", "lamp"),
@@ -160,7 +160,7 @@ def built(
 ) -> Path:
     """Return the bundle of `cascade`, trained once."""
     pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
-    from agent.workshop.building import train_bundle  # noqa: PLC0415  needs torch
+    from agent.workshop.bundle.building import train_bundle  # noqa: PLC0415  needs torch
 
     out = tmp_path_factory.mktemp("models") / "tiny"
     with pytest.MonkeyPatch.context() as patch:

@@ -13,15 +13,16 @@ pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 
 import torch
 
-from agent.bundle import failed_probes, open_bundle
-from agent.decide import Policy, decide, stands
-from agent.errors import ConfigError
-from agent.types import Guarantee, Reason, Tier, Unresolved
-from agent.workshop import bundle_writer, training
-from agent.workshop.building import train_bundle
-from agent.workshop.material import read_material
-from agent.workshop.network import Network
-from agent.workshop.recipe import Recipe
+from agent.core.errors import ConfigError
+from agent.core.types import Guarantee, Reason, Tier, Unresolved
+from agent.inference.bundle import failed_probes, open_bundle
+from agent.inference.decide import Policy, decide, stands
+from agent.workshop.bundle import bundle_writer
+from agent.workshop.bundle.building import train_bundle
+from agent.workshop.data.material import read_material
+from agent.workshop.data.recipe import Recipe
+from agent.workshop.training import training
+from agent.workshop.training.network import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the exporters
 
@@ -191,7 +192,7 @@ def test_student_learns_from_teachers(
         lessons.append(lesson)
         honest(network, lesson, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("agent.workshop.building.train", watched)
+    monkeypatch.setattr("agent.workshop.bundle.building.train", watched)
     monkeypatch.setattr(
         "agent.workshop.building.finish",
         lambda _part, _piece, network, _report: ends.append(network),

@@ -10,15 +10,15 @@ import pytest
 pytest.importorskip("torch", reason="the extra `workshop` is not installed")
 pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 
-from agent.bundle import CALIBRATION, read_calibration
-from agent.calibration import Calibration, Threshold
-from agent.config import PipelineFile
-from agent.manifest import read_manifest
-from agent.scoring import scoreboard
-from agent.types import Guarantee
-from agent.workshop.card import WRONG, Encoding, Measured, write_card
-from agent.workshop.recipe import SHIPPED, Recipe, read_any, read_recipe
-from agent.workshop.scoring import Figures, certifiable
+from agent.config.config import PipelineFile
+from agent.core.types import Guarantee
+from agent.evaluation.scoring import scoreboard
+from agent.inference.bundle import CALIBRATION, read_calibration
+from agent.inference.calibration import Calibration, Threshold
+from agent.inference.manifest import read_manifest
+from agent.workshop.bundle.card import WRONG, Encoding, Measured, write_card
+from agent.workshop.data.recipe import SHIPPED, Recipe, read_any, read_recipe
+from agent.workshop.training.scoring import Figures, certifiable
 
 PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
 

@@ -10,8 +10,8 @@ pytest.importorskip("transformers", reason="the extra `workshop` is not installe
 pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 pytest.importorskip("rich", reason="the extra `workshop` is not installed")
 
-from agent.errors import ConfigError
-from agent.types import Guarantee
+from agent.core.errors import ConfigError
+from agent.core.types import Guarantee
 from agent.workshop import command, own
 from agent.workshop.command import build
 

@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from agent.workshop import building, network, training
-from agent.workshop.building import workpiece
-from agent.workshop.features import Batch
-from agent.workshop.material import read_material
-from agent.workshop.recipe import Recipe
-from agent.workshop.training import Pupil, train
+from agent.workshop.bundle import building
+from agent.workshop.bundle.building import workpiece
+from agent.workshop.data.features import Batch
+from agent.workshop.data.material import read_material
+from agent.workshop.data.recipe import Recipe
+from agent.workshop.training import network, training
+from agent.workshop.training.training import Pupil, train
 
 GPU = torch.device("cuda")
 CROSSES = {"copy_", "to", "cpu", "_has_compatible_shallow_copy_type"}

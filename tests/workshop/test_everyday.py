@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("faker", reason="the extra `workshop` is not installed")
 
-from agent.examples import Example, Span
-from agent.workshop.everyday import marked, read_lines
-from agent.workshop.recipe import Lines
+from agent.evaluation.examples import Example, Span
+from agent.workshop.data.everyday import marked, read_lines
+from agent.workshop.data.recipe import Lines
 
 PLAIN = Lines(file="x.jsonl")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ConfigError
-from agent.examples import Example, Span, read_examples
-from agent.workshop.augmentation import pool, swap
-from agent.workshop.catalogue import catalogue
-from agent.workshop.recipe import SHIPPED, find_recipe, read_any
+from agent.core.errors import ConfigError
+from agent.evaluation.examples import Example, Span, read_examples
+from agent.workshop.data.augmentation import pool, swap
+from agent.workshop.data.catalogue import catalogue
+from agent.workshop.data.recipe import SHIPPED, find_recipe, read_any
 
 LAMP = Example(
     text="turn on the kitchen lamp",

@@ -8,9 +8,9 @@ pytest.importorskip("torch", reason="the extra `workshop` is not installed")
 
 from tokenizers import Tokenizer
 
-from agent.examples import Example, Span
-from agent.workshop.catalogue import catalogue
-from agent.workshop.features import IGNORED, collate, nested, rows
+from agent.evaluation.examples import Example, Span
+from agent.workshop.data.catalogue import catalogue
+from agent.workshop.data.features import IGNORED, collate, nested, rows
 
 LAMP = Example(
     text="turn on the kitchen lamp",

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from agent.examples import read_examples
+from agent.evaluation.examples import read_examples
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "examples"
 LINES = FOLDER / "front-desk.jsonl"

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel, RobertaConfig
 
-from agent.errors import ConfigError
-from agent.workshop import export
-from agent.workshop.export import export_trunk
-from agent.workshop.lean import Lean
-from agent.workshop.network import open_encoder, read
+from agent.core.errors import ConfigError
+from agent.workshop.export import export
+from agent.workshop.export.export import export_trunk
+from agent.workshop.export.lean import Lean
+from agent.workshop.training.network import open_encoder, read
 
 LAYERS = 3
 

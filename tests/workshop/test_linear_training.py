@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("torch", reason="the extra `workshop` is not installed")
 pytest.importorskip("faker", reason="the extra `workshop` is not installed")
 
-from agent.families.linear import LinearSpec
-from agent.workshop.linear_training import train_linear, write_linear
-from agent.workshop.material import Material, read_material
-from agent.workshop.recipe import LinearTier, Recipe
+from agent.inference.linear import LinearSpec
+from agent.workshop.data.material import Material, read_material
+from agent.workshop.data.recipe import LinearTier, Recipe
+from agent.workshop.training.linear_training import train_linear, write_linear
 
 PLAN = LinearTier(bits=10, epochs=6)
 

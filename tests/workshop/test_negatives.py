@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ConfigError
-from agent.workshop import negatives as source
-from agent.workshop.negatives import Negatives, negatives, nonsense
-from agent.workshop.recipe import Other, Outside
+from agent.core.errors import ConfigError
+from agent.workshop.data import negatives as source
+from agent.workshop.data.negatives import Negatives, negatives, nonsense
+from agent.workshop.data.recipe import Other, Outside
 
 OURS = ["set an alarm", "how about transfers", "it", "7"] * 50
 

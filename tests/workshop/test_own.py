@@ -15,16 +15,16 @@ pytest.importorskip("transformers", reason="the extra `workshop` is not installe
 pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 pytest.importorskip("faker", reason="the extra `workshop` is not installed")
 
-from agent.check import check
-from agent.config import load
-from agent.errors import ConfigError
-from agent.evaluate import answer
-from agent.examples import Example, Span, read_examples
-from agent.pipeline import open_pipelines
-from agent.types import Resolved
+from agent.cli.check import check
+from agent.config.config import load
+from agent.core.errors import ConfigError
+from agent.core.types import Resolved
+from agent.evaluation.evaluate import answer
+from agent.evaluation.examples import Example, Span, read_examples
+from agent.inference.pipeline import open_pipelines
 from agent.workshop import own
+from agent.workshop.data.recipe import Recipe
 from agent.workshop.own import Own, own_pipeline, recipe_for, split
-from agent.workshop.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the exporters
 

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from agent.config import shipped
-from agent.demo import read_messages
+from agent.cli.demo import read_messages
+from agent.config.config import shipped
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "peers.py"
 TEXTS = 20

@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("faker", reason="the extra `workshop` is not installed")
 
-from agent.examples import Example
-from agent.families.patterns import card_brand, find, iban, luhn
-from agent.workshop import personal
-from agent.workshop.personal import fill, generate, splits, templates
-from agent.workshop.personal_values import SLOTS, Source, open_source
+from agent.evaluation.examples import Example
+from agent.inference.patterns import card_brand, find, iban, luhn
+from agent.workshop.data import personal
+from agent.workshop.data.personal import fill, generate, splits, templates
+from agent.workshop.data.personal_values import SLOTS, Source, open_source
 
 LABELS = frozenset(
     {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from agent.workshop.portable import make_portable
+from agent.workshop.export.portable import make_portable
 
 SHIPPED = Path(__file__).parents[2] / "models"
 WIDTH = 24

@@ -10,7 +10,7 @@ pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from agent.workshop.rounding import Feed, round_together
+from agent.workshop.export.rounding import Feed, round_together
 
 TEXTS = 60
 

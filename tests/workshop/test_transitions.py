@@ -9,9 +9,9 @@ pytest.importorskip("torch", reason="the extra `workshop` is not installed")
 
 from tokenizers import Tokenizer
 
-from agent.examples import Example, Span
-from agent.workshop.catalogue import catalogue
-from agent.workshop.transitions import transitions
+from agent.evaluation.examples import Example, Span
+from agent.workshop.data.catalogue import catalogue
+from agent.workshop.training.transitions import transitions
 
 # A time always stands last, a place never does.
 EXAMPLES = [

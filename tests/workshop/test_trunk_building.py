@@ -16,24 +16,24 @@ import onnx
 import onnxruntime
 import torch
 
-from agent.bundle import failed_probes, open_bundle
-from agent.errors import BundleError, ConfigError
-from agent.manifest import read_manifest, read_trunk
-from agent.types import Guarantee, Tier
-from agent.workshop import trunk_building
-from agent.workshop.bundle_writer import replaced_together
+from agent.core.errors import BundleError, ConfigError
+from agent.core.types import Guarantee, Tier
+from agent.inference.bundle import failed_probes, open_bundle
+from agent.inference.manifest import read_manifest, read_trunk
+from agent.workshop.bundle import trunk_building
+from agent.workshop.bundle.bundle_writer import replaced_together
+from agent.workshop.bundle.trunk_building import read_plan, train_plan, train_trunk
 from agent.workshop.command import build
-from agent.workshop.export import export_heads, export_trunk
-from agent.workshop.network import Trunk
-from agent.workshop.recipe import (
+from agent.workshop.data.recipe import (
     Recipe,
     TrunkRecipe,
     find_recipe,
     read_any,
     read_members,
 )
-from agent.workshop.training import Lesson
-from agent.workshop.trunk_building import read_plan, train_plan, train_trunk
+from agent.workshop.export.export import export_heads, export_trunk
+from agent.workshop.training.network import Trunk
+from agent.workshop.training.training import Lesson
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the exporters
 

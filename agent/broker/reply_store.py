@@ -1,0 +1,85 @@
+"""Answers to cases on disk: a case that comes again gets the same, and costs nothing.
+
+Functions on a database that `outbox.store` owns.
+"""
+
+import hashlib
+import json
+
+from agent.broker.claims import Told
+from agent.outbox.store import Database
+from agent.protocol.cases import Request
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY,
+    told BLOB NOT NULL,
+    at REAL NOT NULL,
+    deadline_ms INTEGER NOT NULL,
+    own INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS replies_at ON replies (at);
+"""
+VOLATILE = {"v", "deadline_ms", "reply_to"}
+MOST_RETOLD = 10_000
+
+
+def case_key(request: Request) -> str:
+    """Name a case: the same question by the same device under the same id."""
+    return _digest(request.model_dump(mode="json", exclude=VOLATILE))
+
+
+def question_key(request: Request, models: tuple[str, ...]) -> str:
+    """Name a question, whoever asks; other models may answer otherwise."""
+    asked = request.model_dump(
+        mode="json", include={"text", "labels", "entities", "pipeline"}
+    )
+    return _digest({**asked, "models": models})
+
+
+def find(db: Database, key: str) -> bytes | None:
+    """Return what was told about a case."""
+    row = db.execute("SELECT told FROM replies WHERE key = ?", (key,)).fetchone()
+    return row[0] if row else None
+
+
+def keep(db: Database, told: Told, body: bytes, *, now: float, own: bool) -> None:
+    """Store what is told about a case; the first answer stands."""
+    db.execute(
+        "INSERT INTO replies VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (told.key, body, now, told.deadline_ms, own),
+    )
+
+
+def prune(db: Database, before: float) -> None:
+    """Drop answers older than that."""
+    db.execute("DELETE FROM replies WHERE at < ?", (before,))
+
+
+def prune_half(db: Database) -> None:
+    """Drop the older half of all answers, to make room."""
+    db.execute(
+        "DELETE FROM replies WHERE at <= (SELECT at FROM replies ORDER BY at LIMIT 1"
+        " OFFSET (SELECT count(*) / 2 FROM replies))"
+    )
+
+
+def own_since(db: Database, since: float, now: float) -> list[bytes]:
+    """Return our own answers since then that somebody may still wait for."""
+    rows = db.execute(
+        "SELECT told FROM replies WHERE own AND at >= ? AND deadline_ms > ?"
+        " ORDER BY at DESC LIMIT ?",
+        (since, now * 1000, MOST_RETOLD),
+    )
+    return [row[0] for row in rows]
+
+
+def latest(db: Database) -> float:
+    """Return when the last answer was stored; 0 if there is none."""
+    [found] = db.execute("SELECT coalesce(max(at), 0) FROM replies").fetchone()
+    return float(found)
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""What the operator wrote: models of the files, loading and checks across them."""

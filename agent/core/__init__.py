@@ -1,0 +1,1 @@
+"""What every package speaks of: values, errors, clocks, files and the log."""

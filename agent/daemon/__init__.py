@@ -1,0 +1,1 @@
+"""The daemon: everything wired together, supervised, and steered while it runs."""

@@ -1,0 +1,1 @@
+"""The way upstream and back: cases, privacy gate, budget, transports, final results."""

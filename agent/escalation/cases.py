@@ -1,0 +1,395 @@
+"""The way of a case: into the outbox, upstream, and out as one final result.
+
+A case is in the outbox from before its message is acknowledged until its final result
+is. What ends it is written down before it is published, so that it ends only once,
+whatever breaks in between; publishing it twice is the same result twice.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+
+from agent.core.clock import Clock
+from agent.core.types import Outcome
+from agent.escalation.budget import MOST_CALLS, OverBudget
+from agent.escalation.final_results import Finals, Room, readable
+from agent.escalation.transports import Unavailable
+from agent.escalation.upstream import TRIES, Settled, Upstream
+from agent.inference.pipeline import Pipeline
+from agent.mqtt.link import Link
+from agent.outbox import cases as book
+from agent.outbox.cases import Row
+from agent.outbox.spending import today
+from agent.outbox.store import Database, Full, Store
+from agent.protocol.cases import Case, encode_case
+from agent.telemetry.alerts import Alerts
+from agent.telemetry.counters import Counts
+from agent.telemetry.rejected_topics import Refusals
+
+TURN_S = 1.0  # how often deadlines are looked at
+REST_S = 30.0  # how long a case rests that nobody could be asked about, at least
+BARRED_S = 30.0  # how often cases over budget are tried
+LARGEST = 8  # what a case may take at most of the outbox: an eighth
+AT_ONCE = 50
+UPSTREAM_GONE = "upstream_gone"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How cases are kept and worked on."""
+
+    device: str
+    max_bytes: int
+    concurrency: int
+    when_full: str  # stop_acking, drop_oldest or drop_lowest
+    queues: bool  # whether cases over budget wait for the next day
+
+
+class Escalation:
+    """Owns the cases between their messages and their results.
+
+    `upstream` is None where nobody may be asked any more: then what an earlier
+    configuration left in the outbox ends unresolved.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        pipelines: Sequence[Pipeline],
+        store: Store,
+        upstream: Upstream | None,
+        link: Link,
+        alerts: Alerts,
+        counts: Counts,
+        refusals: Refusals,
+        clock: Clock,
+    ) -> None:
+        """Take what cases need; `run` works on them."""
+        self._terms = terms
+        self._pipelines: Mapping[str, Pipeline] = {p.name: p for p in pipelines}
+        self._store = store
+        self._room = Room(alerts)
+        self._upstream = upstream
+        topics = {p.name: p.result_topic for p in pipelines}
+        self._finals = Finals(
+            terms.device, topics, store, link, counts, self._room, refusals, clock
+        )
+        self._clock = clock
+        self._alerts = alerts
+        self._counts = counts
+        self._busy: set[str] = set()  # keys that somebody has in hand
+        self._resting: dict[str, float] = {}  # until when (monotonic), by key
+        self._barred: dict[str, float] = {}  # pipelines over budget: until (monotonic)
+        self._spent_on: dict[str, str] = {}  # when that was last said: day, by pipeline
+        self._arrived = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._stats: book.Stats | None = None
+        self._filled = 0.0  # a share of the outbox's room
+        self._turned = time.monotonic()  # when time was looked at last
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        self._arrived.set()
+        async with asyncio.TaskGroup() as group:
+            if self._upstream:
+                transport = self._upstream.transport
+                group.create_task(transport.run(), name="transport")
+            group.create_task(self._watch(), name="deadlines")
+            group.create_task(self._finals.run(), name="finals")
+            for number in range(self._terms.concurrency):
+                group.create_task(self._work(), name=f"case-{number}")
+
+    async def end_calls(self) -> None:
+        """Begin no call any more; wait until what those being made bring is stored."""
+        if self._upstream:
+            await self._upstream.finish()
+            await self._store.read(book.stats)  # after all that was to be written
+
+    async def publish_ended(self) -> None:
+        """Wait until the results of what has ended are published."""
+        await self._finals.flush()
+
+    def close(self) -> None:
+        """Close the outbox; what waits is taken up at the next start."""
+        self._store.close()
+        if self._upstream:
+            self._upstream.close()
+
+    def summary(self) -> dict[str, Any]:
+        """Return what waits and what was spent, ready for JSON."""
+        stats = self._stats
+        oldest = stats.oldest if stats else None
+        outbox = {
+            "waiting": stats.waiting if stats else 0,
+            "unpublished": stats.finished if stats else 0,
+            "oldest_s": None if oldest is None else round(self._clock.now() - oldest),
+            "bytes": self._store.bytes,
+            "bytes_max": self._terms.max_bytes,
+            "filled": round(self._filled, 4),
+        }
+        if self._upstream is None:
+            return {"outbox": outbox, "cases": self._counts.cases()}
+        return {
+            "outbox": outbox,
+            "cases": self._counts.cases(),
+            "upstream": self._upstream.summary(self._counts.received),
+        }
+
+    def busy_s(self) -> dict[str, float]:
+        """Return for how many seconds each part has been at one thing; 0: it is idle.
+
+        Whoever waits for room, for a connection or for upstream is idle.
+        """
+        turning = 0.0 if self.lacks_room else time.monotonic() - self._turned
+        return {
+            "outbox": self._store.busy_s(),
+            "privacy": self._upstream.busy_s() if self._upstream else 0.0,
+            "finals": self._finals.busy_s(),
+            "cases": turning,
+        }
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether the outbox or the disk is full."""
+        return self._room.lacking
+
+    # -- in
+
+    def hold_back(self, keys: Iterable[str]) -> None:
+        """Publish no final result of these cases before `let_out`, called as often."""
+        self._finals.hold_back(keys)
+
+    def let_out(self, keys: Iterable[str]) -> None:
+        """Publish final results of these cases again."""
+        self._finals.let_out(keys)
+
+    async def take(self, cases: Sequence[Case]) -> AsyncIterator[Mapping[str, bool]]:
+        """Commit cases, in order; tell of those that are by their keys if they wait.
+
+        False: it has ended, now or before. Waits while the outbox is full and the
+        policy is not to drop: the messages stay unacknowledged, and the broker holds
+        what follows.
+        """
+        left = list(cases)
+        while left:
+            self._room.try_again()
+            now = self._clock.now()
+            rows = [self._row(case, now) for case in left]
+            adding = partial(_add, rows=rows, now=now)
+            try:
+                waits = await self._store.write(adding)
+            except Full as why:
+                self._room.lack(f"{why}; {self._terms.when_full}")
+                await self._make_room(rows[0])
+                continue
+            self._arrived.set()
+            yield {row.key: each for row, each in zip(rows, waits, strict=False)}
+            del left[: len(waits)]
+
+    def _row(self, case: Case, now: float) -> Row:
+        """Return a case as it waits from now on."""
+        plan = self._pipelines[case.pipeline].plan
+        return Row(
+            key=case.key,
+            body=encode_case(case),
+            pipeline=case.pipeline,
+            priority=case.priority,
+            deadline=now + (plan.deadline_s if plan else 0.0),
+            attempts=0,
+        )
+
+    async def _make_room(self, row: Row) -> None:
+        """Drop something, be it the case that is to be added; or wait for room.
+
+        Nothing is dropped while something ended is about to leave.
+        """
+        if len(row.body) > self._terms.max_bytes // LARGEST:
+            await self._finals.end(row, Settled(Outcome.REFUSED), waits=False)
+            return
+        lowest = self._terms.when_full == "drop_lowest"
+        victim = None
+        if self._terms.when_full != "stop_acking":
+            victim = await self._store.read(
+                lambda db: _victim(db, lowest=lowest, besides=self._busy)
+            )
+        if victim is None or victim.key in self._busy:
+            await self._room.wait()
+        elif lowest and victim.priority > row.priority:
+            await self._finals.end(row, Settled(Outcome.FULL), waits=False)
+        else:
+            with self._in_hand(victim):
+                await self._finals.end(victim, Settled(Outcome.FULL))
+
+    # -- up
+
+    @contextlib.contextmanager
+    def _in_hand(self, row: Row) -> Iterator[None]:
+        self._busy.add(row.key)
+        try:
+            yield
+        finally:
+            self._busy.discard(row.key)
+
+    async def _work(self) -> None:
+        while True:
+            row = await self._next()
+            with self._in_hand(row):
+                await self._handle(row)
+
+    async def _next(self) -> Row:
+        async with self._turn:
+            while True:
+                self._arrived.clear()
+                besides = self._busy | self._resting.keys()
+                rows = await self._store.read(
+                    partial(book.waiting, limit=1, besides=besides, barred=self._barred)
+                )
+                if not rows:
+                    await self._arrived.wait()
+                elif rows[0].key not in self._busy:  # nobody took it meanwhile
+                    self._busy.add(rows[0].key)
+                    return rows[0]
+
+    async def _handle(self, row: Row) -> None:
+        pipeline = self._pipelines.get(row.pipeline)
+        case = readable(row)
+        if not (case and self._upstream and pipeline and pipeline.plan):
+            await self._finals.end(row, Settled(Outcome.REFUSED))
+            return
+        left_s = row.deadline - self._clock.now()
+        if left_s <= 0:  # `_watch` ends it, or sets it right where the clock was set
+            self._resting[row.key] = time.monotonic() + TURN_S
+            return
+        deadline = datetime.now(UTC) + timedelta(seconds=left_s)
+        case = replace(case, deadline=deadline)
+        try:
+            settled = await self._upstream.settle(case, pipeline.plan, row.attempts)
+        except OverBudget as over:
+            if self._terms.queues:
+                self._bar(over.scope)
+            else:
+                await self._finals.end(row, Settled(Outcome.BUDGET))
+        except Unavailable:
+            await self._rest(row.key)
+        else:
+            change = self._upstream.remember(case, pipeline.plan, settled)
+            if await self._finals.end(row, settled) and change:
+                await self._remember(change)
+
+    async def _rest(self, key: str) -> None:
+        """Let a case wait, twice as long after each call that may have been paid."""
+        paid = await self._store.read(lambda db: book.attempts(db, key))
+        doublings = max(0, paid - TRIES) if paid < MOST_CALLS else 0  # then it ends
+        self._resting[key] = time.monotonic() + REST_S * 2**doublings
+
+    async def _remember(self, change: Callable[[Database], None]) -> None:
+        try:
+            await self._store.write(change)
+        except Full as why:
+            log.warning("answer_not_remembered", why=str(why))
+
+    def _bar(self, scope: str) -> None:
+        """Let the cases of a scope wait; empty: all of them.
+
+        Not for the next day: what was booked and not paid comes back.
+        """
+        day = today()
+        for name in [scope] if scope else list(self._pipelines):
+            if self._spent_on.get(name) != day:
+                log.warning("budget_spent", pipeline=name, day=day)
+            self._spent_on[name] = day
+            self._barred[name] = time.monotonic() + BARRED_S
+
+    # -- time
+
+    async def _watch(self) -> None:
+        """End what is too old, take up what may go again, and keep the figures."""
+        while True:
+            await asyncio.sleep(TURN_S)
+            await self._set_right()
+            while await self._expire():
+                pass
+            now = time.monotonic()
+            self._barred = {k: t for k, t in self._barred.items() if t > now}
+            self._resting = {k: t for k, t in self._resting.items() if t > now}
+            self._arrived.set()
+            self._stats, self._filled = await self._store.read(
+                lambda db: (book.stats(db), book.filled(db))
+            )
+            if self._upstream:
+                await self._upstream.purse.balance()
+            self._tell()
+
+    async def _set_right(self) -> None:
+        """Where the wall clock was set, let what waits wait as long as it was to."""
+        step = self._clock.look()
+        if step is None:
+            return
+        log.warning("clock_set", by_s=round(step.by))
+        if self._upstream:
+            self._upstream.clock_was_set()
+        await self._room.write(self._store, partial(book.shift, step=step))
+
+    async def _expire(self) -> int:
+        """End some cases whose deadline has passed; return how many."""
+        self._turned = time.monotonic()
+        expired = partial(book.expired, now=self._clock.now(), limit=AT_ONCE)
+        late = await self._store.read(expired)
+        late = [row for row in late if row.key not in self._busy]
+        with contextlib.ExitStack() as hands:
+            for row in late:
+                hands.enter_context(self._in_hand(row))
+            outcome = Settled(Outcome.TIMEOUT)
+            await asyncio.gather(*(self._finals.end(row, outcome) for row in late))
+        return len(late)
+
+    def _tell(self) -> None:
+        """Raise and clear the alerts about upstream and outbox."""
+        upstream = self._upstream
+        if upstream and upstream.full:
+            self._room.lack(upstream.full)
+            upstream.full = ""
+        if upstream and upstream.down:
+            self._alerts.rise(UPSTREAM_GONE, upstream.down)
+        else:
+            self._alerts.clear(UPSTREAM_GONE)
+        self._room.tell()
+
+
+def _add(db: Database, rows: Sequence[Row], now: float) -> list[bool]:
+    """Add cases while there is room; return of each whether it waits."""
+    waits: list[bool] = []
+    for row in rows:
+        try:
+            verdict = book.add(db, row, now)
+        except Full:
+            if not waits:
+                raise
+            break
+        new = verdict is book.Verdict.NEW
+        waits.append(new or book.waits(db, row.key))
+    return waits
+
+
+def _victim(db: Database, *, lowest: bool, besides: Collection[str]) -> Row | None:
+    """Return what a full outbox drops, unless room is being made anyway."""
+    if book.stats(db).finished:
+        return None
+    return book.victim(db, lowest=lowest, besides=besides)

@@ -1,0 +1,132 @@
+"""The contract of every transport: one attempt ends in one reply or in one reason.
+
+A transport asks once. Whoever calls it owns retries, the circuit breaker, rate, budget
+and ledger, and needs to know only whether another attempt may succeed (`Unavailable`),
+whether this one may have cost something (`maybe_paid`), or whether none will ever be
+taken (`Rejected`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from agent.core.errors import ConfigError
+from agent.protocol.cases import Reply, Request, Usage
+
+PER = 1e6  # tokens that a price is for
+
+
+class Unavailable(Exception):
+    """Nobody answered this attempt; another may succeed."""
+
+    def __init__(
+        self, why: str, *, maybe_paid: bool, retry_after_s: float | None = None
+    ) -> None:
+        """`why` is for people and never holds text of the message.
+
+        `maybe_paid`: the request may have reached a model. `retry_after_s`: how long
+        the other side asked to be left alone.
+        """
+        super().__init__(why)
+        self.maybe_paid = maybe_paid
+        self.retry_after_s = retry_after_s
+
+
+class EncodeAgain(Unavailable):
+    """The upstream takes another form of the request: `encode` knows it by now.
+
+    Nobody was paid, nothing is broken, and there is nothing to wait for.
+    """
+
+    def __init__(self, why: str) -> None:
+        """`why` says which form."""
+        super().__init__(why, maybe_paid=False, retry_after_s=0.0)
+
+
+class Rejected(Exception):
+    """The upstream will never take this very request: it is too large, say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a transport needs of the table [upstream]; its keys, names and defaults."""
+
+    transport: Literal["mqtt", "http"]
+    url: str = ""
+    topic: str = "slm/upstream"
+    model: str = ""
+    key_file: Path | None = None
+    username: str = ""
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    max_output_tokens: int = 400
+    price_in: float = 0.0
+    price_out: float = 0.0
+
+
+class Transport(Protocol):
+    """A way to ask upstream."""
+
+    name: str
+    """`mqtt` or `http`, for ledger, logs and metrics."""
+    to: str
+    """Whom it asks, without secrets."""
+    late: int
+    """Replies that nobody waited for (any more): counted and dropped."""
+    pays_once: bool
+    """Whether the same request may come again without being paid for again."""
+
+    def encode(self, request: Request) -> bytes:
+        """Return exactly the bytes of the payload or body that will leave.
+
+        To be asked before each attempt: an upstream may have refused the form before.
+        """
+        ...
+
+    async def ask(self, request: Request, body: bytes, timeout_s: float) -> Reply:
+        """Ask once, with the `body` that `encode` returned for the request.
+
+        A reply of status `error` has its reason in `error`; where the answer was no
+        JSON, it stands as it came in `answer`, so that a repair can show it. What could
+        not be read at all, or only its beginning, is such a reply to an empty `answer`;
+        one without `answer` comes from who could ask nobody.
+
+        Raises Unavailable or Rejected, and nothing else.
+        """
+        ...
+
+    async def run(self) -> None:
+        """Keep what it needs, a connection say, until cancelled."""
+        ...
+
+
+def priced(usage: Usage, settings: Settings) -> Usage:
+    """Return the usage with a cost: the one that was told, else by the price list.
+
+    Told to be free does not count against a price list: a proxy that does not know a
+    model's price says nothing else.
+    """
+    by_list = usage.input_tokens * settings.price_in
+    by_list += usage.output_tokens * settings.price_out
+    if usage.cost or not by_list:
+        return usage
+    return usage.model_copy(update={"cost": by_list / PER})
+
+
+def unreadable(case: str, why: str) -> Reply:
+    """Return what stands for a reply that is none, and may have been paid.
+
+    `case` is the id of its request.
+    """
+    return Reply(id=case, status="error", answer="", error=why[:2000])
+
+
+def first_line(path: Path, key: str) -> str:
+    """Return the first line of a file of secrets; raises ConfigError."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: {path}: {error}") from error
+    if not lines or not lines[0].strip():
+        raise ConfigError(f"{key}: {path}: the first line is empty")
+    return lines[0].strip()

@@ -1,0 +1,402 @@
+"""Asking upstream: one case through privacy gate, budget, ledger and transport."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+from aiolimiter import AsyncLimiter
+from purgatory import AsyncCircuitBreakerFactory
+from purgatory.domain.model import OpenedState
+from pydantic import BaseModel, ValidationError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity.wait import wait_random_exponential
+
+from agent.core.types import Outcome, Prediction, Tier
+from agent.escalation.budget import Booking, OverBudget, Purse, TooOften
+from agent.escalation.privacy_gate import (
+    Finder,
+    Redacted,
+    guess_without,
+    redact,
+    returned,
+)
+from agent.escalation.transports import EncodeAgain, Rejected, Transport, Unavailable
+from agent.inference.pipeline import Plan
+from agent.outbox import answers
+from agent.outbox.cases import wire_id
+from agent.outbox.store import Database, Full, Store
+from agent.protocol.cases import (
+    LONGEST_QUOTE,
+    BadReply,
+    Case,
+    Repair,
+    Reply,
+    Request,
+    checked,
+)
+from agent.protocol.messages import guess_object
+
+ROUNDS = 2  # an answer and, if it is not valid, one more
+TRIES = 3  # before another case has its turn; one, where three may have been paid
+FAILURES = 5  # in a row, and nobody is asked for a while
+COOL_DOWN_S = 15.0
+FULL_S = 1.0  # how often a full disk is tried
+ASKED_PAUSE_MAX_S = 3600.0
+
+Change = Callable[[Database], None]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms upstream is asked: `rate` calls a second at most."""
+
+    timeout_s: float
+    rate: float
+    cache_entries: int
+    cache_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What came of a case. Without a prediction the local guess is all there is."""
+
+    outcome: Outcome
+    prediction: Prediction | None = None
+    model: str | None = None
+
+
+class _Known(BaseModel):
+    """An answer in the cache."""
+
+    found: Prediction
+    model: str | None
+
+
+class Upstream:
+    """Owns the terms, and what is known of the upstream's state."""
+
+    def __init__(
+        self,
+        device: str,
+        terms: Terms,
+        transport: Transport,
+        purse: Purse,
+        store: Store,
+        finder: Finder | None,
+        worker: Executor,
+    ) -> None:
+        """`finder` looks for personal data, in `worker`; None: no pipeline redacts."""
+        self.transport = transport
+        self.purse = purse
+        self.down = ""  # why nobody answers; empty: somebody does, or nobody was asked
+        self.full = ""  # why nobody can be asked; for whoever looks to take away
+        self._leaving = False
+        self._calls = 0  # that are being made
+        self._made = asyncio.Event()
+        self._quiet_until = 0.0  # the endpoint asked for it; monotonic
+        self._unavailable = self._invalid = self._cached = 0
+        self._device = device
+        self._terms = terms
+        self._store = store
+        self._finder = finder
+        self._worker = worker
+        self._hiding_since: float | None = None  # by the worker
+        self._limiter = AsyncLimiter(1, 1 / terms.rate)
+        self._breakers = _breakers()
+
+    def summary(self, seen: int) -> dict[str, Any]:
+        """Return the figures of this process and of today, ready for JSON.
+
+        `seen` is the number of messages since the start.
+        """
+        return {
+            "transport": self.transport.name,
+            "to": self.transport.to,
+            "down": self.down or None,
+            "unavailable": self._unavailable,
+            "invalid_answers": self._invalid,
+            "from_cache": self._cached,
+            "late_replies": self.transport.late,
+            **self.purse.summary(seen),
+        }
+
+    async def settle(self, case: Case, plan: Plan, paid: int = 0) -> Settled:
+        """Ask until there is an answer or the deadline, or enough was paid for none.
+
+        `paid`: how many calls may have been paid for it before. Raises OverBudget, and
+        Unavailable when another case should have its turn.
+        """
+        left = case.deadline.timestamp() - time.time()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                known = await self._recalled(case, plan)
+                return known or await self._settle(case, plan, max(1, TRIES - paid))
+        except TimeoutError:
+            return Settled(Outcome.TIMEOUT)
+        except TooOften:
+            log.warning("asked_too_often", id=case.id, pipeline=case.pipeline)
+            return Settled(Outcome.TIMEOUT)
+        except Rejected as why:
+            log.warning("rejected", id=case.id, pipeline=case.pipeline, why=str(why))
+            return Settled(Outcome.REFUSED)
+
+    async def finish(self) -> None:
+        """Begin no call any more, and wait for those being made: they are paid for."""
+        self._leaving = True
+        while self._calls:
+            self._made.clear()
+            await self._made.wait()
+
+    def busy_s(self) -> float:
+        """Return for how many seconds the worker looks at one text; 0: it is idle."""
+        since = self._hiding_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def clock_was_set(self) -> None:
+        """Begin anew with the breaker: it opens until a time of the wall clock."""
+        self._breakers = _breakers()
+
+    def close(self) -> None:
+        """Let the worker go."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def remember(self, case: Case, plan: Plan, settled: Settled) -> Change | None:
+        """Return the change that keeps an answer for the same text, if there is one."""
+        entries = self._terms.cache_entries
+        found = settled.prediction
+        if found is None or found.by is not Tier.UPSTREAM or not entries:
+            return None
+        known = _Known(found=found, model=settled.model)
+        key, body = _question(case, plan), known.model_dump_json().encode()
+        return lambda db: answers.remember(db, key, body, time.time(), entries)
+
+    async def _recalled(self, case: Case, plan: Plan) -> Settled | None:
+        if not self._terms.cache_entries:
+            return None
+        key, age = _question(case, plan), self._terms.cache_age_s
+        body = await self._store.read(
+            lambda db: answers.recall(db, key, time.time(), age)
+        )
+        if body is None:
+            return None
+        try:
+            known = _Known.model_validate_json(body)
+        except ValidationError:  # of another version: the next answer replaces it
+            log.warning("cached_answer_unreadable", pipeline=case.pipeline)
+            return None
+        self._cached += 1
+        found = replace(known.found, by=Tier.CACHE)
+        return Settled(Outcome.ANSWERED, found, known.model)
+
+    async def _settle(self, case: Case, plan: Plan, tries: int) -> Settled:
+        request, hidden = await self._request(case, plan)
+        for _ in range(ROUNDS):
+            reply = await self._reply(request, case, plan, hidden, tries)
+            if reply.status == "abstain":
+                break
+            try:
+                answer = checked(_said(reply), request)
+                if answer.abstains:
+                    break
+                entities = returned(answer.entities, hidden)
+            except BadReply as why:
+                self._invalid += 1
+                repair = Repair(answer=_quoted(reply.answer), error=str(why))
+                request = request.model_copy(update={"repair": repair})
+            else:
+                model = reply.model or self.transport.name
+                found = Prediction(Tier.UPSTREAM, answer.label, None, entities)
+                return Settled(Outcome.ANSWERED, found, model)
+        return Settled(Outcome.ABSTAINED)
+
+    async def _request(self, case: Case, plan: Plan) -> tuple[Request, Redacted]:
+        """Return what of a case may leave; raises Rejected where that cannot be told.
+
+        Models find what is to be hidden, and a runtime written in C++ raises anything:
+        one bad text must not stop the daemon, at each start anew. An error may quote
+        the text, so only its name is told.
+        """
+        name = await self._store.read(lambda db: wire_id(db, case.key))
+        try:
+            hidden = await self._redacted(case.text, plan)
+            request = Request(
+                id=name,  # the producer's may hold personal data
+                device=self._device,
+                pipeline=case.pipeline,
+                text=hidden.text,
+                labels=dict(plan.labels),
+                entities=dict(plan.entities),
+                guess=guess_without(guess_object(case.guess), case.text, hidden),
+                redacted=sum(hidden.counts.values()),
+                deadline_ms=int(case.deadline.timestamp() * 1000),
+            )
+        except Exception as error:
+            why = f"the privacy gate failed: {type(error).__name__}"
+            raise Rejected(why) from error
+        return request, hidden
+
+    async def _redacted(self, text: str, plan: Plan) -> Redacted:
+        if not plan.redacts:
+            return Redacted(text, {}, {})
+        if self._finder is None:
+            raise AssertionError("a pipeline redacts, and nothing was opened for it")
+        find, visible = self._finder.find, plan.visible
+
+        def hide() -> Redacted:
+            self._hiding_since = time.monotonic()
+            try:
+                return redact(text, [e for e in find(text) if e.label not in visible])
+            finally:
+                self._hiding_since = None
+
+        return await asyncio.get_running_loop().run_in_executor(self._worker, hide)
+
+    async def _reply(
+        self, request: Request, case: Case, plan: Plan, hidden: Redacted, tries: int
+    ) -> Reply:
+        """Ask until somebody replies; raises Unavailable after so many tries."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type((Unavailable, OpenedState, Full)),
+            stop=lambda state: _is_enough(state, tries),
+            wait=_pause,
+            before_sleep=self._note_full,
+            reraise=True,
+        ):
+            with attempt:
+                return await self._ask(request, case, plan, hidden)
+        raise AssertionError("the last try raises")
+
+    def _note(self, why: Unavailable) -> None:
+        self._unavailable += 1
+        if not self.down:
+            log.warning("upstream_unavailable", why=str(why))
+        self.down = str(why)
+        asked = min(why.retry_after_s or 0.0, ASKED_PAUSE_MAX_S)
+        self._quiet_until = max(self._quiet_until, time.monotonic() + asked)
+
+    def _note_full(self, state: RetryCallState) -> None:
+        error = _error(state)
+        if isinstance(error, Full):
+            self.full = str(error)
+
+    async def _ask(
+        self, request: Request, case: Case, plan: Plan, hidden: Redacted
+    ) -> Reply:
+        await asyncio.sleep(self._quiet_until - time.monotonic())
+        breaker = await self._breakers.get_breaker(self.transport.name)
+        async with breaker, self._limiter, self._making():
+            body = self.transport.encode(request)
+            booking = await self.purse.book(
+                request, case, plan.limit, body, hidden.counts
+            )
+            try:
+                return await self._call(request, body, booking)
+            finally:
+                self.purse.close(booking)
+
+    @asynccontextmanager
+    async def _making(self) -> AsyncIterator[None]:
+        """Count a call that is being made; once we leave, none begins."""
+        if self._leaving:
+            await asyncio.Event().wait()  # until cancelled: the case stays
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._made.set()
+
+    async def _call(self, request: Request, body: bytes, booking: Booking) -> Reply:
+        """Make a booked call, and set the books right."""
+        try:
+            reply = await self._heard(request, body, booking)
+        except EncodeAgain:
+            await self.purse.release(booking)
+            raise
+        except Unavailable as why:
+            self._note(why)
+            if not why.maybe_paid:
+                await self.purse.release(booking)
+            raise
+        except Rejected:
+            self.down = ""
+            await self.purse.release(booking)
+            raise
+        await self.purse.settle(booking, reply.usage)
+        self.down = ""
+        return reply
+
+    async def _heard(self, request: Request, body: bytes, booking: Booking) -> Reply:
+        """Ask once; who could ask nobody, but may later, is Unavailable, too."""
+        reply = await self.transport.ask(request, body, self._terms.timeout_s)
+        usage = reply.usage
+        counted = usage.input_tokens or usage.output_tokens
+        if reply.status != "error" or reply.answer is not None or counted:
+            return reply
+        free = usage.cost == 0
+        if not free:
+            await self.purse.settle(booking, usage)
+        raise Unavailable(reply.error or "upstream error", maybe_paid=not free)
+
+
+def _breakers() -> AsyncCircuitBreakerFactory:
+    return AsyncCircuitBreakerFactory(
+        default_threshold=FAILURES,
+        default_ttl=COOL_DOWN_S,
+        exclude=[OverBudget, TooOften, Rejected, Full, EncodeAgain],
+    )
+
+
+def _said(reply: Reply) -> Any:
+    """Return what was answered; raises BadReply for a reply that holds no answer."""
+    if reply.status == "error":
+        raise BadReply(reply.error or "no answer")
+    return reply.answer
+
+
+def _quoted(answer: Any) -> Any:
+    """Return an unusable answer, as much of it as is worth paying for once more."""
+    text = json.dumps(answer, ensure_ascii=False)
+    return answer if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE]
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _is_enough(state: RetryCallState, tries: int) -> bool:
+    error = _error(state)
+    fails = isinstance(error, Unavailable) and not isinstance(error, EncodeAgain)
+    return fails and state.attempt_number >= tries
+
+
+def _pause(state: RetryCallState) -> float:
+    """Wait longer each time, and never all devices at once."""
+    error = _error(state)
+    if isinstance(error, EncodeAgain):
+        return 0.0
+    if isinstance(error, Full):
+        return FULL_S
+    backoff = wait_random_exponential(multiplier=0.5, max=COOL_DOWN_S)(state)
+    if isinstance(error, OpenedState):
+        closes_s = error.opened_at + COOL_DOWN_S - time.time()
+        return min(max(closes_s, 0.0), COOL_DOWN_S) + min(backoff, 1.0)
+    return backoff
+
+
+def _question(case: Case, plan: Plan) -> str:
+    """Name a question: another pipeline, or other names to answer with, make another.
+
+    A hash, so that no text lies in the cache but in answers.
+    """
+    named = [case.pipeline, dict(plan.labels), dict(plan.entities), case.text]
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()

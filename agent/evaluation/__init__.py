@@ -1,0 +1,1 @@
+"""How good the answers are: scores, certificates and the fitting of calibrations."""

@@ -1,0 +1,81 @@
+"""`slm-agent eval`: score a pipeline on labelled data, one text at a time."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from agent.core.errors import Unreadable
+from agent.core.types import Decision, Unresolved
+from agent.evaluation.examples import Example
+from agent.evaluation.scoring import Answer, scoreboard
+from agent.inference.decide import confidence
+from agent.inference.pipeline import Pipeline
+from agent.protocol.messages import decision_object
+from agent.protocol.payload import checked
+from agent.telemetry.counters import percentiles
+
+WARM_UP = 20
+
+
+def answer(pipeline: Pipeline, text: str) -> Decision:
+    """Return what a pipeline decides about one text, as the daemon would."""
+    try:
+        readable = checked(text, pipeline.reader.max_chars)
+    except Unreadable as why:
+        return Unresolved(why.reason)
+    [decision] = pipeline.answer([readable])
+    return decision
+
+
+def timed(pipeline: Pipeline, text: str) -> tuple[Decision, float]:
+    """Return the decision about one text and the milliseconds it took."""
+    started = time.perf_counter()
+    decision = answer(pipeline, text)
+    return decision, (time.perf_counter() - started) * 1000
+
+
+def evaluate(
+    pipeline: Pipeline, examples: Sequence[Example], progress: Callable[[], None]
+) -> tuple[dict[str, Any], list[Decision]]:
+    """Return the figures of the command-line contract, and each decision, in order."""
+    for example in examples[:WARM_UP]:
+        answer(pipeline, example.text)
+    answers = []
+    times = []
+    for example in examples:
+        decision, ms = timed(pipeline, example.text)
+        times.append(ms)
+        answers.append(Answer(example, decision, _confidence(pipeline, decision)))
+        progress()
+    figures = asdict(scoreboard(answers, frozenset(pipeline.bundle.manifest.labels)))
+    p50, p99 = percentiles(times) or (None, None)
+    figures |= {
+        "pipeline": pipeline.name,
+        "model": pipeline.bundle.id,
+        "texts_per_s": round(len(times) / sum(times) * 1000, 1),
+        "ms_p50": p50,
+        "ms_p99": p99,
+    }
+    rounded = {
+        key: round(value, 4) if isinstance(value, float) else value
+        for key, value in figures.items()
+    }
+    return rounded, [a.decision for a in answers]
+
+
+def prediction_line(decision: Decision) -> dict[str, Any]:
+    """Return a decision as a line of `--predictions`."""
+    said = decision_object(decision)
+    spans = [
+        {key: entity[key] for key in ("start", "end", "label", "score")}
+        for entity in said["entities"]
+    ]
+    kept = {key: said[key] for key in ("status", "by", "label", "score")}
+    return {**kept, "spans": spans, "reason": said["reason"]}
+
+
+def _confidence(pipeline: Pipeline, decision: Decision) -> float:
+    if decision.prediction is None:
+        return 0.0
+    return confidence(decision.prediction, pipeline.policy.guarantee)

@@ -1,0 +1,104 @@
+"""Where a device stands in its fleet, by what it wrote down; nothing is changed.
+
+For commands that look at a device beside its daemon, and are to see what runs.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agent.config.config import DEFAULT_PATH, AgentFile, Config, load, read_file
+from agent.core.errors import ConfigError
+from agent.fleet.parse import read
+from agent.fleet.resolve import Resolver, check_pins, read_local
+from agent.fleet.signing import Untrusted
+from agent.fleet.state import FOLDER, Damaged, State, Status, Store
+
+WORDS: dict[Status, str] = {
+    "held": "held back",
+    "refused": "refused",
+    "probation": "on probation",
+    "rolled_back": "rolled back",
+}
+NAME = "the fleet's file"  # in errors
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The configuration that counts, and what the fleet has to do with it.
+
+    `state` None: there is no fleet, or nobody asked. `problem` says why the device's
+    own files count all the same.
+    """
+
+    config: Config
+    state: State | None = None
+    problem: str = ""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the device does what the fleet wants, as far as it is its turn."""
+        awry = self.state is not None and self.state.status in {
+            "refused",
+            "rolled_back",
+        }
+        return not (awry or self.problem)
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        state = self.state or State()
+        if self.problem:
+            said = f"{self.problem}; the device's own files count"
+        elif state.applied:
+            said = f"version {state.applied.version} is applied"
+        else:
+            said = "no version is applied, the device's own files count"
+        if state.status not in WORDS:
+            return said
+        desired = f"version {state.desired.version}" if state.desired else "a version"
+        why = f": {'; '.join(state.reason.splitlines())}" if state.reason else ""
+        return f"{said}; {desired} is {WORDS[state.status]}{why}"
+
+
+def standing(path: Path | None, pipeline: str = "", *, own: bool = False) -> Standing:
+    """Return what counts on this device; raises ConfigError for its own files.
+
+    `path` is that of agent.toml; `pipeline` wants that one alone, whether it runs or
+    not; `own` leaves the fleet out.
+    """
+    place = path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
+    agent = read_file(AgentFile, place) if place else AgentFile()
+    if own or agent.fleet is None:
+        return Standing(load(path, (pipeline,) if pipeline else ()))
+    state, config, problem = _applied(agent, place)
+    if config and pipeline in config.pipelines:
+        only = {pipeline: config.pipelines[pipeline]}
+        return Standing(replace(config, pipelines=only), state)
+    if pipeline:
+        problem = problem or (
+            f"the fleet does not run {pipeline} here" if config else ""
+        )
+        return Standing(load(path, (pipeline,)), state, problem)
+    files = load(path)  # fit to run, whatever the fleet says: the daemon asks it, too
+    return Standing(config or files, state, problem)
+
+
+def _applied(agent: AgentFile, place: Path | None) -> tuple[State, Config | None, str]:
+    """Return what the device remembers, what runs by it, and why that cannot be."""
+    folder = agent.state.dir / FOLDER
+    store = Store(folder)
+    try:
+        state = store.read()
+    except Damaged as error:
+        return State(), None, str(error)
+    except OSError as error:
+        return State(), None, f"{folder}: {error.strerror or error}"
+    if state.applied is None:
+        return state, None, ""
+    try:
+        fleet = read(store.content(state.applied), NAME)
+        effective = Resolver(fleet).resolve(read_local(place))
+        check_pins(effective)
+    except (ConfigError, Untrusted) as error:
+        why = "; ".join(str(error).splitlines())
+        return state, None, f"version {state.applied.version} cannot be used: {why}"
+    return state, effective.config, ""

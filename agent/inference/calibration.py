@@ -1,0 +1,193 @@
+"""What makes of a tier's guess a prediction whose scores mean what they say.
+
+A `Calibration` is what `slm-agent calibrate` and the workshop write
+(agent/evaluation/fitting.py makes it): a logistic for each score, and thresholds by
+allowed error. It belongs to one model on one runtime, named by its fingerprint. This
+module only applies it.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.core.types import Entity, Guarantee, Guess, Prediction, Tier
+
+NEARLY = 1e-6  # as close to 0 and 1 as a probability may come before its odds
+
+
+class Frozen(BaseModel):
+    """Comes from a file; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Logistic(Frozen):
+    """The probability of being right, from evidence."""
+
+    weights: tuple[float, ...]
+    bias: float
+
+    def __call__(self, evidence: Sequence[float]) -> float:
+        """Return the probability; raises ValueError where the evidence is not ours."""
+        pairs = zip(self.weights, evidence, strict=True)
+        return sigmoid(self.bias + sum(weight * value for weight, value in pairs))
+
+
+class TierCalibration(Frozen):
+    """One tier: how its answers are scored, and from where on it may answer.
+
+    The floors hold for every `max_error`: below them a later tier knows better.
+    """
+
+    label: Logistic | None = None
+    """The label right, of a text that is in scope."""
+    inside: Logistic | None = None
+    """The text in scope, by the same evidence; None where nothing is known of others.
+
+    Two factors instead of one logistic: what tells strangers apart says little of which
+    label is right.
+    """
+    entities: Logistic | None = None
+    """All entities right, none missing."""
+    entity: Logistic | None = None
+    """One entity; its evidence is the log-odds of its raw score."""
+    label_floor: float = Field(default=0.0, ge=0)
+    entities_floor: float = Field(default=0.0, ge=0)
+
+    def judged(self, by: Tier, guess: Guess) -> Prediction:
+        """Return the guess as a prediction, with calibrated scores."""
+        return Prediction(
+            by=by,
+            label=guess.label,
+            score=self._label_score(guess.label_evidence),
+            entities=tuple(self._scored(entity) for entity in guess.entities),
+            entities_score=(
+                self.entities(guess.entities_evidence) if self.entities else None
+            ),
+            outside=guess.outside,
+        )
+
+    def _label_score(self, evidence: Sequence[float]) -> float | None:
+        if self.label is None:
+            return None
+        return self.label(evidence) * (self.inside(evidence) if self.inside else 1.0)
+
+    def _scored(self, entity: Entity) -> Entity:
+        if self.entity is None or entity.score is None:
+            return entity
+        return replace(entity, score=self.entity([log_odds(entity.score)]))
+
+    def may_answer(self, prediction: Prediction) -> bool:
+        """Tell whether the prediction reaches the floors of its tier."""
+        return (prediction.score is None or prediction.score >= self.label_floor) and (
+            prediction.entities_score is None
+            or prediction.entities_score >= self.entities_floor
+        )
+
+
+class Threshold(Frozen):
+    """The lowest score from which on at most `max_error` is wrong.
+
+    `coverage` and `error` are those on the calibration data.
+    """
+
+    max_error: float = Field(gt=0, lt=1)
+    threshold: float = Field(ge=0, le=1)
+    coverage: float = Field(ge=0, le=1)
+    error: float = Field(ge=0, le=1)
+
+
+class Calibration(Frozen):
+    """`calibration.json`: scores and certified thresholds of one bundle."""
+
+    format: Literal[1] = 1
+    fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
+    runtime: str
+    data: str
+    fitted_on: int = Field(ge=0)
+    certified_on: int = Field(ge=0)
+    confidence: float = Field(gt=0, lt=1)
+    certified: bool = True
+    """False where the texts are not like those that will come, such as made-up ones."""
+    tiers: list[TierCalibration]
+    tables: dict[Guarantee, list[Threshold]]
+
+    def threshold(self, guarantee: Guarantee, max_error: float) -> Threshold | None:
+        """Return the row of the largest error that is still allowed, if there is one.
+
+        Errors that the data could not carry have no row.
+        """
+        table = self.tables.get(guarantee, [])
+        rows = [row for row in table if row.max_error <= max_error]
+        return max(rows, key=lambda row: row.max_error, default=None)
+
+    def certifies(
+        self, guarantee: Guarantee, max_error: float, threshold: float
+    ) -> bool:
+        """Tell whether a threshold is one of those that were certified for an error.
+
+        They were tried from strict to lax: what passed for a smaller error did so for
+        this one, and so did all from there down to the row's. Nobody tried stricter
+        ones: these leave fewer answers, of which the same may be wrong.
+        """
+        table = self.tables.get(guarantee, [])
+        tried = [row.threshold for row in table if row.max_error <= max_error]
+        return bool(tried) and min(tried) <= threshold <= max(tried)
+
+    def least_error(self, guarantee: Guarantee) -> float | None:
+        """Return the smallest error that is certified at all."""
+        rows = self.tables.get(guarantee, [])
+        return min((row.max_error for row in rows), default=None)
+
+
+def fingerprint(
+    files: Mapping[str, str],
+    labels: Sequence[str],
+    entities: Sequence[str],
+    runtime: str,
+) -> str:
+    """Return the sha256 that names what a calibration was made with.
+
+    `files` are the sha256 of models and tokenizers by file name.
+    """
+    named = [dict(sorted(files.items())), list(labels), list(entities), runtime]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+
+def with_agreement(guess: Guess, earlier: Guess | None) -> Guess:
+    """Add what an earlier tier's opinion tells: its log-odds, negative if it differs.
+
+    The two tiers err differently, so that each knows something of the other's errors.
+    So it is with what is out of scope, if the earlier one was taught that.
+    """
+    if earlier is None or not earlier.label_evidence or not guess.label_evidence:
+        return guess
+    odds = earlier.label_evidence[0]
+    sign = 1.0 if earlier.label == guess.label else -1.0
+    # Where the earlier tier is unsure, it says little of either.
+    opinion = sign * math.log1p(math.exp(min(odds, 30.0)))
+    evidence = (*guess.label_evidence, opinion)
+    if earlier.outside is None:
+        return replace(guess, label_evidence=evidence)
+    evidence = (*evidence, -log_odds(earlier.outside))
+    outside = earlier.outside if guess.outside is None else guess.outside
+    return replace(guess, label_evidence=evidence, outside=outside)
+
+
+def sigmoid(value: float) -> float:
+    """Return 1 / (1 + exp(-value)) without overflow."""
+    if value >= 0:
+        return 1.0 / (1.0 + math.exp(-value))
+    power = math.exp(value)
+    return power / (1.0 + power)
+
+
+def log_odds(probability: float) -> float:
+    """Return log(p / (1 - p)), finite also for 0 and 1."""
+    bounded = min(max(probability, NEARLY), 1.0 - NEARLY)
+    return math.log(bounded) - math.log1p(-bounded)

@@ -1,0 +1,298 @@
+"""The engine: whenever the worker is free, it takes all that waits.
+
+An idle device answers at once, a loaded one takes more at a time; there are no timers.
+What is decided about a text depends on the text alone, not on what else waits: a
+message that comes again, after a crash as well, ends as it did before.
+Tokenizing and inference run in one worker thread, never in the event loop.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from agent.core.errors import Unreadable
+from agent.core.types import (
+    Decision,
+    Message,
+    Reason,
+    Resolved,
+    Result,
+    Text,
+    Timing,
+    Unresolved,
+)
+from agent.inference.decide import Policy, escalates
+from agent.inference.pipeline import Pipeline, Plan
+from agent.protocol.cases import Case
+from agent.protocol.messages import dead_letter_payload, letter_bytes, result_payload
+from agent.protocol.payload import read
+from agent.telemetry.counters import Counts
+
+BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
+
+ENVELOPE = 512  # bytes of a packet that are not payload: topic, properties
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """All that one message caused: (topic, payload) to publish, in order.
+
+    Its cases must be in the outbox before the message is acknowledged. `meanwhile` is
+    what to publish while a case waits, by its key.
+    """
+
+    message: Message
+    sends: tuple[tuple[str, bytes], ...]
+    cases: tuple[Case, ...] = ()
+    meanwhile: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A text that waits for its bundle."""
+
+    pipeline: Pipeline
+    text: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A message with the pipelines that want it."""
+
+    message: Message
+    pipelines: tuple[Pipeline, ...]
+
+
+class Engine:
+    """Owns the inbox and the worker thread."""
+
+    def __init__(
+        self,
+        device: str,
+        max_batch: int,
+        counts: Counts,
+        packet_limit: Callable[[], int],
+        deliver: Callable[[Parcel], None],
+    ) -> None:
+        """`deliver` gets each message's parcel, in order of arrival.
+
+        `packet_limit` tells how many bytes the broker takes in one packet.
+        """
+        self._device = device
+        self._max_batch = max_batch
+        self._counts = counts
+        self._packet_limit = packet_limit
+        self._deliver = deliver
+        self._inbox: deque[Order] = deque()
+        self._waiting = asyncio.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._busy_since: float | None = None
+
+    def put(self, order: Order) -> None:
+        """Add a message; the caller has checked that there is room."""
+        self._inbox.append(order)
+        self._waiting.set()
+
+    async def ask(self, pipeline: Pipeline, text: str) -> Decision:
+        """Return what would be decided about a text, which is no message."""
+        job = Job(pipeline, Text(text, ""))
+        loop = asyncio.get_running_loop()
+        [decision] = await loop.run_in_executor(self._worker, answer, [job])
+        return decision
+
+    def busy_s(self) -> float:
+        """Return for how many seconds the current batch has been worked on; 0: idle."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            while True:
+                await self.work_once()
+        finally:
+            self._worker.shutdown(wait=False, cancel_futures=True)
+
+    async def work_once(self) -> None:
+        """Wait for messages, take what is there, up to a batch, and answer it."""
+        await self._waiting.wait()
+        batch: list[Order] = []
+        size = 0
+        while self._inbox and len(batch) < self._max_batch:
+            size += len(self._inbox[0].message.payload)
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(self._inbox.popleft())
+        if not self._inbox:
+            self._waiting.clear()
+        self._busy_since = time.monotonic()
+        started = time.perf_counter()
+        jobs, unreadable = self._read(batch)
+        loop = asyncio.get_running_loop()
+        decisions = await loop.run_in_executor(self._worker, answer, jobs)
+        predict_s = time.perf_counter() - started
+        answers = iter(zip(jobs, decisions, strict=True))
+        for index, order in enumerate(batch):
+            sends, cases, meanwhile = [], [], {}
+            for pipeline in order.pipelines:
+                why = unreadable.get((index, pipeline.name))
+                if why:
+                    sends.append(self._dead_letter(order.message, pipeline, why))
+                    continue
+                job, decision = next(answers)
+                result = self._result(order.message, job, decision, predict_s, started)
+                plan, topic = pipeline.plan, pipeline.result_topic
+                if not plan or not goes_up(result, pipeline.policy):
+                    sends.append((topic, result_payload(result)))
+                    continue
+                case = self._case(job, result, plan)
+                cases.append(case)
+                if plan.provisional:
+                    guess = result_payload(replace(result, final=False))
+                    meanwhile[case.key] = topic, guess
+            self._deliver(Parcel(order.message, tuple(sends), tuple(cases), meanwhile))
+        self._busy_since = None
+
+    def _read(
+        self, batch: Sequence[Order]
+    ) -> tuple[list[Job], dict[tuple[int, str], Unreadable]]:
+        jobs = []
+        unreadable = {}
+        for index, order in enumerate(batch):
+            for pipeline in order.pipelines:
+                try:
+                    text = read(order.message, pipeline.reader)
+                except Unreadable as why:
+                    unreadable[index, pipeline.name] = why
+                else:
+                    jobs.append(Job(pipeline, text))
+        return jobs, unreadable
+
+    def _dead_letter(
+        self, message: Message, pipeline: Pipeline, why: Unreadable
+    ) -> tuple[str, bytes]:
+        self._counts.dead_letter(pipeline.name, why.reason)
+        log.warning(
+            "dead_letter",
+            id=message.id,
+            pipeline=pipeline.name,
+            topic=message.topic,
+            reason=why.reason.value,
+            detail=why.detail,
+        )
+        limit = letter_bytes(self._packet_limit())
+        payload = dead_letter_payload(message, self._device, pipeline.name, why, limit)
+        return pipeline.dead_letter_topic, payload
+
+    def _result(
+        self,
+        message: Message,
+        job: Job,
+        decision: Decision,
+        predict_s: float,
+        started: float,
+    ) -> Result:
+        pipeline = job.pipeline
+        timing = Timing(
+            queue=(started - message.arrived) * 1000,
+            predict=predict_s * 1000,
+            total=(time.perf_counter() - message.arrived) * 1000,
+        )
+        whole = Result(
+            id=job.text.id,
+            device=self._device,
+            pipeline=pipeline.name,
+            topic=message.topic,
+            decision=decision,
+            model=pipeline.bundle.id,
+            received_at=message.received_at,
+            timing=timing,
+        )
+        result = fitting(whole, self._packet_limit())
+        up = bool(pipeline.plan) and goes_up(result, pipeline.policy)
+        self._counts.result(pipeline.name, result.decision, timing, escalated=up)
+        decision = result.decision
+        resolved = isinstance(decision, Resolved)
+        guess = decision.prediction
+        log.info(
+            "handled",
+            id=result.id,
+            pipeline=pipeline.name,
+            outcome="resolved" if resolved else "escalated" if up else "unresolved",
+            reason=None if isinstance(decision, Resolved) else decision.reason.value,
+            by=guess and guess.by.value,
+            score=guess and guess.score and round(guess.score, 4),
+            ms_queue=round(timing.queue, 2),
+            ms_predict=round(timing.predict, 2),
+        )
+        return result
+
+    def _case(self, job: Job, result: Result, plan: Plan) -> Case:
+        if isinstance(result.decision, Resolved):
+            raise TypeError("what is resolved is no case")
+        return Case(
+            id=result.id,
+            pipeline=result.pipeline,
+            topic=result.topic,
+            text=job.text.text,
+            reason=result.decision.reason,
+            guess=result.decision.prediction,
+            model=result.model,
+            received_at=result.received_at,
+            deadline=datetime.now(UTC) + timedelta(seconds=plan.deadline_s),
+            timing=result.timing,
+            priority=plan.priority,
+        )
+
+
+def goes_up(result: Result, policy: Policy) -> bool:
+    """Tell whether upstream is to answer; what the broker cannot carry, it cannot."""
+    decision = result.decision
+    too_long = isinstance(decision, Unresolved) and decision.reason is Reason.TOO_LONG
+    return not too_long and escalates(decision, policy)
+
+
+def fitting(result: Result, packet_limit: int) -> Result:
+    """Return the result, without entities where it would be too long for a packet.
+
+    A broker hangs up on a packet beyond its limit, in bytes.
+    """
+    if len(result_payload(result)) + ENVELOPE <= packet_limit:
+        return result
+    prediction = result.decision.prediction
+    bare = prediction and replace(prediction, entities=())
+    return replace(result, decision=Unresolved(Reason.TOO_LONG, bare))
+
+
+def answer(jobs: Sequence[Job]) -> list[Decision]:
+    """Ask each pipeline once for all its texts."""
+    found: dict[int, Decision] = {}
+    by_pipeline: dict[str, list[int]] = {}
+    for index, job in enumerate(jobs):
+        by_pipeline.setdefault(job.pipeline.name, []).append(index)
+    for indices in by_pipeline.values():
+        pipeline = jobs[indices[0]].pipeline
+        texts = [jobs[index].text.text for index in indices]
+        found |= zip(indices, _ask(pipeline, texts), strict=True)
+    return [found[index] for index in range(len(jobs))]
+
+
+def _ask(pipeline: Pipeline, texts: Sequence[str]) -> list[Decision]:
+    try:
+        return pipeline.answer(texts)
+    except Exception as error:
+        # A runtime written in C++ raises anything. One bad text must neither stop the
+        # daemon nor take its neighbours with it: ask for each alone.
+        if len(texts) > 1:
+            return [answer for text in texts for answer in _ask(pipeline, [text])]
+        model = pipeline.bundle.id
+        log.exception("model_failed", model=model, error=type(error).__name__)
+        return [Unresolved(Reason.MODEL_FAILED)]

@@ -1,0 +1,183 @@
+"""What a bundle says of itself, and whether its files are what it says.
+
+`manifest.json` lists every file with its sha256; a bundle that differs is refused.
+A bundle may stand on a trunk: an encoder in a folder beside its own, with a manifest
+of its own. Then it lists the trunk's files too, as `../<trunk>/<file>`.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from agent.core.errors import BundleError
+from agent.inference.calibration import Frozen, fingerprint
+from agent.inference.encoder import EncoderSpec, runtime
+from agent.inference.linear import LinearSpec
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+ABOVE = "../"
+BORROWED = re.compile(r"\.\./([A-Za-z0-9_-]+)/([A-Za-z0-9_-][A-Za-z0-9_.-]*)")
+
+
+class File(Frozen):
+    """A file of the bundle."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class About(Frozen):
+    """What a bundle and a trunk both say of themselves."""
+
+    name: str
+    version: str
+    description: str
+    language: str
+    licence: str
+    sources: list[str]
+    created: str
+    scores: dict[str, float]
+    files: dict[str, File]
+
+    @property
+    def id(self) -> str:
+        """Name and version as results carry them: `home@1.0.0`."""
+        return f"{self.name}@{self.version}"
+
+
+Family = Annotated[LinearSpec | EncoderSpec, Field(discriminator="family")]
+
+
+class Manifest(About):
+    """`manifest.json` of a bundle."""
+
+    format: Literal[2]
+    labels: list[str]
+    entities: list[str]
+    patterns: list[str] = Field(default_factory=list)
+    """Entities that checked patterns find beside the model (inference/patterns.py)."""
+    tiers: list[Family] = Field(min_length=1)
+
+    def fingerprint(self) -> str:
+        """Name what answers: model, tokenizer, labels, and the library that computes.
+
+        A calibration holds for one fingerprint.
+        """
+        names = {name for tier in self.tiers for name in tier.files}
+        what = {name: self.files[name].sha256 for name in names & self.files.keys()}
+        for tier in self.tiers:
+            if isinstance(tier, EncoderSpec) and tier.heeds:
+                what[f"{tier.model} heeds"] = f"{tier.heeds:g}"
+        return fingerprint(
+            what, self.labels, [*self.entities, "", *self.patterns], runtime()
+        )
+
+
+class TrunkManifest(About):
+    """`manifest.json` of a trunk: what bundles stand on, and no bundle itself."""
+
+    trunk: Literal[1]
+    """The format."""
+
+
+M = TypeVar("M", Manifest, TrunkManifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate a bundle's manifest; raises BundleError."""
+    return _read(folder, Manifest, "bundle")
+
+
+def read_trunk(folder: Path) -> TrunkManifest:
+    """Read and validate a trunk's manifest; raises BundleError."""
+    return _read(folder, TrunkManifest, "trunk")
+
+
+def _read(folder: Path, kind: type[M], what: str) -> M:
+    path = folder / MANIFEST
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no such {what}") from None
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(
+            f"{path}: no manifest of a {what}: {where} {first['msg']}"
+        ) from error
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with the manifest; raises BundleError where one differs.
+
+    A file that is not listed is refused too: a graph may take its weights from it. So
+    it is with the trunk's files, if the bundle stands on one.
+    """
+    own = {n: file for n, file in manifest.files.items() if not n.startswith(ABOVE)}
+    borrowed: dict[str, dict[str, File]] = {}
+    for name in manifest.files.keys() - own.keys():
+        place = BORROWED.fullmatch(name)
+        if place is None:
+            raise _not_ours(folder / name)
+        borrowed.setdefault(place[1], {})[place[2]] = manifest.files[name]
+    _compare(folder, own)
+    for trunk, files in borrowed.items():
+        _verify_trunk(folder, manifest.id, trunk, files)
+
+
+def _verify_trunk(
+    folder: Path, bundle: str, trunk: str, wanted: Mapping[str, File]
+) -> None:
+    """Compare the trunk beside a bundle with its own manifest and with the bundle's."""
+    place = (folder / ABOVE).resolve() / trunk
+    try:
+        found = read_trunk(place)
+    except BundleError as error:
+        raise BundleError(f"{bundle} stands on a trunk: {error}") from error
+    for name in sorted(found.files.keys() - {CARD} | wanted.keys()):
+        ours, theirs = wanted.get(name), found.files.get(name)
+        if ours is None or theirs is None or ours.sha256 != theirs.sha256:
+            raise BundleError(
+                f"{folder}: {bundle} was not made for the trunk {found.id} that lies "
+                f"beside it ({name} differs); install bundle and trunk together"
+            )
+    _compare(place, found.files)
+
+
+def _compare(folder: Path, files: Mapping[str, File]) -> None:
+    unlisted = sorted(_files(folder) - {MANIFEST, *files})
+    if unlisted:
+        raise BundleError(f"{folder / unlisted[0]}: not listed in the manifest")
+    for name, expected in files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise _not_ours(path)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror or error}") from error
+        if found != expected.sha256:
+            raise BundleError(
+                f"{path}: sha256 is {found[:12]}..., the manifest says "
+                f"{expected.sha256[:12]}...; the file is damaged or was replaced"
+            )
+
+
+def _not_ours(path: Path) -> BundleError:
+    return BundleError(
+        f"{path}: a manifest may only list files of its bundle, and of a trunk in a "
+        "folder beside it"
+    )
+
+
+def _files(folder: Path) -> set[str]:
+    found = (path for path in folder.rglob("*") if not path.is_dir())
+    return {path.relative_to(folder).as_posix() for path in found}

@@ -1,0 +1,141 @@
+"""Opening what a tier computes with: tokenizers, graphs, and trunks.
+
+A trunk is an encoder on which several bundles stand: their own graphs are heads, which
+read its hidden states. A process holds it once, however many bundles are open.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
+
+from agent.core.errors import BundleError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from tokenizers import Tokenizer
+
+# onnxruntime's Linux wheels report usage unless this is set before the import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+HIDDEN = "hidden"  # what a trunk gives and heads take: float, batch x tokens x width
+MASK = "attention_mask"
+
+
+class Session(Protocol):
+    """What answers: a graph, or heads on a trunk."""
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Return the outputs, each with `name` and `shape`."""
+
+    def run(self, names: Sequence[str], feed: dict[str, Any]) -> list[Any]:
+        """Return the outputs of these names."""
+
+
+class Trunk:
+    """Owns the session and the tokenizers that bundles share; any thread may ask."""
+
+    def __init__(self, graph: Path, tokenizer: Path, threads: int) -> None:
+        """Open the graph; `threads` is for one inference."""
+        self.session = open_session(graph, threads)
+        self._tokenizer = tokenizer
+        self._windows: dict[tuple[int, int], Tokenizer] = {}
+
+    @property
+    def width(self) -> int:
+        """How many numbers a token becomes."""
+        [hidden] = self.session.get_outputs()
+        width: int = hidden.shape[-1]
+        return width
+
+    def tokenizer(self, max_tokens: int, stride: int) -> "Tokenizer":
+        """Return the tokenizer that cuts texts into such windows."""
+        window = (max_tokens, stride)
+        if window not in self._windows:
+            self._windows[window] = open_tokenizer(self._tokenizer, *window)
+        return self._windows[window]
+
+
+class Heads:
+    """Owns the graph of one bundle's heads, and asks it as if it were an encoder."""
+
+    def __init__(self, trunk: Trunk, session: "InferenceSession") -> None:
+        """Take both; raises BundleError where they do not fit."""
+        self.trunk = trunk
+        self._session = session
+        widths = {given.name: given.shape[-1] for given in session.get_inputs()}
+        if widths.get(HIDDEN) != trunk.width:
+            raise BundleError(
+                f"the heads take {widths.get(HIDDEN)} numbers a token, the trunk gives "
+                f"{trunk.width}"
+            )
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Return the outputs of the heads."""
+        outputs: Sequence[Any] = self._session.get_outputs()
+        return outputs
+
+    def run(self, names: Sequence[str], feed: dict[str, Any]) -> list[Any]:
+        """Return what the heads say of what the trunk sees."""
+        [hidden] = self.trunk.session.run([HIDDEN], feed)
+        said: list[Any] = self._session.run(names, {HIDDEN: hidden, MASK: feed[MASK]})
+        return said
+
+
+_trunks: WeakValueDictionary[tuple[object, ...], Trunk] = WeakValueDictionary()
+_opening = Lock()  # two threads that open bundles must not open one trunk twice
+
+
+def open_trunk(graph: Path, tokenizer: Path, threads: int) -> Trunk:
+    """Return the trunk of these files: the same one for as long as anybody holds it.
+
+    Files that were replaced meanwhile are another trunk.
+    """
+    files = (graph, graph.with_name(f"{graph.name}.data"), tokenizer)
+    key = (threads, *(part for file in files for part in _identity(file)))
+    with _opening:
+        trunk = _trunks.get(key)
+        if trunk is None:
+            trunk = _trunks[key] = Trunk(graph, tokenizer, threads)
+        return trunk
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # small weights lie inside the graph
+        return (path.name,)
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def open_tokenizer(path: Path, max_tokens: int, stride: int) -> "Tokenizer":
+    """Open a tokenizer that cuts texts into windows of at most `max_tokens`."""
+    from tokenizers import Tokenizer  # noqa: PLC0415  18 MB that `check --schema` saves
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens, stride=stride)
+    return tokenizer
+
+
+def open_session(path: Path, threads: int) -> "InferenceSession":
+    """Open an ONNX session for a daemon that is idle most of the time.
+
+    Options by measurement (`slm-agent bench`, docs/decisions/0004): spinning burns a
+    core while it waits, the arena and memory patterns keep the peak of the longest
+    text for ever.
+    """
+    import onnxruntime  # noqa: PLC0415  47 MB that config and demo never need
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )

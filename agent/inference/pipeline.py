@@ -1,0 +1,281 @@
+"""A pipeline at work: configuration, bundle and policy of one road, opened."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from agent.config.config import Config, FieldRule, Limit, Limits, PipelineFile, Upstream
+from agent.core.errors import BundleError, ConfigError
+from agent.core.types import Decision, Message, Prediction, Road, Task
+from agent.inference import patterns
+from agent.inference.bundle import Bundle, failed_probes, open_bundle
+from agent.inference.calibration import Calibration
+from agent.inference.decide import Policy, Rule, decide, stands
+from agent.mqtt.topic_filters import matches
+from agent.protocol.messages import Topics
+from agent.protocol.payload import Reader
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the unresolved of a pipeline go upstream.
+
+    `labels` and `entities` map what may be answered to what it means.
+    """
+
+    labels: Mapping[str, str]
+    entities: Mapping[str, str]
+    redacts: bool
+    visible: frozenset[str]  # types of personal data that may leave
+    provisional: bool
+    deadline_s: float
+    priority: int
+    limit: Limit
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One road from topic to result; `plan` is None where nothing may go upstream."""
+
+    name: str
+    tasks: frozenset[Task]
+    filters: tuple[str, ...]
+    reader: Reader
+    bundle: Bundle
+    policy: Policy
+    result_topic: str
+    dead_letter_topic: str
+    plan: Plan | None = None
+    max_error: float = 0.05  # what the operator asked for
+    min_score: float = 0.0  # so too
+    explains_text: bool = False
+
+    @property
+    def floored(self) -> bool:
+        """Whether `min_score` is stricter than `max_error` demands."""
+        return 0.0 < self.min_score == self.policy.threshold
+
+    def answer(self, texts: Sequence[str]) -> list[Decision]:
+        """Decide about each text; blocks, never in the event loop."""
+        found = self.bundle.predict(texts, lambda p: stands(p, self.policy))
+        return [self.judge(prediction) for prediction in found]
+
+    def judge(self, prediction: Prediction) -> Decision:
+        """Decide on a prediction; leave out what this pipeline did not ask for."""
+        asked = prediction
+        if Task.CLASSIFY not in self.tasks:
+            asked = replace(asked, label=None, score=None)
+        if Task.EXTRACT not in self.tasks:
+            asked = replace(asked, entities=(), entities_score=None)
+        return decide(asked, self.policy)
+
+    def wants(self, message: Message, filters: list[str] | None) -> bool:
+        """Tell whether a message is for this pipeline.
+
+        `filters` are those the broker says it matched; None where it cannot say.
+        """
+        if filters is not None:
+            return any(topic in filters for topic in self.filters)
+        return any(matches(topic, message.topic) for topic in self.filters)
+
+
+def open_pipelines(config: Config, *, probe: bool = True) -> list[Pipeline]:
+    """Open every enabled pipeline; one bundle is loaded once. Raises ConfigError.
+
+    With `probe`, every bundle is asked its own probes, and one whose answers are others
+    on this processor is refused.
+    """
+    bundles: dict[tuple[Path, Path | None], Bundle] = {}
+    opened = []
+    for name, spec in config.pipelines.items():
+        place = (config.bundle_dir(name), config.calibration(name))
+        if place not in bundles:
+            bundles[place] = _open_bundle(config, *place, probe=probe)
+        opened.append(_open(config, name, spec, bundles[place]))
+    folders: dict[str, Path] = {}
+    for (folder, _), bundle in bundles.items():
+        if folders.setdefault(bundle.id, folder) != folder:
+            raise ConfigError(f"{folder}: another bundle is called {bundle.id} too")
+    return opened
+
+
+def _open_bundle(
+    config: Config, folder: Path, calibration: Path | None, *, probe: bool
+) -> Bundle:
+    bundle = open_bundle(folder, config.agent.engine.threads, calibration)
+    failures = failed_probes(bundle) if probe else []
+    if failures:
+        raise BundleError(
+            f"{folder}: answers differently on this machine than where it was made "
+            f"({len(failures)} of {len(bundle.probes)} probes), first {failures[0]}"
+        )
+    if not bundle.calibrated:
+        found = mismatch(bundle)
+        if config.agent.models.on_mismatch == "refuse":
+            raise BundleError(f"{folder}: {found}")
+        log.warning("calibration_mismatch", bundle=bundle.id, detail=found)
+    return bundle
+
+
+def mismatch(bundle: Bundle) -> str:
+    """Say what does not fit, and what to do."""
+    made = bundle.calibration
+    return (
+        f"the calibration ({made.data}, {made.runtime}) was made with another model, "
+        "tokenizer, labels or runtime; run slm-agent calibrate, or set "
+        "models.on_mismatch"
+    )
+
+
+def _open(config: Config, name: str, spec: PipelineFile, bundle: Bundle) -> Pipeline:
+    able = {
+        Task.CLASSIFY: bool(bundle.manifest.labels),
+        Task.EXTRACT: bool(bundle.manifest.entities),
+    }
+    unable = sorted(task for task in spec.tasks if not able[task])
+    if unable:
+        raise ConfigError(
+            f"pipelines/{name}.toml: kind: {spec.kind!r} wants the bundle "
+            f"{bundle.id} to {' and '.join(unable)}, which it cannot"
+        )
+    _check_names(name, spec, bundle)
+    topics = Topics(config.agent.device.id)
+    trusted = bundle.calibrated or config.agent.models.on_mismatch == "warn"
+    return Pipeline(
+        name=name,
+        tasks=spec.tasks,
+        filters=tuple(spec.input.topics),
+        reader=Reader(
+            text=spec.input.text,
+            id=spec.input.id,
+            encoding=spec.input.encoding,
+            max_chars=spec.input.max_chars,
+        ),
+        bundle=bundle,
+        policy=replace(
+            policy(spec, bundle.calibration, fits=bundle.calibrated),
+            calibrated=trusted,
+        ),
+        result_topic=spec.output.topic or topics.result(name),
+        dead_letter_topic=topics.dead_letter(name),
+        plan=_plan(name, spec, bundle, config.agent.upstream),
+        max_error=spec.decide.max_error,
+        min_score=spec.decide.min_score,
+        explains_text=spec.explain == "text",
+    )
+
+
+def _check_names(name: str, spec: PipelineFile, bundle: Bundle) -> None:
+    """Refuse rules for labels and entity types that the bundle does not have."""
+    labels, entities = set(bundle.manifest.labels), set(bundle.manifest.entities)
+    required = {each for rule in spec.fields.values() for each in rule.labels}
+    wanted: list[tuple[str, Iterable[str], set[str]]] = [
+        ("fields", spec.fields, entities),
+        ("fields.*.labels", required, labels),
+        ("upstream.labels", spec.upstream.labels, labels),
+        ("upstream.descriptions", spec.upstream.descriptions, labels | entities),
+    ]
+    for key, names, known in wanted:
+        unknown = sorted(set(names) - known)
+        if unknown:
+            raise ConfigError(
+                f"pipelines/{name}.toml: {key}: {unknown[0]!r} is unknown to the "
+                f"bundle {bundle.id}"
+            )
+
+
+def _plan(
+    name: str, spec: PipelineFile, bundle: Bundle, upstream: Upstream | None
+) -> Plan | None:
+    asked = spec.upstream
+    if upstream is None or asked.privacy == "never":
+        return None
+
+    def meant(names: Sequence[str], task: Task) -> dict[str, str]:
+        if task not in spec.tasks:
+            return {}
+        return {
+            each: asked.descriptions.get(each) or each.replace("_", " ").lower()
+            for each in names
+        }
+
+    return Plan(
+        labels=meant(bundle.manifest.labels, Task.CLASSIFY),
+        entities=meant(bundle.manifest.entities, Task.EXTRACT),
+        redacts=asked.privacy == "redact",
+        visible=frozenset(asked.visible),
+        provisional=asked.on_unresolved == "provisional",
+        deadline_s=asked.deadline_s or upstream.deadline_s,
+        priority=asked.priority,
+        limit=limit(name, asked.budget),
+    )
+
+
+def limit(scope: str, limits: Limits) -> Limit:
+    """Return what may be spent in a day, in the units of the books."""
+    money = limits.money_per_day
+    return Limit(
+        scope,
+        limits.calls_per_day,
+        limits.tokens_per_day,
+        None if money is None else round(money * 1_000_000),
+    )
+
+
+def _rules(fields: Mapping[str, FieldRule]) -> dict[str, Rule]:
+    return {
+        kind: Rule(
+            required=said.required,
+            labels=frozenset(said.labels),
+            pattern=re.compile(said.pattern) if said.pattern else None,
+            check=partial(_is_wholly, said.check) if said.check else None,
+        )
+        for kind, said in fields.items()
+    }
+
+
+def _is_wholly(kind: str, words: str) -> bool:
+    """Tell whether these words, and no fewer, are checked data of a kind."""
+    return any(found.text == words for found in patterns.find(words, {kind}))
+
+
+def policy(
+    spec: PipelineFile, calibration: Calibration, *, fits: bool = True
+) -> Policy:
+    """Choose the threshold that the calibration gives for the error asked for.
+
+    The row of the largest error that is still allowed, or a stricter one where the
+    operator wants that; none: nothing is resolved. The bound is stated only where it
+    is certified, and by what the bundle runs on.
+    """
+    guarantee = spec.guarantee
+    asked = spec.decide.max_error
+    row = calibration.threshold(guarantee, asked)
+    threshold = max(row.threshold, spec.decide.min_score) if row else None
+    certified = (
+        fits
+        and calibration.certified
+        and threshold is not None
+        and calibration.certifies(guarantee, asked, threshold)
+    )
+    return Policy(
+        guarantee,
+        threshold,
+        row.max_error if row and certified else None,
+        road=Road(spec.upstream.policy),
+        roads={label: Road(road) for label, road in spec.upstream.labels.items()},
+        rules=_rules(spec.fields),
+    )
+
+
+def bundles_of(pipelines: Sequence[Pipeline]) -> list[Bundle]:
+    """Return the loaded bundles, each once; with another calibration it is another."""
+    return list(
+        {id(pipeline.bundle): pipeline.bundle for pipeline in pipelines}.values()
+    )

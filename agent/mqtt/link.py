@@ -1,0 +1,286 @@
+"""The link: stays connected for years, and knows which messages will come again."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from agent.core.errors import Refused, Undelivered
+from agent.core.types import Message
+from agent.mqtt.connection import Connection, Endpoint
+from agent.mqtt.message_ids import IdTable
+from agent.mqtt.topic_filters import number_of
+
+STABLE_S = 60.0  # a connection that lasted this long forgives the failures before it
+FLAP_S = 5.0  # a connection that did not last as long makes us wonder
+FLAPS = 3  # so many in a row, and we look whether our id is somebody else's, too
+GRACE_S = 1.0  # how much later another connection may notice that the network is gone
+YIELD_S = 60.0  # how long we leave a stolen client id alone at first
+YIELD_MAX_S = 3600.0
+INTRODUCTION_S = 30.0  # for all that is said after a connect
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class LinkCounts:
+    """What happened since the start."""
+
+    connects: int = 0
+    takeovers: int = 0
+
+
+def backoff(attempt: int, ceiling_s: float = 30.0) -> float:
+    """Return seconds to wait before try `attempt` (from 1): capped, fully jittered."""
+    return random.uniform(0.1, min(ceiling_s, 0.5 * 2.0 ** min(attempt, 16)))  # noqa: S311
+
+
+class Link:
+    """Owns the current connection and makes the next one.
+
+    `on_message` and `on_up` are called in the event loop; `on_up` after each connect,
+    once all subscriptions stand.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        filters: Sequence[str],
+        ids: IdTable | None,
+        on_message: Callable[[Message], None],
+        on_up: Callable[[Connection], Awaitable[None]],
+        on_stolen: Callable[[], Awaitable[None]],
+        anew: Collection[str] = (),
+    ) -> None:
+        """Take all that a connection needs; `run` opens it.
+
+        By the filters `anew` what is retained comes with each connection.
+        """
+        self.counts = LinkCounts()
+        self._endpoint = endpoint
+        self._filters = list(dict.fromkeys(filters))
+        self._ids = ids
+        self._on_message = on_message
+        self._on_up = on_up
+        self._on_stolen = on_stolen
+        self._anew = frozenset(anew)
+        self._epoch = 0
+        self._session_since = 0  # the first epoch of the session the broker has now
+        self._unheard = False  # whether a CONNACK may have been lost since the last one
+        self._connection: Connection | None = None
+        self._up = asyncio.Event()
+        self._up_since = 0.0
+        self._trying_since: float | None = None
+        self._in_order = False
+        self._refused = ""
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """The topic for which the broker let us in and not on; mostly none."""
+        return frozenset({self._refused} - {""})
+
+    @property
+    def max_packet_bytes(self) -> int:
+        """The largest packet the broker takes now."""
+        return self._connection.max_packet_bytes if self._connection else 2**20
+
+    @property
+    def connected(self) -> bool:
+        """Whether a CONNACK and every SUBACK said yes and nothing broke since."""
+        return self._up.is_set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nobody contested the current connection for a while."""
+        return self.connected and time.monotonic() - self._up_since >= STABLE_S
+
+    @property
+    def trying_s(self) -> float:
+        """How long the try to connect that goes on has taken; 0 while there is none."""
+        since = self._trying_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def connection(self) -> Connection:
+        """Return the current connection; waits while there is none."""
+        await self._up.wait()
+        if self._connection is None:
+            raise AssertionError("up without a connection")
+        return self._connection
+
+    def comes_again(self, message: Message) -> bool:
+        """Tell whether the broker will send, or has sent, this message again.
+
+        True for an unacknowledged message of an earlier connection if the broker kept
+        our session since. False if it forgot the session: then we alone have it.
+        """
+        if message.qos == 0 or message.epoch == self._epoch:
+            return False
+        return message.epoch >= self._session_since
+
+    def filters_of(self, message: Message) -> list[str] | None:
+        """Return the filters that the broker says the message matched (MQTT 5)."""
+        numbers = set(message.subscriptions)
+        found = [topic for topic in self._filters if number_of(topic) in numbers]
+        return found or None  # None, too, for those of an earlier configuration
+
+    def hang_up(self) -> None:
+        """Drop the connection: the broker sends what we did not acknowledge again."""
+        if self._connection:
+            self._connection.hang_up()
+
+    def fetch_again(self, epoch: int) -> None:
+        """Come back at once, only to get what we left unacknowledged on `epoch`.
+
+        If that connection is over, the broker sends it again without being asked.
+        """
+        if self._connection and self._connection.epoch == epoch == self._epoch:
+            log.warning("fetching_again")
+            self._in_order = True
+            self._connection.leave()
+
+    async def close(self) -> None:
+        """Disconnect politely, if connected."""
+        self._up.clear()
+        if self._connection:
+            await self._connection.close()
+
+    async def run(self) -> None:
+        """Connect, again and again, until cancelled."""
+        attempt = flaps = stolen = 0
+        said = ""
+        while True:
+            attempt += 1
+            self._trying_since = time.monotonic()
+            try:
+                connection = await self._connect()
+            except (Undelivered, OSError) as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("connect_failed", url=self._endpoint.url, why=said)
+                self._trying_since = None
+                await asyncio.sleep(backoff(attempt))
+                continue
+            self._trying_since = None
+            said = ""
+            outlived = flaps >= FLAPS and await self._outlived(connection)
+            ended = await connection.ended
+            self._up.clear()
+            lasted = time.monotonic() - self._up_since
+            log.warning("disconnected", why=ended.why, lasted_s=round(lasted, 1))
+            if lasted >= STABLE_S or self._in_order:
+                attempt = stolen = 0
+            flaps = flaps + 1 if lasted < FLAP_S and ended.taken_over is None else 0
+            self._in_order = False
+            if ended.taken_over or (flaps and outlived):
+                stolen += 1
+                await self._give_way(stolen)
+            else:
+                await asyncio.sleep(backoff(attempt))
+
+    async def _connect(self) -> Connection:
+        self._epoch += 1
+        connection = Connection(
+            self._endpoint, self._epoch, self._ids, self._on_message
+        )
+        try:
+            await connection.open()
+        except Undelivered as error:
+            # A lost CONNACK may have said that our session is gone: the next one will
+            # find the new session, and must not be believed that it is the old one.
+            self._unheard |= connection.greeted and not isinstance(error, Refused)
+            raise
+        if self._unheard or not connection.session_present:
+            self._session_since = self._epoch
+        self._unheard = False
+        self._connection = connection
+        try:
+            await connection.subscribe(self._filters, self._anew)
+            async with asyncio.timeout(INTRODUCTION_S):
+                await self._on_up(connection)
+        except TimeoutError:
+            connection.hang_up()
+            raise Undelivered("the broker takes no messages") from None
+        except Undelivered as error:
+            if isinstance(error, Refused):
+                self._refused = error.topic
+            connection.hang_up()
+            raise
+        except asyncio.CancelledError:
+            connection.abandon("cancelled")  # nobody will read it any more
+            raise
+        if connection.ended.done():
+            raise Undelivered(connection.ended.result().why)
+        self._refused = ""
+        self.counts.connects += 1
+        self._up_since = time.monotonic()
+        self._up.set()
+        log.info(
+            "connected",
+            url=self._endpoint.url,
+            client_id=self._endpoint.client_id,
+            session_present=connection.session_present,
+        )
+        return connection
+
+    async def _outlived(self, connection: Connection) -> bool:
+        """Tell whether a connection ends soon while one with another id lives on.
+
+        Some brokers do not say that somebody took our id. This tells a thief from a
+        broker that restarts and from a network that breaks again and again.
+        """
+        try:
+            witness = await _aside(self._endpoint, "witness")
+        except Undelivered:
+            return False
+        try:
+            if not await _ends(connection, FLAP_S):
+                return False
+            return not await _ends(witness, GRACE_S)
+        finally:
+            await witness.close()
+
+    async def _give_way(self, times: int) -> None:
+        """Leave the client id to whoever took it, and say so; no reconnect war."""
+        self.counts.takeovers += 1
+        pause = min(YIELD_MAX_S, YIELD_S * 2.0 ** (times - 1))
+        log.error(
+            "client_id_taken_over", client_id=self._endpoint.client_id, wait_s=pause
+        )
+        await self._on_stolen()
+        await asyncio.sleep(random.uniform(pause, 1.5 * pause))  # noqa: S311
+
+
+async def publish_aside(endpoint: Endpoint, topic: str, payload: bytes) -> None:
+    """Publish one retained message by a connection of its own; raises Undelivered.
+
+    For what must be said while another client holds our id.
+    """
+    connection = await _aside(endpoint, "aside")
+    try:
+        await (await connection.publish(topic, payload, retain=True))
+    finally:
+        await connection.close()
+
+
+async def _aside(endpoint: Endpoint, name: str) -> Connection:
+    """Connect with an id of its own and no session; raises Undelivered."""
+    aside = replace(
+        endpoint,
+        client_id=f"{endpoint.client_id}-{name}",
+        session_expiry_s=0,
+        will=None,
+    )
+    try:
+        connection = Connection(aside, 0, None, lambda _message: None)
+    except OSError as error:
+        raise Undelivered(str(error)) from error  # TLS files just being replaced
+    await connection.open()
+    return connection
+
+
+async def _ends(connection: Connection, within_s: float) -> bool:
+    done, _ = await asyncio.wait({connection.ended}, timeout=within_s)
+    return bool(done)

@@ -1,0 +1,1 @@
+"""What stands in messages: payloads, results, cases, prompts and topics."""

@@ -1,0 +1,309 @@
+"""Cases: what is asked upstream, what may come back, and what makes an answer valid.
+
+A `Case` is an unresolved message on its way upstream and back; the outbox keeps it. A
+`Request` is what of it may leave the device, and a `Reply` what came back, in the wire
+form of both transports. An answer names entities by their words: whoever made one up is
+caught, and character offsets are ours to find.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from agent.core.types import Entity, Prediction, Reason, Tier, Timing
+
+LONGEST_QUOTE = 4000  # characters of an unusable answer that go back for the repair
+LONGEST_ANSWER = 1_000_000  # bytes of a reply; more is nobody's answer
+MOST_ENTITIES = 500
+# What is beyond is a mistake or malice, and no database or float has room for it.
+MOST_TOKENS = 10**9
+HIGHEST_COST = 1e9
+LATEST_MS = 253_402_300_799_999  # Unix time: the end of the year 9999
+
+
+class BadRequest(Exception):
+    """A case that no answer can be made of; the message says what is wrong."""
+
+
+class BadReply(Exception):
+    """Not a reply, or its answer breaks a rule; the message says which, for repair."""
+
+
+Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+Cost = Annotated[float, Field(ge=0, le=HIGHEST_COST)]
+
+
+class Wire(BaseModel):
+    """Crosses the network: unknown keys may come from a later version."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An unresolved message; all that its final result needs, and nothing volatile."""
+
+    id: str
+    pipeline: str
+    topic: str
+    text: str
+    reason: Reason
+    guess: Prediction | None
+    model: str
+    received_at: datetime
+    deadline: datetime
+    timing: Timing
+    priority: int = 0  # larger goes first
+
+    @property
+    def key(self) -> str:
+        """Name the case: a message that comes again asks a pipeline only once.
+
+        Producers on other topics may use the same ids. It stays on the device: with all
+        else known, the text can be guessed from it.
+        """
+        named = f"{self.pipeline}\x00{self.topic}\x00{self.id}\x00{self.text}"
+        return hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+_CASE: TypeAdapter[Case] = TypeAdapter(Case)
+
+
+def field_of(body: bytes, name: str) -> str:
+    """Return a text in what may be no case, nor even JSON; empty: it has none."""
+    try:
+        document = from_json(body)
+    except ValueError:
+        return ""
+    value = document.get(name) if isinstance(document, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def encode_case(case: Case) -> bytes:
+    """Return the case as JSON."""
+    return _CASE.dump_json(case)
+
+
+def decode_case(body: bytes) -> Case:
+    """Return what `encode_case` wrote; raises ValueError for another version's."""
+    try:
+        return _CASE.validate_json(body)
+    except ValidationError as error:
+        raise ValueError(_first(error)) from error
+
+
+class Named(Wire):
+    """An entity as an answer names it: by its words, in the order of the text."""
+
+    label: str
+    text: str
+
+
+class Repair(Wire):
+    """What was wrong with the answer before: the second and last try."""
+
+    answer: Any
+    error: str
+
+
+class Request(Wire):
+    """A case as it leaves the device: after the privacy gate, for any upstream.
+
+    `labels` and `entities` map each name that an answer may use to what it means; empty
+    where the pipeline does not ask for it. `guess` is the best local one, with scores.
+    `deadline_ms` is Unix time.
+    """
+
+    v: Literal[1] = 1
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+    device: Annotated[str, Field(max_length=256)]
+    pipeline: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+    text: str
+    labels: dict[str, str] = {}
+    entities: dict[str, str] = {}
+    guess: dict[str, Any] | None = None
+    redacted: Annotated[int, Field(ge=0)] = 0
+    deadline_ms: Annotated[int, Field(ge=0, le=LATEST_MS)]
+    reply_to: str | None = None
+    repair: Repair | None = None
+
+    @property
+    def schema_(self) -> dict[str, Any]:
+        """The JSON Schema of the answer."""
+        return answer_schema(self.labels, self.entities)
+
+
+class Usage(Wire):
+    """What an answer took; `cost` in the currency of the price list, None: unknown."""
+
+    input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+    cost: Cost | None = None
+
+    @classmethod
+    def capped(cls, sent: int, received: int, cost: float | None) -> "Usage":
+        """Return a usage, where a sum may be beyond what crosses the network."""
+        return cls(
+            input_tokens=min(sent, MOST_TOKENS),
+            output_tokens=min(received, MOST_TOKENS),
+            cost=None if cost is None else min(cost, HIGHEST_COST),
+        )
+
+
+class Reply(Wire):
+    """What came back for a request, whatever it is worth."""
+
+    id: str
+    status: Literal["ok", "abstain", "error"]
+    answer: Any = None
+    usage: Usage = Usage()
+    model: Annotated[str, Field(max_length=256)] | None = None
+    error: Annotated[str, Field(max_length=2000)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A valid answer: a known label, entities that stand in the text.
+
+    `label` is None where nothing fits (`abstains`) or where nobody asked for one.
+    """
+
+    label: str | None
+    entities: tuple[Named, ...] = ()
+    abstains: bool = field(default=False)
+
+
+def answer_schema(
+    labels: Mapping[str, str], entities: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the JSON Schema of an answer, in the strict subset that providers take.
+
+    `label` may be null: nothing fits.
+    """
+    properties: dict[str, Any] = {}
+    if labels:
+        properties["label"] = {"type": ["string", "null"], "enum": [*labels, None]}
+    if entities:
+        entity = {
+            "type": "object",
+            "properties": {
+                "label": {"type": "string", "enum": list(entities)},
+                "text": {"type": "string"},
+            },
+            "required": ["label", "text"],
+            "additionalProperties": False,
+        }
+        properties["entities"] = {"type": "array", "items": entity}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def encode_request(request: Request) -> bytes:
+    """Return the payload of the escalation RPC; it carries the answer's schema."""
+    document = request.model_dump(mode="json", exclude_none=True)
+    document["schema"] = request.schema_
+    return _DOCUMENT.dump_json(document)
+
+
+_DOCUMENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+
+
+def decode_request(payload: bytes) -> Request:
+    """Read the payload of the escalation RPC; raises BadRequest."""
+    try:
+        request = Request.model_validate_json(payload)
+    except ValidationError as error:
+        raise BadRequest(_first(error)) from error
+    if not request.labels and not request.entities:
+        raise BadRequest("asks for neither labels nor entities")
+    return request
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Read a reply of the escalation RPC; raises BadReply."""
+    if len(payload) > LONGEST_ANSWER:
+        raise BadReply(f"{len(payload)} bytes, at most {LONGEST_ANSWER} are read")
+    try:
+        return Reply.model_validate_json(payload)
+    except ValidationError as error:
+        raise BadReply(_first(error)) from error
+
+
+class _Said(BaseModel):
+    """The form of an answer, before its rules."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    label: str | None = None
+    entities: list[Named] = Field(default=[], max_length=MOST_ENTITIES)
+
+
+def checked(answer: Any, request: Request) -> Answer:
+    """Return the answer if it is valid for the request; raises BadReply.
+
+    `answer` is parsed JSON. The label must be one of the request's, and each entity
+    must stand in its text, word for word.
+    """
+    try:
+        said = _Said.model_validate(answer)
+    except ValidationError as error:
+        raise BadReply(_first(error)) from error
+    if request.labels and said.label is not None and said.label not in request.labels:
+        raise BadReply(f"label: {said.label[:80]!r} is not one of the labels")
+    if request.labels and "label" not in said.model_fields_set:
+        raise BadReply("label: is missing")
+    if request.entities:
+        for entity in said.entities:
+            if entity.label not in request.entities:
+                raise BadReply(
+                    f"entities: {entity.label[:80]!r} is not one of the types"
+                )
+        placed(said.entities, request.text)
+    if request.labels and said.label is None:
+        return Answer(None, abstains=True)
+    return Answer(
+        said.label if request.labels else None,
+        tuple(said.entities) if request.entities else (),
+    )
+
+
+def placed(named: Sequence[Named], text: str) -> tuple[Entity, ...]:
+    """Find entities in the text; raises BadReply for one that does not stand there.
+
+    The same words named twice are two places, from left to right.
+    """
+    taken: dict[str, int] = {}  # words -> where to look on
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for entity in named:
+        start = text.find(entity.text, taken.get(entity.text, 0)) if entity.text else -1
+        if start < 0 and entity.text and (entity.label, entity.text) not in seen:
+            start = text.find(entity.text)  # one place, entities of two types
+        seen.add((entity.label, entity.text))
+        if start < 0:
+            raise BadReply(f"entities: {entity.text[:80]!r} does not stand in the text")
+        end = start + len(entity.text)
+        taken[entity.text] = end
+        found.append(Entity(entity.label, entity.text, start, end, None))
+    return tuple(sorted(found, key=lambda entity: (entity.start, entity.end)))
+
+
+def prediction(answer: Answer, text: str, by: Tier) -> Prediction:
+    """Return the answer as a prediction about the original text; raises BadReply."""
+    return Prediction(by, answer.label, None, placed(answer.entities, text))
+
+
+def _first(error: ValidationError) -> str:
+    """Say in one line what is wrong first, never the value: it may be personal."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])

@@ -1,0 +1,140 @@
+"""Home Assistant's device discovery: one retained payload describes the whole device.
+
+Its form is that of Home Assistant's MQTT integration, device-based discovery.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from agent.protocol.messages import Topics
+
+ORIGIN = "slm-agent"
+
+
+def discovery_topic(prefix: str, device: str) -> str:
+    """Return where the payload goes, retained."""
+    return f"{prefix}/device/slm_{device}/config"
+
+
+def status_topic(prefix: str) -> str:
+    """Return where Home Assistant says that it is back: `online`."""
+    return f"{prefix}/status"
+
+
+def discovery(
+    device: str, version: str, machine: str, pipelines: Sequence[str]
+) -> dict[str, Any]:
+    """Return the payload for a device and its pipelines."""
+    return {
+        "dev": {
+            "ids": [f"slm_{device}"],
+            "name": f"SLM {device}",
+            "mf": ORIGIN,
+            "mdl": machine,
+            "sw": version,
+        },
+        "o": {"name": ORIGIN, "sw": version},
+        "qos": 1,
+        "cmps": _components(device, pipelines),
+    }
+
+
+def _components(device: str, pipelines: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what there is to see and to press.
+
+    Everything but `connected` is unavailable while the device is offline; that one says
+    that it is.
+    """
+    topics = Topics(device)
+    found: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, platform: str, title: str, said: Mapping[str, Any]) -> None:
+        key = f"slm_{device}_{name}"
+        found[key] = {"p": platform, "uniq_id": key, "name": title, **said}
+        if name != "connected":
+            found[key]["avty_t"] = topics.status
+
+    def sensor(name: str, title: str, value: str, said: Mapping[str, Any]) -> None:
+        # `None` makes it unknown; a numeric sensor takes nothing else for it.
+        template = f"{{{{ {value} | default(None) }}}}"
+        add(
+            name,
+            "sensor",
+            title,
+            {**SENSOR, "stat_t": topics.health, "val_tpl": template, **said},
+        )
+
+    add(
+        "connected", "binary_sensor", "Connected", CONNECTED | {"stat_t": topics.status}
+    )
+    add("problem", "binary_sensor", "Problem", PROBLEM | {"stat_t": topics.health})
+    for name, title, key, said in SENSORS:
+        sensor(name, title, _inside(*key.split(".")), said)
+    for name in pipelines:
+        for outcome, key in (("resolved", "resolved"), ("unresolved", "open")):
+            value = _inside("pipelines", name, outcome)
+            sensor(f"{name}_{key}", f"{name} {outcome}", value, TOTAL)
+    press = {"ent_cat": "config", "cmd_t": topics.request("reload"), "pl_prs": "{}"}
+    add("reload", "button", "Reload configuration", press)
+    return found
+
+
+def _inside(*keys: str) -> str:
+    """Return the expression for a value whose objects may all be missing, or null."""
+    found = "value_json"
+    for key in keys[:-1]:
+        found = f"({found}['{key}'] | default({{}}, true))"
+    return f"{found}['{keys[-1]}']"
+
+
+CONNECTED = {
+    "dev_cla": "connectivity",
+    "ent_cat": "diagnostic",
+    "pl_on": "online",
+    "pl_off": "offline",
+}
+PROBLEM = {
+    "dev_cla": "problem",
+    "ent_cat": "diagnostic",
+    "val_tpl": "{{ 'ON' if value_json.alerts else 'OFF' }}",
+}
+SENSOR = {"stat_cla": "measurement", "exp_aft": 300, "ent_cat": "diagnostic"}
+TOTAL = {"stat_cla": "total_increasing"}
+# name, title, key in health, more
+SENSORS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
+    (
+        *("share_local", "Resolved locally"),
+        *("percent_local", {"unit_of_meas": "%", "sug_dsp_prc": 1}),
+    ),
+    (
+        *("p99", "Latency p99", "ms_p99"),
+        {"dev_cla": "duration", "unit_of_meas": "ms", "sug_dsp_prc": 1},
+    ),
+    ("in_hand", "Messages in hand", "in_hand", {}),
+    ("outbox", "Outbox depth", "outbox.waiting", {}),
+    ("calls", "Upstream calls today", "upstream.spent_today.calls", {}),
+    ("memory", "Memory", "rss_bytes", {"dev_cla": "data_size", "unit_of_meas": "B"}),
+    (
+        *("temperature", "Temperature", "temperature_c"),
+        {"dev_cla": "temperature", "unit_of_meas": "°C"},
+    ),
+)
+
+
+def without(payload: Mapping[str, Any], gone: Mapping[str, str]) -> dict[str, Any]:
+    """Return the payload that removes components, given by key and platform.
+
+    It is published once, before the payload that does not name them any more.
+    """
+    removed = {key: {"p": platform} for key, platform in gone.items()}
+    return {**payload, "cmps": {**payload["cmps"], **removed}}
+
+
+def platforms(payload: Mapping[str, Any]) -> dict[str, str]:
+    """Return the platform of each component, to be remembered."""
+    return {key: said["p"] for key, said in payload["cmps"].items()}
+
+
+def vanished(before: Mapping[str, str], now: Iterable[str]) -> dict[str, str]:
+    """Return what was published before and is not now."""
+    return {key: platform for key, platform in before.items() if key not in set(now)}

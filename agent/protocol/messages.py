@@ -1,0 +1,169 @@
+"""What goes over the wire: topics and JSON payloads, version 1 of each."""
+
+import base64
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic_core import to_json
+
+from agent.core.errors import Unreadable
+from agent.core.types import Decision, Message, Prediction, Resolved, Result, Timing
+
+VERSION = 1
+
+
+class Topics:
+    """The names under `slm/<device>/` (docs/architecture.md lists them)."""
+
+    def __init__(self, device: str) -> None:
+        """`device` is the device's id."""
+        self._base = f"slm/{device}"
+        self.status = f"{self._base}/status"
+        self.birth = f"{self._base}/birth"
+        self.health = f"{self._base}/health"
+
+    @property
+    def fleet(self) -> str:
+        """Which fleet file the device wants, runs, and why."""
+        return f"{self._base}/fleet"
+
+    @property
+    def answer(self) -> str:
+        """Where upstream answers, by MQTT."""
+        return f"{self._base}/answer"
+
+    @property
+    def requests(self) -> str:
+        """The filter of what the device may be asked to do."""
+        return f"{self._base}/request/+"
+
+    def request(self, name: str) -> str:
+        """Where the device takes a request of this name."""
+        return f"{self._base}/request/{name}"
+
+    def response(self, name: str) -> str:
+        """Where the answer to a request goes."""
+        return f"{self._base}/response/{name}"
+
+    def alert(self, name: str) -> str:
+        """Retained while the alert is active, emptied when it is cleared."""
+        return f"{self._base}/alert/{name}"
+
+    def result(self, pipeline: str) -> str:
+        """Where results go unless the pipeline names another topic."""
+        return f"{self._base}/result/{pipeline}"
+
+    def dead_letter(self, pipeline: str) -> str:
+        """Where messages end that no text could be read from."""
+        return f"{self._base}/deadletter/{pipeline}"
+
+
+def iso(moment: datetime) -> str:
+    """Return a time in UTC as RFC 3339: `2026-11-23T17:20:18.123Z`."""
+    utc = moment.astimezone(UTC)
+    return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def result_payload(result: Result) -> bytes:
+    """Encode a result as the JSON object that consumers rely on."""
+    return to_json(result_object(result))
+
+
+def result_object(result: Result) -> dict[str, Any]:
+    """Return a result as the object of the contract, every key of it always present.
+
+    What was a case says besides what came of it: `upstream`.
+    """
+    return {
+        "v": VERSION,
+        "id": result.id,
+        "rev": result.rev,
+        "final": result.final,
+        "device": result.device,
+        "pipeline": result.pipeline,
+        "topic": result.topic,
+        **decision_object(result.decision),
+        "model": result.model,
+        "received_at": iso(result.received_at),
+        "ms": milliseconds(result.timing),
+        **({"upstream": result.upstream.value} if result.upstream else {}),
+    }
+
+
+def decision_object(decision: Decision) -> dict[str, Any]:
+    """Return status, guess and reason; entities carry character offsets."""
+    resolved = isinstance(decision, Resolved)
+    prediction = decision.prediction
+    return {
+        "status": "resolved" if resolved else "unresolved",
+        **guess_object(prediction),
+        "reason": decision.reason and decision.reason.value,
+        "error_bound": decision.error_bound if isinstance(decision, Resolved) else None,
+    }
+
+
+def guess_object(prediction: Prediction | None) -> dict[str, Any]:
+    """Return who says what, how sure, with entities by character offsets."""
+    if prediction is None:
+        return {"by": None, "label": None, "score": None, "entities": []}
+    # Where nobody asked for a label, the score is that of all entities together.
+    extracted = prediction.label is None and prediction.score is None
+    score = prediction.entities_score if extracted else prediction.score
+    return {
+        "by": prediction.by.value,
+        "label": prediction.label,
+        "score": None if score is None else round(score, 4),
+        "entities": [
+            {
+                "label": entity.label,
+                "text": entity.text,
+                "start": entity.start,
+                "end": entity.end,
+                "score": None if entity.score is None else round(entity.score, 4),
+            }
+            for entity in prediction.entities
+        ],
+    }
+
+
+def milliseconds(timing: Timing) -> dict[str, float]:
+    """Return durations, ready for JSON."""
+    return {
+        "queue": round(timing.queue, 3),
+        "predict": round(timing.predict, 3),
+        "total": round(timing.total, 3),
+    }
+
+
+def letter_bytes(packet_limit: int) -> int:
+    """Return how many bytes of an original fit into a dead letter of one packet."""
+    # base64 makes four bytes of three; the rest of a dead letter is small
+    return max(0, packet_limit * 3 // 4 - 4096)
+
+
+def dead_letter_payload(
+    message: Message, device: str, pipeline: str, why: Unreadable, limit: int
+) -> bytes:
+    """Encode a message that could not be read, original bytes included.
+
+    `limit` is the most bytes of the original that are carried; a longer one is cut,
+    says so, and keeps its size and hash, so that nothing vanishes without a trace.
+    """
+    kept = message.payload[:limit]
+    return to_json(
+        {
+            "v": VERSION,
+            "id": message.id,
+            "device": device,
+            "pipeline": pipeline,
+            "topic": message.topic,
+            "reason": why.reason.value,
+            "detail": why.detail[:300],
+            "payload": base64.b64encode(kept).decode("ascii"),
+            "truncated": len(kept) < len(message.payload),
+            "bytes": len(message.payload),
+            "sha256": hashlib.sha256(message.payload).hexdigest(),
+            "time": iso(message.received_at),
+        }
+    )

@@ -1,0 +1,85 @@
+"""Alerts: retained while active, emptied when cleared, said again after a reconnect."""
+
+import asyncio
+from typing import Any
+
+import structlog
+from pydantic_core import to_json
+
+from agent.core.errors import Undelivered
+from agent.mqtt.link import Link
+from agent.protocol.messages import Topics
+
+# All there are. A retained one may be left from a process that was killed: what is not
+# active is cleared at the first connection.
+STOLEN = "id_taken_over"  # but this one only after a while in peace
+NAMES = (
+    *("outbox_full", "outbox_filling", "outbox_damaged", "upstream_gone"),
+    *("reload_refused", "calibration_mismatch", "clock_wrong", "disk_low"),
+    *("input_stalled", "result_refused", STOLEN),
+)
+
+log = structlog.get_logger()
+
+
+class Alerts:
+    """Owns what is wrong now, and what of it the broker has not heard yet."""
+
+    def __init__(self, link: Link, topics: Topics) -> None:
+        """`link` carries them; `run` publishes."""
+        self._link = link
+        self._topics = topics
+        self._active: dict[str, dict[str, Any]] = {}
+        self._unsaid: set[str] = set(NAMES) - {STOLEN}
+        self._changed = asyncio.Event()
+        self._changed.set()
+
+    @property
+    def active(self) -> list[str]:
+        """The names of the active alerts."""
+        return sorted(self._active)
+
+    def rise(self, name: str, detail: str, **more: Any) -> None:
+        """Make an alert active; saying the same again changes nothing."""
+        said = {"alert": name, "detail": detail, **more}
+        if self._active.get(name) == said:
+            return
+        if name not in self._active:
+            log.error("alert", alert=name, detail=detail)
+        self._active[name] = said
+        self._say(name)
+
+    def clear(self, name: str) -> None:
+        """End an alert, if it is active."""
+        if self._active.pop(name, None):
+            log.info("alert_cleared", alert=name)
+            self._say(name)
+
+    def repeat(self) -> None:
+        """Say all that is active again, and what the broker did not hear.
+
+        It may have forgotten the one, and missed that the other is over.
+        """
+        self._unsaid.update(self._active)
+        self._changed.set()
+
+    def _say(self, name: str) -> None:
+        self._unsaid.add(name)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Publish changes until cancelled."""
+        while True:
+            await self._changed.wait()
+            connection = await self._link.connection()
+            self._changed.clear()
+            for name in sorted(self._unsaid):
+                said = self._active.get(name)
+                payload = to_json(said) if said else b""
+                topic = self._topics.alert(name)
+                self._unsaid.discard(name)
+                try:
+                    await (await connection.publish(topic, payload, retain=True))
+                except Undelivered as error:
+                    log.warning("alert_not_published", alert=name, why=str(error))
+                    self._unsaid.add(name)

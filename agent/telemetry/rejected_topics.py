@@ -1,0 +1,40 @@
+"""Results that the broker refuses: counted, and an alert until it takes them again."""
+
+from agent.core.errors import Refused
+from agent.telemetry.alerts import Alerts
+from agent.telemetry.counters import Counts
+
+RESULT_REFUSED = "result_refused"
+
+
+class Refusals:
+    """Owns the topics on which the broker takes no results, or no dead letters."""
+
+    def __init__(self, alerts: Alerts, counts: Counts) -> None:
+        """Nothing is refused yet."""
+        self._alerts = alerts
+        self._counts = counts
+        self._refused: dict[str, str] = {}  # by topic, what the broker said
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """On which topics nothing got through since something was refused."""
+        return frozenset(self._refused)
+
+    def refused(self, error: Refused) -> None:
+        """Note that the broker refused something."""
+        self._counts.refused += 1
+        self._refused[error.topic] = str(error)
+        self._tell()
+
+    def took(self, topic: str) -> None:
+        """Note that the broker took something on a topic."""
+        if self._refused.pop(topic, None):
+            self._tell()
+
+    def _tell(self) -> None:
+        said = [f"{topic}: {why}" for topic, why in sorted(self._refused.items())]
+        if said:
+            self._alerts.rise(RESULT_REFUSED, "; ".join(said))
+        else:
+            self._alerts.clear(RESULT_REFUSED)

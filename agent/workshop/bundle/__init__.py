@@ -1,0 +1,1 @@
+"""From exported graphs to a finished bundle: probes, card and manifest."""

@@ -1,0 +1,269 @@
+"""Building a trunk and the bundles that stand on it: one encoder, trained for all.
+
+Its members learn in turn, a batch each; those with teachers learn their opinion too.
+What is out of scope the encoder is never shown: the members' linear tiers know that.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from agent.inference.encoder import EncoderSpec
+from agent.inference.manifest import CARD
+from agent.inference.onnx import HIDDEN, MASK, open_session
+from agent.workshop.bundle import bundle_writer as bundle
+from agent.workshop.bundle.building import (
+    pretrained_tokenizer,
+    train_teachers,
+    window,
+    with_heads,
+    workpiece,
+)
+from agent.workshop.bundle.card import Encoding
+from agent.workshop.bundle.finishing import (
+    Finished,
+    Places,
+    Report,
+    feeds,
+    finish_bundle,
+    heeded,
+)
+from agent.workshop.bundle.trunk_card import Taught, trunk_scores, write_trunk_card
+from agent.workshop.data.material import Workpiece, fingerprint, read_material, texts_of
+from agent.workshop.data.recipe import Recipe, TrunkRecipe
+from agent.workshop.data.vocabulary import Trimmed, trim
+from agent.workshop.export.export import export_heads, export_trunk, quantise
+from agent.workshop.export.rounding import Feed
+from agent.workshop.training.network import (
+    Trunk,
+    open_encoder,
+    pretrained_folder,
+    shorten,
+)
+from agent.workshop.training.opinions import opinions
+from agent.workshop.training.scoring import Figures
+from agent.workshop.training.training import Lesson, train_together
+from agent.workshop.training.transitions import TRANSITIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What becomes a trunk and its bundles; members by name, in their order."""
+
+    recipe: TrunkRecipe
+    trimmed: Trimmed
+    members: Mapping[str, Workpiece]
+
+
+def train_trunk(
+    recipe: TrunkRecipe,
+    members: Sequence[Recipe],
+    data: Path,
+    out: Path,
+    report: Report,
+) -> dict[str, Figures]:
+    """Make the trunk and its members' bundles in `out`, from the data below `data`.
+
+    Returns the members' int8 figures. An interrupted run goes on from its last epoch,
+    kept in `<out>/<trunk>.training`.
+    """
+    plan = read_plan(recipe, members, data)
+    work = out / f"{recipe.about.name}.training"
+    work.mkdir(parents=True, exist_ok=True)
+    trunk = train_plan(plan, work, report)
+    with bundle.replaced_together(out, recipe.about.name) as part:
+        found = finish_plan(part, plan, trunk, report)
+    shutil.rmtree(work)
+    return found
+
+
+def read_plan(recipe: TrunkRecipe, members: Sequence[Recipe], data: Path) -> Plan:
+    """Read the data of all members, and choose the words of all; raises ConfigError."""
+    materials = [read_material(member, data) for member in members]
+    texts = [text for material in materials for text in material.texts]
+    texts += texts_of(data, recipe.vocabulary.texts)
+    source = pretrained_tokenizer(recipe.pretrained)
+    words = recipe.vocabulary
+    trimmed = trim(source, texts, words.frequent, words.least)
+    pieces = {
+        member.about.name: Workpiece(member, material, trimmed)
+        for member, material in zip(members, materials, strict=True)
+    }
+    return Plan(recipe, trimmed, pieces)
+
+
+def train_plan(plan: Plan, work: Path, report: Report) -> Trunk:
+    """Ask or train the teachers, then train the trunk and all heads."""
+    spec, training = plan.recipe.pretrained, plan.recipe.training
+    tokenizer = window(plan.trimmed, spec)
+    lessons = {
+        name: Lesson(
+            piece.material.train,
+            tokenizer,
+            piece.material.scope,
+            opinions=_opinions(name, piece, work, report),
+        )
+        for name, piece in plan.members.items()
+    }
+    torch.manual_seed(training.seed)
+    folder = pretrained_folder(spec)
+    encoder = open_encoder(folder, plan.trimmed.rows, training.dropout, spec.layers)
+    networks = {
+        name: with_heads(encoder, lesson.known, training)
+        for name, lesson in lessons.items()
+    }
+    trunk = Trunk(encoder, networks)
+    checkpoint = work / f"training-{_fingerprint(plan)}.pt"
+    train_together(trunk, lessons, training, checkpoint, partial(report, "training"))
+    return trunk
+
+
+def _opinions(name: str, piece: Workpiece, work: Path, report: Report) -> Tensor | None:
+    """Return what a member's teachers think; they are trained if nobody asked before.
+
+    A teacher is a network of the member's own recipe: its own words, all layers, and
+    it may know what is outside.
+    """
+    if not piece.recipe.training.teachers:
+        return None
+    mark = fingerprint(piece.recipe, piece.material)
+    kept = work / f"opinions-{mark}.pt"
+    if kept.is_file():
+        found: Tensor = torch.load(kept, weights_only=True)
+        return found
+    own = workpiece(piece.recipe, piece.material)
+    told = _named(name, report)
+    teachers = train_teachers(own, work, told)
+    found = opinions(
+        teachers,
+        piece.material.train,
+        window(own.trimmed, own.recipe.pretrained),
+        piece.material.scope,
+        lambda done, total: told("opinions", done, total, ""),
+    )
+    part = kept.with_suffix(".part")
+    torch.save(found, part)
+    part.replace(kept)
+    return found
+
+
+def _named(name: str, report: Report) -> Report:
+    """Return a report that says whose stage it is."""
+
+    def told(stage: str, done: int, total: int, detail: str) -> None:
+        report(f"{name}: {stage}", done, total, detail)
+
+    return told
+
+
+def _fingerprint(plan: Plan) -> str:
+    """Name a training: another recipe or other data must not go on from its state."""
+    digest = hashlib.sha256()
+    recipe = plan.recipe
+    for section in (recipe.training, recipe.pretrained, recipe.vocabulary):
+        digest.update(section.model_dump_json().encode())
+    for name, piece in plan.members.items():
+        mark = fingerprint(piece.recipe, piece.material)
+        digest.update(f"{name}/{mark}\0".encode())
+    digest.update(plan.trimmed.tokenizer.to_str().encode())
+    return digest.hexdigest()[:16]
+
+
+def finish_plan(
+    part: Path, plan: Plan, trunk: Trunk, report: Report
+) -> dict[str, Figures]:
+    """Export, quantise and calibrate: the trunk and its members, side by side."""
+    recipe = plan.recipe
+    with tempfile.TemporaryDirectory() as folder:
+        roots = Places(Path(folder), part)
+        places = roots.below(recipe.about.name)
+        _export(places, plan, trunk, report)
+        encoding = Encoding(
+            package=recipe.pretrained.package,
+            layers=trunk.encoder.config.num_hidden_layers,
+            pieces=plan.trimmed.tokenizer.get_vocab_size(),
+            max_tokens=recipe.pretrained.max_tokens,
+            trunk=recipe.about,
+        )
+        finished = {
+            name: _member(name, roots, plan, trunk, encoding, report)
+            for name in plan.members
+        }
+    taught = [
+        Taught(piece.recipe, len(piece.material.train), finished[name])
+        for name, piece in plan.members.items()
+    ]
+    write_trunk_card(places.quantised / CARD, recipe, encoding, taught)
+    bundle.write_manifest(
+        places.quantised,
+        {"trunk": 1, **bundle.told(recipe.about), "scores": trunk_scores(taught)},
+    )
+    return {name: found.quantised for name, found in finished.items()}
+
+
+def _export(places: Places, plan: Plan, trunk: Trunk, report: Report) -> None:
+    """Write the trunk's graph and tokenizer, in both precisions."""
+    report("exporting", 0, 2, "")
+    tokenizer, longest = plan.trimmed.tokenizer, plan.recipe.pretrained.max_tokens
+    for place in places.both:
+        place.mkdir()
+        tokenizer.save(str(place / bundle.TOKENIZER), pretty=False)
+    shorten(trunk.encoder, longest)
+    export_trunk(trunk.encoder, places.exact / bundle.MODEL)
+    report("exporting", 1, 2, "")
+    shown = [
+        feed
+        for piece in plan.members.values()
+        for feed in feeds(piece.material, tokenizer, longest)
+    ]
+    quantise(places.exact / bundle.MODEL, places.quantised / bundle.MODEL, shown)
+    report("exporting", 2, 2, "")
+
+
+def _hidden(trunk: Path, plan: Plan, piece: Workpiece) -> list[Feed]:
+    """Return what the finished trunk makes of some training texts of a member."""
+    session = open_session(trunk / bundle.MODEL, threads=1)
+    longest = plan.recipe.pretrained.max_tokens
+    return [
+        {HIDDEN: session.run([HIDDEN], dict(feed))[0], MASK: feed[MASK]}
+        for feed in feeds(piece.material, plan.trimmed.tokenizer, longest)
+    ]
+
+
+def _member(
+    name: str,
+    roots: Places,
+    plan: Plan,
+    trunk: Trunk,
+    encoding: Encoding,
+    report: Report,
+) -> Finished:
+    """Finish the bundle of one member."""
+    piece = plan.members[name]
+    spec = plan.recipe.pretrained
+    places = roots.below(name)
+    for place in places.both:
+        place.mkdir()
+    export_heads(trunk.member(name), places.exact / bundle.HEADS)
+    seen = _hidden(roots.below(plan.recipe.about.name).quantised, plan, piece)
+    quantise(places.exact / bundle.HEADS, places.quantised / bundle.HEADS, seen)
+    below = f"../{plan.recipe.about.name}"
+    encoder = EncoderSpec(
+        family="encoder",
+        model=bundle.HEADS,
+        tokenizer=f"{below}/{bundle.TOKENIZER}",
+        trunk=f"{below}/{bundle.MODEL}",
+        max_tokens=spec.max_tokens,
+        stride=spec.stride,
+        levels=piece.recipe.levels,
+        heeds=heeded(piece),
+        transitions=TRANSITIONS if piece.material.known.entities else None,
+    )
+    return finish_bundle(piece, places, encoder, encoding, _named(name, report))

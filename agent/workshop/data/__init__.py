@@ -1,0 +1,1 @@
+"""What bundles are taught with: recipes, labelled data, generated texts, features."""

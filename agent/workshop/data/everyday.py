@@ -1,0 +1,121 @@
+"""Real lines beside invented texts: what people write that is no personal data.
+
+Invented texts have few words. Lines of other data sets have many, but nobody said what
+in them is personal. So a line is taken only where its own labels, and lists of names,
+places and times, say that nothing is unmarked.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from faker.providers.person.en_US import Provider
+
+from agent.evaluation.examples import Example, Span
+from agent.inference.patterns import FINDERS, find
+from agent.workshop.data.negatives import of_others
+from agent.workshop.data.personal_values import read_words
+from agent.workshop.data.recipe import Lines
+
+NAMED = (
+    *("countries", "cities", "states", "regions", "nrp", "nrps", "nicknames"),
+    *("organizations", "days", "months", "abbreviated"),
+)
+_WHEN = re.compile(
+    r"""\b(?:
+      today|tonight|tomorrow|yesterday|noon|midnight|morning|afternoon|evening|nights?
+    | weekends?|weekdays?|o\s?'?\s?clock|ago|christmas|easter|thanksgiving|halloween
+    | (?:last|next|this|past|coming|previous|each|every|of\ the)\s(?:few\s)?
+      (?:week|month|year|day|hour|spring|summer|winter|fall|autumn|season)s?
+    | in\s(?:an?|one|two|three|four|five|six|ten|\d+)\s
+      (?:hour|day|week|month|year|minute)s?
+    | (?:mon|tues|wednes|thurs|fri|satur|sun)days?
+    | (?:january|february|april|june|july|august|september|october|november|december)
+    | (?:jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun)
+    | (?:march|may)\s(?:the\s)?\w*\d | (?:a\.?m|p\.?m)\.? | (?:18|19|20)\d\d
+    | \d\d?[:.]\d\d | \d+(?:st|nd|rd|th) | now\s?adays | years?\s?-?\s?old | aged?\s\d+
+    | m(?:r|rs|s)\.? | dr\.? | prof\.?
+    )(?!\w)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_DIGITS = re.compile(r"\d{5}")
+_WORD = re.compile(r"[^\W\d_][\w'\N{RIGHT SINGLE QUOTATION MARK}-]*")
+_BEFORE = re.compile(r"(?:^|[.?!:\"(-])\s*$")  # here a sentence begins
+_CAPITALS = {"I", "I'm", "I'd", "I've", "I'll", "ATM", "ATMs", "PIN", "OK", "ID", "TV"}
+LONGEST = 4  # words of a name in a list
+
+
+def read_lines(data: Path, sources: Sequence[Lines], split: str) -> list[Example]:
+    """Return the lines of these files in which all personal data is marked."""
+    found: list[Example] = []
+    for source in sources:
+        path = data / source.file.format(split=split)
+        taken = [marked(one, source) for one in of_others(path, source.without)]
+        times = source.times if split == "train" else 1
+        found += [one for one in taken if one is not None] * times
+    return found
+
+
+def marked(example: Example, source: Lines) -> Example | None:
+    """Return a line with the labels of ours; None where it is not clear what is what.
+
+    Of its own labels those of `source.labels` have one of ours; the others must be
+    named as harmless.
+    """
+    spans = []
+    for span in example.outermost():
+        label = source.labels.get(span.label)
+        if label is None and span.label not in source.harmless:
+            return None
+        words = example.text[span.start : span.end]
+        if label is None:
+            continue
+        if not words[0].isalnum() or (label == "GPE" and words.lower() not in _names()):
+            return None
+        spans.append(Span(start=span.start, end=span.end, label=label))
+    for entity in find(example.text, FINDERS):
+        if any(s.start < entity.end and entity.start < s.end for s in spans):
+            return None
+        spans.append(Span(start=entity.start, end=entity.end, label=entity.label))
+    spans.sort(key=lambda span: span.start)
+    left = list(example.text)
+    for span in spans:
+        left[span.start : span.end] = ["\n"] * (span.end - span.start)
+    if source.listed and doubtful("".join(left), capitals=source.capitals):
+        return None
+    return Example(text=example.text, spans=tuple(spans))
+
+
+def doubtful(text: str, *, capitals: bool) -> bool:
+    """Tell whether something in a text without marks may be personal.
+
+    `capitals`: whether its names are written with them, as nothing else is.
+    """
+    if _WHEN.search(text) or _DIGITS.search(text):
+        return True
+    found = list(_WORD.finditer(text))
+    if capitals and any(
+        match[0][0].isupper()
+        and match[0] not in _CAPITALS
+        and not _BEFORE.search(text[: match.start()])
+        for match in found
+    ):
+        return True
+    words = [match[0].lower().removesuffix("'s") for match in found]
+    return any(
+        " ".join(words[start : start + size]) in _names()
+        for start in range(len(words))
+        for size in range(1, LONGEST + 1)
+    )
+
+
+@cache
+def _names() -> frozenset[str]:
+    """Return all names that we know and that are no words, in small letters."""
+    words = read_words()
+    listed = [entry for section in NAMED for entry in words[section]]
+    for name in words:
+        listed += words[name] if name.endswith("_first") else []
+    listed += [*Provider.first_names]
+    return frozenset(entry.lower() for entry in listed) - frozenset(words["plain"])

@@ -1,0 +1,1 @@
+"""Networks and linear tiers, and how they are trained."""

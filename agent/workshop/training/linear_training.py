@@ -1,0 +1,136 @@
+"""Training the linear tier: sparse features, dense weights, seconds on one core."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    embedding_bag,
+)
+
+from agent.evaluation.examples import Example
+from agent.inference.linear import LinearSpec, features
+from agent.workshop.data.catalogue import Catalogue
+from agent.workshop.data.negatives import Negatives
+from agent.workshop.data.recipe import LinearTier
+
+WEIGHTS = "linear.npz"
+UNSAID = -100  # a label that nothing is said about
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """The features of one text and what is true of it."""
+
+    rows: list[int]
+    label: int
+    empty: float  # 1: nothing to extract; nan: nothing is said
+
+
+def train_linear(
+    plan: LinearTier,
+    examples: Sequence[Example],
+    known: Catalogue,
+    negatives: Negatives | None,
+    seed: int,
+) -> tuple[LinearSpec, dict[str, np.ndarray]]:
+    """Return the tier and the arrays of its weights file (inference/linear.py)."""
+    chance = random.Random(f"{seed}/linear")  # noqa: S311  no secret
+    facts = [_fact(example, plan, known) for example in examples]
+    columns = known.classes + bool(known.entities)
+    weights = torch.zeros(1 << plan.bits, columns, requires_grad=True)
+    bias = torch.zeros(columns, requires_grad=True)
+    optimiser = torch.optim.Adam([weights, bias], lr=plan.rate, fused=True)
+    extra = negatives.an_epoch if negatives else 0
+    steps = plan.epochs * -(-(len(facts) + extra) // plan.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: max(0.0, 1 - step / steps)
+    )
+    for _ in range(plan.epochs):
+        drawn = list(facts)
+        if negatives:
+            drawn += [_fact(one, plan, known) for one in negatives.epoch(chance)]
+        chance.shuffle(drawn)
+        for first in range(0, len(drawn), plan.batch):
+            batch = drawn[first : first + plan.batch]
+            logits = _logits(batch, weights, bias, plan.dropout, chance)
+            loss = _loss(logits, batch, known)
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            optimiser.step()
+            schedule.step()
+    spec = LinearSpec(
+        family="linear",
+        weights=WEIGHTS,
+        bits=plan.bits,
+        outside=known.outside is not None,
+    )
+    return spec, _quantised(weights.detach().numpy(), bias.detach().numpy())
+
+
+def write_linear(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write the weights file into a bundle."""
+    np.savez(folder / WEIGHTS, allow_pickle=False, **arrays)
+
+
+def _fact(example: Example, plan: LinearTier, known: Catalogue) -> Fact:
+    said = example.label is not None
+    unsaid = example.spans is None or (said and example.label == known.outside)
+    return Fact(
+        rows=features(example.text, plan.bits),
+        label=known.index(example.label) if example.label is not None else UNSAID,
+        empty=float("nan") if unsaid else float(not example.spans),
+    )
+
+
+def _logits(
+    batch: Sequence[Fact],
+    weights: Tensor,
+    bias: Tensor,
+    dropout: float,
+    chance: random.Random,
+) -> Tensor:
+    rows: list[int] = []
+    starts: list[int] = []
+    scales: list[float] = []
+    for fact in batch:
+        kept = [row for row in fact.rows if chance.random() >= dropout] or fact.rows
+        starts.append(len(rows))
+        rows += kept
+        scales += [len(kept) ** -0.5] * len(kept)
+    total: Tensor = embedding_bag(
+        torch.tensor(rows, dtype=torch.long),
+        weights,
+        torch.tensor(starts),
+        mode="sum",
+        per_sample_weights=torch.tensor(scales),
+    )
+    return total + bias
+
+
+def _loss(logits: Tensor, batch: Sequence[Fact], known: Catalogue) -> Tensor:
+    loss = torch.zeros(())
+    labels = torch.tensor([fact.label for fact in batch])
+    if known.labels and bool((labels != UNSAID).any()):
+        loss = loss + cross_entropy(logits[:, : known.classes], labels)
+    empty = torch.tensor([fact.empty for fact in batch])
+    said = ~empty.isnan()
+    if known.entities and bool(said.any()):
+        loss = loss + binary_cross_entropy_with_logits(logits[said, -1], empty[said])
+    return loss
+
+
+def _quantised(weights: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+    """Return int8 weights with a scale for each column."""
+    scale = np.maximum(np.abs(weights).max(axis=0), 1e-9) / 127
+    return {
+        "weights": np.round(weights / scale).astype(np.int8),
+        "scale": scale.astype(np.float32),
+        "bias": bias.astype(np.float32),
+    }

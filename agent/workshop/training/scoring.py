@@ -1,0 +1,85 @@
+"""How good a finished bundle is: its last tier alone, and the cascade by its policy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.core.types import Decision, Guarantee, Prediction, Resolved, Tier
+from agent.evaluation.fitting import Heard
+from agent.evaluation.scoring import Answer, Scoreboard, scoreboard
+from agent.inference.calibration import Calibration
+from agent.inference.decide import Policy, confidence, decide, stands
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a card says of one precision.
+
+    `alone` scores the last tier as if it answered everything, on texts in scope;
+    `cascade` all tiers by the policy, on all texts: what `slm-agent eval` says.
+    """
+
+    alone: Scoreboard
+    cascade: Scoreboard
+
+
+def figures(
+    heard: Sequence[Heard],
+    calibration: Calibration,
+    tiers: Sequence[Tier],
+    labels: frozenset[str],
+    guarantee: Guarantee,
+    max_error: float,
+    min_score: float = 0.0,
+) -> Figures:
+    """Score what the tiers said to labelled texts."""
+    row = calibration.threshold(guarantee, max_error)
+    threshold = max(row.threshold, min_score) if row else None
+    policy = Policy(guarantee, threshold, max_error)
+    decisions = [decided(one, calibration, tiers, policy) for one in heard]
+    return Figures(
+        alone=scoreboard(
+            [
+                _answer(one, Resolved(_last(one, calibration, tiers), None), guarantee)
+                for one in heard
+                if one.example.label is None or one.example.label in labels
+            ],
+            labels,
+        ),
+        cascade=scoreboard(
+            [
+                _answer(one, decision, guarantee)
+                for one, decision in zip(heard, decisions, strict=True)
+            ],
+            labels,
+        ),
+    )
+
+
+def certifiable(
+    calibration: Calibration, guarantee: Guarantee, wanted: float
+) -> float | None:
+    """Return the error wanted, else the least that is certified; None: none is."""
+    if calibration.threshold(guarantee, wanted):
+        return wanted
+    return calibration.least_error(guarantee)
+
+
+def decided(
+    heard: Heard, calibration: Calibration, tiers: Sequence[Tier], policy: Policy
+) -> Decision:
+    """Return what a bundle would decide that says what was heard."""
+    for number, made in enumerate(calibration.tiers[:-1]):
+        prediction = made.judged(tiers[number], heard.guesses[number])
+        if made.may_answer(prediction) and stands(prediction, policy):
+            return decide(prediction, policy)
+    return decide(_last(heard, calibration, tiers), policy)
+
+
+def _last(heard: Heard, calibration: Calibration, tiers: Sequence[Tier]) -> Prediction:
+    return calibration.tiers[-1].judged(tiers[-1], heard.guesses[-1])
+
+
+def _answer(heard: Heard, decision: Decision, guarantee: Guarantee) -> Answer:
+    prediction = decision.prediction
+    sure = confidence(prediction, guarantee) if prediction else 0.0
+    return Answer(heard.example, decision, sure)
