@@ -44,7 +44,7 @@ FILLING = 500  # long texts: more than the outbox takes
 LONG = "x" * 2000  # for a model one word
 OUTBOX = 'max_bytes = 2097152\nwhen_full = "drop_oldest"'
 LOCAL = (["home/+"], '[upstream]\npolicy = "always_local"\n')
-HURRY = {"upstream.COOL_DOWN_S": 1.0, "escalation.REST_S": 1.0}
+HURRY = {"escalation.upstream.COOL_DOWN_S": 1.0, "escalation.cases.REST_S": 1.0}
 DRAIN_S = 300.0
 
 

@@ -79,7 +79,7 @@ rate = 1000.0
 concurrency = {CONCURRENCY}
 timeout_s = 20.0
 """
-HURRY = {"upstream.COOL_DOWN_S": 1.0, "escalation.REST_S": 1.0}
+HURRY = {"escalation.upstream.COOL_DOWN_S": 1.0, "escalation.cases.REST_S": 1.0}
 EXAMPLES = """\
 examples:
   python bench/soak.py                                      200,000 messages

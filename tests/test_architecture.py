@@ -52,7 +52,7 @@ HOMES = {
     "tomllib": {"config"},
     "ssl": {"mqtt", "escalation", "daemon.assembly"},
     "httpx": {"escalation.http"},
-    "cryptography": {"fleet", "cli.fleet"},
+    "cryptography": {"fleet", "cli.fleet_push"},
     "click": {"cli"},
     "rich": {"cli"},
     "litellm": {"broker.llm"},

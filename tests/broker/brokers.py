@@ -56,13 +56,13 @@ class Broker(Agent):
             )
         config.write_text(text, "utf-8")
         (folder / "key").write_text("secret\n", "utf-8")
-        lines = ["import sys, agent.__main__"]
+        lines = ["import sys, agent.cli.main"]
         for constant, value in (hurry or {}).items():
             module = constant.partition(".")[0]
             lines.append(f"import agent.broker.{module}")
             lines.append(f"agent.broker.{constant} = {value}")
         lines.append(f"sys.argv = ['slm-agent', 'broker', '--config', {str(config)!r}]")
-        lines.append("agent.__main__.main()")
+        lines.append("agent.cli.main.main()")
         self._program = ["-c", "\n".join(lines)]
         self._prepare(config)
 

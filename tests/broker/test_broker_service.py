@@ -162,7 +162,7 @@ def test_a_full_disk(
         model.base,
         hurry={
             "service.HEALTH_S": 0.1,
-            "process.Store.write": "__import__('full_disk').write",
+            "main.Store.write": "__import__('full_disk').write",
         },
     )
     broker.start()

@@ -13,7 +13,7 @@ from stage import Mosquitto
 
 New = Callable[..., Broker]
 # A busy disk may well take longer than that.
-HURRY = {"progress.STALL_S": 0.3, "service.STALL_S": 60.0}
+HURRY = {"deadlines.STALL_S": 0.3, "service.STALL_S": 60.0}
 LONG = 12  # so many meals take longer than what is hung in these tests is given
 PLAIN = "cache = { entries = 0 }\n"
 
@@ -44,7 +44,7 @@ def told_meanwhile(broker: Broker) -> list[str]:
 
 @pytest.mark.parametrize(
     ("hang", "deadline_s", "what"),
-    [("llm.ask", 3600, "ask"), ("answering.Answering._known", 1, "case")],
+    [("llm.ask", 3600, "ask"), ("coordinator.Answering._known", 1, "case")],
     ids=["a model", "a case"],
 )
 def test_what_hangs_is_not_fed(
@@ -53,8 +53,8 @@ def test_what_hangs_is_not_fed(
     """What is past its time, and ends by no timeout, keeps the watchdog hungry."""
     hurry = HURRY | {
         hang: "__import__('hung_parts').ask",
-        "asking.PAUSE_MAX_S": 0.1,
-        "answering.MARGIN_S": 0.1,
+        "llm_router.PAUSE_MAX_S": 0.1,
+        "coordinator.MARGIN_S": 0.1,
     }
     broker = new_broker("http://127.0.0.1:1", more="timeout_s = 0.1", hurry=hurry)
     broker.start()
@@ -72,7 +72,7 @@ def test_a_disk_that_hangs_is_not_fed(
     """An answer that does not get to the disk keeps the watchdog hungry, too."""
     hurry = HURRY | {
         "service.STALL_S": 0.3,
-        "replies.keep": "__import__('hung_parts').write",
+        "reply_store.keep": "__import__('hung_parts').write",
     }
     broker = new_broker(model.base, hurry=hurry)
     broker.start()

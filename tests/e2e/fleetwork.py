@@ -10,7 +10,7 @@ from stage import Agent, Client, Mosquitto, text_of
 from agent.fleet.signing import Content, sign, write_keys
 
 TOPIC = "office/fleet"
-HURRY = {"pilot.TURN_S": 0.1}
+HURRY = {"daemon.fleet_updates.TURN_S": 0.1}
 LOST = 'agent.mqtt.url = "mqtt://127.0.0.1:9"'  # where nobody is
 
 

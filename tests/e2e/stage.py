@@ -148,16 +148,16 @@ class Agent:
         `mqtt`, `upstream` and `outbox` hold lines of those tables; `pipelines` topics
         and more lines of `[input]`, and tables after it, by name; None: the shipped
         ones, of which `enable` names some. `hurry` gives constants of the agent another
-        value ("link.YIELD_S"), where a test cannot wait as long; `broken` is Python
+        value ("mqtt.link.YIELD_S"), where a test cannot wait as long; `broken` is Python
         that makes a part of it hang.
         """
         self._program = ["-m", "agent"]
         if hurry or broken:
             hurry = hurry or {}
-            lines = ["import agent.app, agent.link, agent.__main__"]
+            lines = ["import agent.daemon.app, agent.mqtt.link, agent.cli.main"]
             lines += [f"import agent.{name.rpartition('.')[0]}" for name in hurry]
             lines += [f"agent.{name} = {value}" for name, value in hurry.items()]
-            self._program = ["-c", "\n".join([*lines, broken, "agent.__main__.main()"])]
+            self._program = ["-c", "\n".join([*lines, broken, "agent.cli.main.main()"])]
         self.device = device
         self.lines: list[dict[str, Any]] = []  # of its log
         self.noise: list[str] = []  # on standard error, but no log line

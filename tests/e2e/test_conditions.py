@@ -15,9 +15,9 @@ from stage import DEVICE, REPOSITORY, Agent, Client, Mosquitto, free_port
 from upstreams import Asked, Says, ScriptedLLM
 
 HURRY = {
-    "presence.HEALTH_S": 0.2,
-    "upstream.COOL_DOWN_S": 1.0,
-    "escalation.REST_S": 1.0,
+    "daemon.status.HEALTH_S": 0.2,
+    "escalation.upstream.COOL_DOWN_S": 1.0,
+    "escalation.cases.REST_S": 1.0,
 }
 HOME = (["home/+/utterance"], '[upstream]\npolicy = "always_local"\n')
 

@@ -90,7 +90,7 @@ def test_what_cannot_be_seen_is_no_error(
 ) -> None:
     """By MQTT 3.1.1 no refusal comes: what does not come back is doubtful."""
     agent = new_agent(
-        read_only.port, mqtt='version = "3.1.1"', hurry={"doctor.ECHO_S": 0.5}
+        read_only.port, mqtt='version = "3.1.1"', hurry={"cli.doctor.ECHO_S": 0.5}
     )
     status, found = findings(agent)
     assert (status, levels(found, "publish")) == (0, {"warning"})

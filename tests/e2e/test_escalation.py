@@ -199,7 +199,7 @@ def test_unusable_answers(
             broker.port,
             upstream=http(llm, terms),
             pipelines=ONE,
-            hurry={"upstream.FAILURES": 1000},  # each case is on its own
+            hurry={"escalation.upstream.FAILURES": 1000},  # each case is on its own
         )
         agent.start()
         for way in ways:
@@ -268,7 +268,7 @@ def test_late_and_foreign_replies(
             broker.port,
             upstream=f'transport = "mqtt"\n{HASTE}\ndeadline_s = 1.0',
             pipelines=ONE,
-            hurry={"presence.HEALTH_S": 0.2},
+            hurry={"daemon.status.HEALTH_S": 0.2},
         )
         agent.start()
         ask(client, [1, 2])
@@ -434,7 +434,7 @@ def test_never_means_never(
         broker.port,
         upstream=f"{up}\nconcurrency = 8\ntimeout_s = 1.0\ndeadline_s = 600.0",
         pipelines={"ask": (["ask/+"], redact)},
-        hurry={"presence.HEALTH_S": 0.2, "escalation.REST_S": 0.5},
+        hurry={"daemon.status.HEALTH_S": 0.2, "escalation.cases.REST_S": 0.5},
     )
     agent.start()
     ask(client, range(5))
@@ -586,7 +586,7 @@ def test_budget_of_calls_that_fail(
             broker.port,
             upstream=http(llm, terms),
             pipelines=ONE,
-            hurry={"upstream.FAILURES": 1000, "escalation.REST_S": 0.1},
+            hurry={"escalation.upstream.FAILURES": 1000, "escalation.cases.REST_S": 0.1},
         )
         agent.start()
         ask(client, range(3))
@@ -633,7 +633,7 @@ def test_budget_over_an_outage_of_the_broker_side(
             broker.port,
             upstream=f'transport = "mqtt"\n{terms}\n{budget}',
             pipelines=ONE,
-            hurry={"upstream.FAILURES": 1000, "escalation.REST_S": 0.1},
+            hurry={"escalation.upstream.FAILURES": 1000, "escalation.cases.REST_S": 0.1},
         )
         agent.start()
         ask(client, range(4))
@@ -665,9 +665,9 @@ def test_enough_is_enough(
         upstream=gone(port),
         pipelines=ONE,
         hurry={
-            "upstream.FAILURES": 1000,
-            "escalation.REST_S": rest_s,
-            "escalation.TURN_S": 0.02,
+            "escalation.upstream.FAILURES": 1000,
+            "escalation.cases.REST_S": rest_s,
+            "escalation.cases.TURN_S": 0.02,
         },
     )
     agent.start()
@@ -728,7 +728,7 @@ def test_deadline_and_alert(
         broker.port,
         upstream=gone(port),
         pipelines=pipelines,
-        hurry={"upstream.COOL_DOWN_S": 1.0, "escalation.REST_S": 1.0},
+        hurry={"escalation.upstream.COOL_DOWN_S": 1.0, "escalation.cases.REST_S": 1.0},
     )
     agent.start()
     ask(client, range(100))
@@ -836,7 +836,7 @@ def test_ledger(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
             broker.port,
             upstream=http(llm, f"{HASTE}\n"),
             pipelines=ONE,
-            hurry={"upstream.FAILURES": 1000},
+            hurry={"escalation.upstream.FAILURES": 1000},
         )
         agent.start()
         ask(client, range(30))
@@ -869,7 +869,7 @@ def test_upstream_removed(
             broker.port,
             upstream=http(llm),
             pipelines={"ask": prefer},
-            hurry={"presence.HEALTH_S": 0.2},  # says often enough what to look at
+            hurry={"daemon.status.HEALTH_S": 0.2},  # says often enough what to look at
         )
         agent.start()
         for number in range(20):
@@ -895,7 +895,7 @@ def test_upstream_removed(
 def test_a_rotated_key(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
     """While upstream takes no key of ours, cases wait, and an alert says why."""
     terms = f"{HASTE}\ndeadline_s = 600.0"
-    hurry = {"upstream.COOL_DOWN_S": 0.5, "escalation.REST_S": 0.5}
+    hurry = {"escalation.upstream.COOL_DOWN_S": 0.5, "escalation.cases.REST_S": 0.5}
     with ScriptedLLM(lambda _: Says(raw=b"{}", http=401)) as llm:
         agent = new_agent(
             broker.port, upstream=http(llm, terms), pipelines=ONE, hurry=hurry
@@ -1002,7 +1002,7 @@ def test_stop_with_a_full_outbox(
             upstream=http(llm),
             outbox="max_bytes = 1048576",
             pipelines=ONE,
-            hurry={"app.FINISH_S": 1.0},
+            hurry={"daemon.app.FINISH_S": 1.0},
         )
         agent.start()
         for number in range(110):
@@ -1032,7 +1032,7 @@ def test_stop_without_a_broker(
             broker.port,
             upstream=http(llm),
             pipelines=ONE,
-            hurry={"app.FINISH_S": 1.0},
+            hurry={"daemon.app.FINISH_S": 1.0},
         )
         agent.start()
         ask(client, range(4))
@@ -1135,7 +1135,7 @@ def test_more_at_once_than_the_outbox_holds(
         upstream=gone(port),
         outbox="max_bytes = 1048576",
         pipelines={"ask": (topics, f"max_chars = 100000\n{more}")},
-        hurry={"upstream.COOL_DOWN_S": 1.0, "escalation.REST_S": 1.0},
+        hurry={"escalation.upstream.COOL_DOWN_S": 1.0, "escalation.cases.REST_S": 1.0},
     )
     agent.start()
     for number, text in enumerate(texts):

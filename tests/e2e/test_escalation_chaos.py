@@ -42,7 +42,7 @@ from brokers import Broker
 NewAgent = Callable[..., Agent]
 SHARE = 10, 3  # of ten messages, three are asked about
 TAKES_S = 0.03  # a model's answer
-HURRY = {"upstream.COOL_DOWN_S": 1.0, "escalation.REST_S": 1.0}
+HURRY = {"escalation.upstream.COOL_DOWN_S": 1.0, "escalation.cases.REST_S": 1.0}
 LOCAL = (["home/+"], '[upstream]\npolicy = "always_local"\n')
 
 

@@ -194,7 +194,7 @@ def test_a_version_is_not_to_blame_for_what_was_refused_before(
         new_agent,
         broker,
         probation_s=0.5,
-        **{"link.FLAPS": 1, "link.FLAP_S": 9},
+        **{"mqtt.link.FLAPS": 1, "mqtt.link.FLAP_S": 9},
     )
     client.send("one/1/utterance", text_of(1))
     client.wait(lambda: topic.encode() in b"".join(client.said[ALERT]))

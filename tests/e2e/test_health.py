@@ -17,7 +17,7 @@ from upstreams import ScriptedLLM
 from agent.telemetry.metrics import Collector
 
 BASE = f"slm/{DEVICE}"
-HURRY = {"presence.HEALTH_S": 0.2, "presence.JITTER_S": (0.0, 0.0)}
+HURRY = {"daemon.status.HEALTH_S": 0.2, "daemon.status.JITTER_S": (0.0, 0.0)}
 
 
 def scraped(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -229,7 +229,7 @@ def test_an_alert_stands_over_a_reload(
     broker: Mosquitto, client: Client, new_agent: Callable[..., Agent]
 ) -> None:
     """What is as wrong as before is not cleared in between, nor said later."""
-    agent = new_agent(broker.port, hurry={"presence.DISK_LOW": (2.0, 2.0)})
+    agent = new_agent(broker.port, hurry={"daemon.status.DISK_LOW": (2.0, 2.0)})
     agent.start()
     said = client.said[f"{BASE}/alert/disk_low"]
     client.wait(lambda: len(said) == 1)

@@ -87,7 +87,7 @@ def test_a_boot_does_not_wait_for_the_broker(
 ) -> None:
     """Without a broker systemd hears after a while that we are there, and why."""
     broker.stop()
-    agent = new_agent(broker.port, hurry={"app.PATIENCE_S": 0.1})
+    agent = new_agent(broker.port, hurry={"daemon.app.PATIENCE_S": 0.1})
     agent.start(ready=False)
     assert "no connection to" in agent.wait_told("READY=1")
     assert agent.terminate() == 0

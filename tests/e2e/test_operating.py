@@ -63,7 +63,7 @@ def test_the_page_shows_what_is_answered(
         agent = new_agent(
             broker.port,
             device=DEVICE,
-            hurry={"presence.HEALTH_S": 0.2},
+            hurry={"daemon.status.HEALTH_S": 0.2},
             upstream=f"{http(llm, '')}\n[upstream.budget]\ncalls_per_day = 500\n",
             pipelines={"home": (["home/+/utterance"], terms)},
         )

@@ -30,9 +30,9 @@ from upstreams import Asked, Says, ScriptedLLM
 
 NewAgent = Callable[..., Agent]
 HURRY = {
-    "upstream.COOL_DOWN_S": 1.0,
-    "escalation.REST_S": 1.0,
-    "presence.HEALTH_S": 0.2,
+    "escalation.upstream.COOL_DOWN_S": 1.0,
+    "escalation.cases.REST_S": 1.0,
+    "daemon.status.HEALTH_S": 0.2,
 }
 MIB = 2**20
 LONG = "x" * 2000  # for a model one word

@@ -21,7 +21,7 @@ def loading_takes(seconds: float) -> dict[str, object]:
         "__import__('structlog').get_logger().info('opening'), "
         "__import__('time').sleep(SECONDS), real(config))[2]"
     ).replace("SECONDS", str(seconds))
-    return {"steering.prepare": f"({slowly})(agent.steering.prepare)"}
+    return {"daemon.config_source.prepare": f"({slowly})(agent.daemon.config_source.prepare)"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -165,7 +165,7 @@ def test_a_fleet_file_that_nobody_judged_comes_again(
     """One that arrived just before a crash is applied after it."""
     del client
     pipelines = {"one": (["pi/+/utterance"], "")}
-    slow = {"pilot.TURN_S": 600}
+    slow = {"daemon.fleet_updates.TURN_S": 600}
     agent = office.join(new_agent(broker.port, pipelines=pipelines, hurry=slow))
     agent.start()
     office.push(office.signed(version(1)))

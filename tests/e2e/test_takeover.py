@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 ALERT = f"slm/{DEVICE}/alert/id_taken_over"
 HEALTH = f"slm/{DEVICE}/health"
 HURRY = {
-    "link.YIELD_S": 2.0,
-    "link.STABLE_S": 4.0,
-    "presence.HEALTH_S": 0.2,
+    "mqtt.link.YIELD_S": 2.0,
+    "mqtt.link.STABLE_S": 4.0,
+    "daemon.status.HEALTH_S": 0.2,
 }
 
 
@@ -80,7 +80,7 @@ def test_no_war(
     """Against a thief that always returns we give way for longer and longer."""
     spoken = 5 if version == 5 else '"3.1.1"'
     agent = new_agent(
-        broker.port, mqtt=f"version = {spoken}", hurry=HURRY | {"link.YIELD_S": 0.5}
+        broker.port, mqtt=f"version = {spoken}", hurry=HURRY | {"mqtt.link.YIELD_S": 0.5}
     )
     agent.start()
     with thief(broker.port, version) as story:

@@ -12,7 +12,7 @@ from upstreams import ScriptedLLM
 
 NewAgent = Callable[..., Agent]
 TICK_S = 0.2
-HURRY = {"watchdog.STALL_S": 2.0, "watchdog.STILL_S": 4.0}
+HURRY = {"daemon.watchdog.STALL_S": 2.0, "daemon.watchdog.STILL_S": 4.0}
 LONG = 30  # ticks: half as long again as what makes a part hang
 FOR_EVER = (
     "import asyncio, threading\nasync def hang(*_): await asyncio.Event().wait()\n"
@@ -67,13 +67,13 @@ def heard(agent: Agent) -> list[bytes]:
 @pytest.mark.parametrize(
     ("part", "place", "how", "topic"),
     [
-        ("model", "engine.answer", "sleep", "home/1/utterance"),
-        ("delivery", "delivery.Delivery.deliver_once", "hang", "home/1/utterance"),
-        ("delivery", "delivery.Delivery._commit", "hang", "ask/1"),
+        ("model", "inference.engine.answer", "sleep", "home/1/utterance"),
+        ("delivery", "daemon.delivery.Delivery.deliver_once", "hang", "home/1/utterance"),
+        ("delivery", "daemon.delivery.Delivery._commit", "hang", "ask/1"),
         ("outbox", "outbox.store.Store._commit", "sleep", "ask/1"),
-        ("finals", "finals.Finals._published", "hang", "ask/1"),
-        ("cases", "escalation.Escalation._expire", "hang", "ask/1"),
-        ("privacy", "upstream.redact", "sleep", "hide/1"),
+        ("finals", "escalation.final_results.Finals._published", "hang", "ask/1"),
+        ("cases", "escalation.cases.Escalation._expire", "hang", "ask/1"),
+        ("privacy", "escalation.upstream.redact", "sleep", "hide/1"),
     ],
 )
 def test_what_hangs_is_not_fed(
@@ -174,7 +174,7 @@ def test_a_broker_that_acknowledges_nothing(
     proxy: Proxy, client: Client, new_agent: NewAgent
 ) -> None:
     """It looks like a part of ours that hangs; to whom is restarted, like none."""
-    hurry = HURRY | {"link.INTRODUCTION_S": 0.5}
+    hurry = HURRY | {"mqtt.link.INTRODUCTION_S": 0.5}
     agent = new_agent(proxy.port, pipelines={"home": PIPELINES["home"]}, hurry=hurry)
     agent.start()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, "/usr/lib/slm-agent")
 
-import agent.engine
-import agent.watchdog
+import agent.inference.engine
+import agent.daemon.watchdog
 
 from agent.cli.main import main
 from agent.core.types import Decision
@@ -16,7 +16,7 @@ from agent.inference.engine import Job
 
 HUNG = Path("/var/lib/slm-agent/hung")
 
-answer = agent.engine.answer
+answer = agent.inference.engine.answer
 
 
 def hang_once(jobs: Sequence[Job]) -> list[Decision]:
@@ -27,6 +27,6 @@ def hang_once(jobs: Sequence[Job]) -> list[Decision]:
     return answer(jobs)
 
 
-agent.engine.answer = hang_once
-agent.watchdog.STALL_S = 2.0  # a test does not wait for a minute
+agent.inference.engine.answer = hang_once
+agent.daemon.watchdog.STALL_S = 2.0  # a test does not wait for a minute
 main()

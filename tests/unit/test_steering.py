@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import agent.steering
+import agent.daemon.config_source
 import pytest
 from fleets import Keys
 
@@ -83,10 +83,10 @@ def bench(
 ) -> Bench:
     """Return a device's files."""
     made = Bench(tmp_path, Keys(tmp_path_factory.mktemp("keys")))
-    monkeypatch.setattr(agent.steering, "prepare", made.prepare)
+    monkeypatch.setattr(agent.daemon.config_source, "prepare", made.prepare)
     clock = machine_clock()
     monkeypatch.setattr(
-        agent.steering,
+        agent.daemon.config_source,
         "machine_clock",
         lambda: Clock(clock.now, lambda: made.seconds, "this boot"),
     )

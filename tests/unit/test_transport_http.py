@@ -361,8 +361,8 @@ def test_httpx_is_loaded_for_http_only() -> None:
     """A device that asks by MQTT never loads httpx."""
     code = """\
 import sys
-from agent.mqtt import Endpoint
-from agent.transports import Settings, open_transport
+from agent.mqtt.connection import Endpoint
+from agent.escalation.transports import Settings, open_transport
 own = Endpoint("mqtt://127.0.0.1:1883", "device")
 open_transport(Settings("mqtt"), "pi", own)
 assert "httpx" not in sys.modules
