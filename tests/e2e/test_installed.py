@@ -15,7 +15,7 @@ HOME = "/usr/lib/slm-agent"
 EMBEDDED = """\
 import asyncio
 from pathlib import Path
-from agent.embedded import daemon
+from agent.cli.embedded import daemon
 
 async def main():
     async with daemon(Path({folder!r}), {port}, "5"):
@@ -76,7 +76,7 @@ def test_daemon_of_the_package(
     broker: Mosquitto, bare: Path, packaged: str, tmp_path: Path
 ) -> None:
     """The daemon that demo and bench start runs with the package's libraries, too."""
-    lines, _, _ = packaged.partition("from agent.__main__")
+    lines, _, _ = packaged.partition("from agent.cli.main")
     lines += EMBEDDED.format(folder=str(tmp_path), port=broker.port)
     subprocess.run([bare, "-I", "-c", lines], cwd="/", check=True)
 
