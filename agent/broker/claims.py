@@ -17,7 +17,7 @@ from agent.protocol.cases import LATEST_MS, Reply, Wire
 FORGET_S = 3600.0  # how long after its end a claim still is in the ledger
 
 
-class Claim(Wire):
+class CaseClaim(Wire):
     """`by` wants to answer a case, for so many seconds."""
 
     say: Literal["claim"] = "claim"
@@ -58,7 +58,7 @@ class Welcome(Wire):
     by: str
 
 
-class Told(Wire):
+class SharedAnswer(Wire):
     """The answer to a case, for every broker of the group."""
 
     key: str
@@ -68,11 +68,11 @@ class Told(Wire):
     reply: Reply
 
 
-Word = Claim | End | Hello | Welcome
+Word = CaseClaim | End | Hello | Welcome
 _WORD: TypeAdapter[Any] = TypeAdapter(Annotated[Word, Field(discriminator="say")])
 
 
-def encode(word: Word | Told) -> bytes:
+def encode(word: Word | SharedAnswer) -> bytes:
     """Return a word as JSON."""
     return word.model_dump_json().encode()
 
@@ -86,10 +86,10 @@ def decode(payload: bytes) -> Word | None:
     return word
 
 
-def decode_told(payload: bytes) -> Told | None:
+def decode_told(payload: bytes) -> SharedAnswer | None:
     """Read what was said on the answer topic; None for what is no answer of ours."""
     try:
-        return Told.model_validate_json(payload)
+        return SharedAnswer.model_validate_json(payload)
     except ValidationError:
         return None
 
@@ -98,7 +98,7 @@ def decode_told(payload: bytes) -> Told | None:
 class Held:
     """A claim that stands until another takes over; others may try after `until`."""
 
-    claim: Claim
+    claim: CaseClaim
     until: float
 
 
@@ -108,7 +108,7 @@ class Ledger:
 
     held: dict[str, Held] = field(default_factory=dict)
 
-    def heard(self, claim: Claim, now: float) -> bool:
+    def heard(self, claim: CaseClaim, now: float) -> bool:
         """Take a claim in; tell whether it is the one that stands now."""
         standing = self.held.get(claim.key)
         stands = (

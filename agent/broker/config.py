@@ -18,7 +18,7 @@ from agent.config.config import (
     Name,
     Place,
     Section,
-    State,
+    StateSection,
     check_tls,
     first_line,
     host_name,
@@ -92,7 +92,7 @@ class BrokerSection(Section):
     """Answers given again for exactly the same question, whoever asks."""
 
 
-class BrokerState(State):
+class BrokerState(StateSection):
     """What survives a restart."""
 
     dir: Place = Path("/var/lib/slm-agent-broker")
@@ -106,7 +106,7 @@ class BrokerMetrics(Metrics):
     """Port; 0: none."""
 
 
-class ModelSection(Section):
+class LlmSection(Section):
     """A language model; the first is asked, the others are its fallbacks in order."""
 
     model: Annotated[str, AfterValidator(_is_model)]
@@ -135,14 +135,14 @@ class BrokerFile(Section):
     mqtt: Mqtt = Mqtt(session_expiry_s=3600)
     broker: BrokerSection = Field(default_factory=BrokerSection)
     state: BrokerState = BrokerState()
-    models: list[ModelSection] = Field(min_length=1)
+    models: list[LlmSection] = Field(min_length=1)
     budget: Limits = Limits()
     metrics: BrokerMetrics = BrokerMetrics()
     log: Log = Log()
 
 
 @dataclass(frozen=True, slots=True)
-class Topics:
+class BrokerTopics:
     """Where brokers of a group speak of themselves, and to each other."""
 
     name: str
@@ -190,7 +190,7 @@ def load(path: Path | None) -> BrokerFile:
     return file
 
 
-def key_of(model: ModelSection, number: int) -> str | None:
+def key_of(model: LlmSection, number: int) -> str | None:
     """Read a model's API key; raises ConfigError."""
     if model.key_file is None:
         return None
@@ -228,7 +228,7 @@ def endpoints(file: BrokerFile) -> tuple[Endpoint, Endpoint]:
         max_inflight=mqtt.max_inflight,
         max_packet_bytes=mqtt.max_packet_bytes,
     )
-    topics = Topics(name, file.broker.group)
+    topics = BrokerTopics(name, file.broker.group)
     cases = made(
         client_id=client_id,
         session_expiry_s=mqtt.session_expiry_s,

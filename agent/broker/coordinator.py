@@ -13,12 +13,12 @@ from typing import Any
 import structlog
 
 from agent.broker import reply_store
-from agent.broker.claims import Told, decode_told, encode
+from agent.broker.claims import SharedAnswer, decode_told, encode
 from agent.broker.config import BrokerFile
-from agent.broker.counters import Tally
-from agent.broker.deadlines import Progress
-from agent.broker.group import Group
-from agent.broker.llm_router import Asking, left_s, work_s
+from agent.broker.counters import BrokerCounters
+from agent.broker.deadlines import Deadlines
+from agent.broker.group import BrokerGroup
+from agent.broker.llm_router import LlmRouter, left_s, work_s
 from agent.outbox import answers
 from agent.outbox.store import Full, Store
 from agent.protocol.cases import Reply, Request, Usage
@@ -37,17 +37,17 @@ def lease_s(file: BrokerFile) -> float:
     return work_s(file) + MARGIN_S
 
 
-class Answering:
+class Coordinator:
     """Owns what is being answered now, and what was just heard from others."""
 
     def __init__(
         self,
         file: BrokerFile,
-        asking: Asking,
+        asking: LlmRouter,
         store: Store,
-        group: Group,
-        tally: Tally,
-        progress: Progress,
+        group: BrokerGroup,
+        tally: BrokerCounters,
+        progress: Deadlines,
     ) -> None:
         """Take all that an answer may come from."""
         self._file = file
@@ -59,7 +59,7 @@ class Answering:
         self._progress = progress
         self._slots = asyncio.Semaphore(file.broker.concurrency)
         self._working: dict[str, asyncio.Future[Reply | None]] = {}
-        self._heard: dict[str, Told] = {}  # from others, not on our disk yet
+        self._heard: dict[str, SharedAnswer] = {}  # from others, not on our disk yet
         self._resting = False
         self._asked: set[str] = set()  # keys of what is asked, or not yet stored
         self._nothing_asked = asyncio.Event()
@@ -93,11 +93,11 @@ class Answering:
         self._resting = True
         await self._nothing_asked.wait()
 
-    def heard(self, told: Told) -> None:
+    def heard(self, told: SharedAnswer) -> None:
         """Take in what another broker answered, before it is on the disk."""
         self._heard[told.key] = told
 
-    async def learn(self, told: Sequence[Told]) -> None:
+    async def learn(self, told: Sequence[SharedAnswer]) -> None:
         """Put on the disk what other brokers answered."""
         await self._keep(told, own=False)
         for one in told:
@@ -140,7 +140,7 @@ class Answering:
 
     async def _turn(
         self, key: str, request: Request
-    ) -> "Reply | asyncio.Future[Told | None] | None":
+    ) -> "Reply | asyncio.Future[SharedAnswer | None] | None":
         """Work on a case if it is ours; else return what to wait for."""
         try:
             async with asyncio.timeout(left_s(request)):
@@ -177,8 +177,8 @@ class Answering:
                 self._nothing_asked.set()
 
     async def _waited(
-        self, other: "asyncio.Future[Told | None]", request: Request
-    ) -> Told | None:
+        self, other: "asyncio.Future[SharedAnswer | None]", request: Request
+    ) -> SharedAnswer | None:
         try:
             async with asyncio.timeout(left_s(request)):
                 return await other
@@ -207,7 +207,7 @@ class Answering:
 
     async def _done(self, key: str, request: Request, reply: Reply) -> None:
         """Store an answer, then tell the others."""
-        told = Told(
+        told = SharedAnswer(
             key=key, by=self._file.broker.name, deadline_ms=request.deadline_ms,
             reply=reply,
         )  # fmt: skip
@@ -223,7 +223,7 @@ class Answering:
             )
         await self._group.tell(told)
 
-    async def _keep(self, told: Sequence[Told], *, own: bool) -> None:
+    async def _keep(self, told: Sequence[SharedAnswer], *, own: bool) -> None:
         def change(db: Any) -> None:
             now = time.time()
             reply_store.prune(db, now - self._file.broker.keep_s)

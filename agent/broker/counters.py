@@ -10,7 +10,7 @@ RECENT = 1000  # cases that the latency quantiles are taken over
 
 
 @dataclass(slots=True)
-class Tally:
+class BrokerCounters:
     """Counters of one process; nothing here is durable.
 
     A case ends in one outcome: ok, abstain, error, budget, expired, broken,

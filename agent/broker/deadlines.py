@@ -7,7 +7,7 @@ from contextlib import contextmanager
 STALL_S = 60.0  # what takes so much longer than it may is hung
 
 
-class Progress:
+class Deadlines:
     """Owns the times by which what goes on now must have come to an end."""
 
     def __init__(self) -> None:

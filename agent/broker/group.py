@@ -15,19 +15,19 @@ from typing import TypeVar
 import structlog
 
 from agent.broker.claims import (
-    Claim,
+    CaseClaim,
     End,
     Hello,
     Ledger,
-    Told,
+    SharedAnswer,
     Welcome,
     Word,
     decode,
     decode_told,
     encode,
 )
-from agent.broker.config import Topics
-from agent.broker.membership import Hearing
+from agent.broker.config import BrokerTopics
+from agent.broker.membership import Membership
 from agent.core.errors import Refused, Undelivered
 from agent.core.types import Message
 from agent.mqtt.connection import MQTT5, Connection, Endpoint
@@ -42,34 +42,36 @@ Value = TypeVar("Value")
 log = structlog.get_logger()
 
 
-class Group:
+class BrokerGroup:
     """Owns the connection by which brokers of a group speak to each other."""
 
     def __init__(
         self,
         endpoint: Endpoint,
-        topics: Topics,
+        topics: BrokerTopics,
         lease_s: float,
         since: float,
         retold: Callable[[float], Awaitable[list[bytes]]],
-        on_told: Callable[[Told, Message], None],
+        on_told: Callable[[SharedAnswer, Message], None],
     ) -> None:
         """Take how long our claims last, and since when we know nothing of others.
 
         `retold` finds our answers since a time; `on_told` takes another's, and
         acknowledges it.
         """
-        self._hearing = Hearing(topics.name, since)
+        self._hearing = Membership(topics.name, since)
         self._topics = topics
         self._lease_s = lease_s
         self._retold = retold
         self._on_told = on_told
         self._ledger = Ledger()
-        self._ours: dict[str, Claim] = {}  # by key: what we may ask
+        self._ours: dict[str, CaseClaim] = {}  # by key: what we may ask
         self._proposed: dict[str, asyncio.Future[bool]] = {}  # by claim id
-        self._waiting: dict[str, set[asyncio.Future[Told | None]]] = defaultdict(set)
-        self._untold: dict[str, Told] = {}
-        self._to_answer: asyncio.Queue[Hello | Welcome | Claim] = asyncio.Queue()
+        self._waiting: dict[str, set[asyncio.Future[SharedAnswer | None]]] = (
+            defaultdict(set)
+        )
+        self._untold: dict[str, SharedAnswer] = {}
+        self._to_answer: asyncio.Queue[Hello | Welcome | CaseClaim] = asyncio.Queue()
         self._stirred = asyncio.Event()  # something that an introduction waits for
         self._in = asyncio.Event()  # whether we heard all there is to hear
         self._connection: Connection | None = None  # while there is one
@@ -91,7 +93,7 @@ class Group:
 
     # -- what answering asks of the group
 
-    async def claim(self, key: str) -> "asyncio.Future[Told | None] | None":
+    async def claim(self, key: str) -> "asyncio.Future[SharedAnswer | None] | None":
         """Claim a case; None: it is ours, until `end` or `tell`.
 
         Else another broker works on it: the future is what it told, or None once the
@@ -103,7 +105,7 @@ class Group:
             standing = self._ledger.held.get(key)
             if standing and standing.until > now:
                 return self._watch(key, standing.until - now)
-            claim = Claim(
+            claim = CaseClaim(
                 id=ulid_text(new_ulid()),
                 key=key,
                 by=self._topics.name,
@@ -125,7 +127,7 @@ class Group:
         except Undelivered:
             log.debug("end_not_said", key=key)  # without us our claims are void
 
-    async def tell(self, told: Told) -> None:
+    async def tell(self, told: SharedAnswer) -> None:
         """Tell the others an answer, now or when we are connected again."""
         claim = self._ours.pop(told.key, None)
         told = told.model_copy(update={"claim": claim.id if claim else None})
@@ -144,7 +146,7 @@ class Group:
             topic = f"{self._topics.members}/{self._topics.name}"
             await (await self._connection.publish(topic, b"offline", retain=True))
 
-    async def _first(self, claim: Claim) -> bool:
+    async def _first(self, claim: CaseClaim) -> bool:
         """Say a claim and hear it; tell whether it is the one that stands."""
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._proposed[claim.id] = answer
@@ -158,9 +160,9 @@ class Group:
             del self._proposed[claim.id]
             answer.cancel()
 
-    def _watch(self, key: str, seconds: float) -> "asyncio.Future[Told | None]":
+    def _watch(self, key: str, seconds: float) -> "asyncio.Future[SharedAnswer | None]":
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Told | None] = loop.create_future()
+        future: asyncio.Future[SharedAnswer | None] = loop.create_future()
         self._waiting[key].add(future)
         timer = loop.call_later(seconds, _settle, future, None)
 
@@ -173,7 +175,7 @@ class Group:
         future.add_done_callback(done)
         return future
 
-    def _wake(self, key: str, told: Told | None) -> None:
+    def _wake(self, key: str, told: SharedAnswer | None) -> None:
         for future in list(self._waiting.get(key, ())):
             _settle(future, told)
 
@@ -200,7 +202,7 @@ class Group:
 
     def _heard(self, word: Word) -> None:
         match word:
-            case Claim():
+            case CaseClaim():
                 stands = self._ledger.heard(word, time.monotonic())
                 if word.id in self._proposed:
                     _settle(self._proposed[word.id], stands)
@@ -240,7 +242,7 @@ class Group:
                         await self._ask(word.by)
                     case Welcome():
                         await self._ask(word.by)
-                    case Claim():
+                    case CaseClaim():
                         if not self._is_ours(word):
                             await self._say(End(id=word.id, key=word.key, by=word.by))
             except Undelivered:
@@ -277,7 +279,7 @@ class Group:
         if self._hearing.deaf_to(name) < inf:
             await self._say(self._hearing.hello(to=name))
 
-    def _is_ours(self, claim: Claim) -> bool:
+    def _is_ours(self, claim: CaseClaim) -> bool:
         ours = self._ours.get(claim.key)
         return ours is not None and ours.id == claim.id
 
@@ -347,7 +349,7 @@ class Group:
             raise Undelivered("the group is out of reach")
         await (await self._connection.publish(self._topics.claims, encode(word)))
 
-    async def _publish_told(self, connection: Connection, told: Told) -> None:
+    async def _publish_told(self, connection: Connection, told: SharedAnswer) -> None:
         body = encode(told)
         if not _fits(body, connection):  # MQTT would hang up, and again each time
             log.warning("answer_not_told", key=told.key, why="too large for MQTT")

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from agent.broker.config import cases_filter, may_reply_to
-from agent.broker.coordinator import Answering, Resting
-from agent.broker.counters import Tally
-from agent.broker.plan import Plan
+from agent.broker.coordinator import Coordinator, Resting
+from agent.broker.counters import BrokerCounters
+from agent.broker.plan import BrokerSetup
 from agent.core.errors import Refused, Undelivered
 from agent.core.types import Message
-from agent.mqtt.backlog import Backlog, Verdict
+from agent.mqtt.backlog import Admission, Backlog
 from agent.mqtt.connection import Connection, Envelope
 from agent.mqtt.link import Link
 from agent.protocol.cases import BadRequest, Reply, Request, decode_request, field_of
@@ -28,9 +28,9 @@ class Intake:
 
     def __init__(
         self,
-        plan: Plan,
-        answering: Answering,
-        tally: Tally,
+        plan: BrokerSetup,
+        answering: Coordinator,
+        tally: BrokerCounters,
         on_up: Callable[[Connection], Awaitable[None]],
         on_stolen: Callable[[], Awaitable[None]],
     ) -> None:
@@ -76,7 +76,7 @@ class Intake:
         if self._closed or self._tasks is None:
             return  # unacknowledged: it comes again, here or elsewhere
         self._tally.received += 1
-        if self._backlog.admit(message) is Verdict.TAKEN:
+        if self._backlog.admit(message) is Admission.TAKEN:
             self.idle.clear()
             task = self._tasks.create_task(self._case(message), name="case")
             self._cases.add(task)

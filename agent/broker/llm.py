@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from agent.broker.config import BrokerFile, ModelSection, key_of
+from agent.broker.config import BrokerFile, LlmSection, key_of
 from agent.core.errors import ConfigError
 from agent.protocol.cases import MOST_TOKENS, Request
 from agent.protocol.prompt import messages, response_format
@@ -30,7 +30,7 @@ OVERHEAD_TOKENS = 600  # what providers put around a prompt: roles, how to use a
 MILLION = 1_000_000
 
 
-class Trouble(StrEnum):
+class ErrorKind(StrEnum):
     """Why a model did not answer."""
 
     BUSY = "busy"  # it refuses for now: its rate limit
@@ -46,7 +46,7 @@ class Failed(Exception):
     holds what was asked.
     """
 
-    def __init__(self, trouble: Trouble, detail: str, *, billed: bool) -> None:
+    def __init__(self, trouble: ErrorKind, detail: str, *, billed: bool) -> None:
         """`detail` names the kind of error."""
         super().__init__(f"{trouble}: {detail}")
         self.trouble = trouble
@@ -54,7 +54,7 @@ class Failed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Completion:
     """What a model answered and took; `cost` None: nobody knows a price."""
 
     content: str
@@ -65,10 +65,10 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class LanguageModel:
     """A language model, ready to be asked; prices for a million tokens."""
 
-    spec: ModelSection
+    spec: LlmSection
     price_in: float | None
     price_out: float | None
     key: str | None = field(default=None, repr=False)
@@ -89,7 +89,7 @@ class Model:
         return (sent * self.price_in + received * self.price_out) / MILLION
 
 
-def open_models(file: BrokerFile) -> tuple[Model, ...]:
+def open_models(file: BrokerFile) -> tuple[LanguageModel, ...]:
     """Load LiteLLM and find keys and prices; raises ConfigError."""
     litellm = _litellm()
     found = tuple(
@@ -106,7 +106,7 @@ def open_models(file: BrokerFile) -> tuple[Model, ...]:
     return found
 
 
-async def ask(model: Model, request: Request, timeout_s: float) -> Said:
+async def ask(model: LanguageModel, request: Request, timeout_s: float) -> Completion:
     """Ask a model once; raises Failed."""
     litellm = _litellm()
     spec = model.spec
@@ -133,7 +133,7 @@ async def ask(model: Model, request: Request, timeout_s: float) -> Said:
                 **spec.options,
             )
     except TimeoutError:
-        raise Failed(Trouble.TIMEOUT, f"{timeout_s:g} s", billed=True) from None
+        raise Failed(ErrorKind.TIMEOUT, f"{timeout_s:g} s", billed=True) from None
     except Exception as error:  # noqa: BLE001  LiteLLM raises what its 100 providers'
         # adapters raise; whatever it is, the next model may answer.
         raise _failed(error) from None
@@ -159,8 +159,8 @@ def _litellm() -> Any:
 
 
 def _opened(
-    spec: ModelSection, number: int, prices: Mapping[str, Mapping[str, Any]]
-) -> Model:
+    spec: LlmSection, number: int, prices: Mapping[str, Mapping[str, Any]]
+) -> LanguageModel:
     price_in, price_out = spec.price_in, spec.price_out
     if price_in is None:
         # Looked up by hand: LiteLLM's own look-up asks a local Ollama.
@@ -168,7 +168,7 @@ def _opened(
         if "input_cost_per_token" in known:
             price_in = float(known["input_cost_per_token"]) * MILLION
             price_out = float(known.get("output_cost_per_token", 0.0)) * MILLION
-    return Model(spec, price_in, price_out, key_of(spec, number))
+    return LanguageModel(spec, price_in, price_out, key_of(spec, number))
 
 
 def _first(
@@ -177,7 +177,7 @@ def _first(
     return next((prices[name] for name in names if name in prices), {})
 
 
-def _said(model: Model, response: Any) -> Said:
+def _said(model: LanguageModel, response: Any) -> Completion:
     """Read a response; one without an answer is an empty answer."""
     choices = response.choices or ()
     content = choices[0].message.content if choices else None
@@ -191,7 +191,7 @@ def _said(model: Model, response: Any) -> Said:
         cost = model.cost(sent, received)
     # Half a character (a lone surrogate), which nobody could send on, becomes "?".
     whole = (content or "").encode("utf-8", "replace").decode()
-    return Said(whole, sent, received, cost, model.spec.model)
+    return Completion(whole, sent, received, cost, model.spec.model)
 
 
 def _tokens(said: Any) -> int:
@@ -205,11 +205,11 @@ def _failed(error: Exception) -> Failed:
     detail = type(error).__name__ + (f" {status}" if status else "")
     name = type(error).__name__
     if name == "Timeout" or status == 408:  # noqa: PLR2004
-        return Failed(Trouble.TIMEOUT, detail, billed=True)
+        return Failed(ErrorKind.TIMEOUT, detail, billed=True)
     if status == 429:  # noqa: PLR2004
-        return Failed(Trouble.BUSY, detail, billed=False)
+        return Failed(ErrorKind.BUSY, detail, billed=False)
     if isinstance(status, int) and 400 <= status < 500:  # noqa: PLR2004
-        return Failed(Trouble.REFUSED, detail, billed=False)
+        return Failed(ErrorKind.REFUSED, detail, billed=False)
     # A response that cannot be read may have been paid; so may a broken connection.
     refused = isinstance(status, int) and name != "APIConnectionError"
-    return Failed(Trouble.UNAVAILABLE, detail, billed=not refused)
+    return Failed(ErrorKind.UNAVAILABLE, detail, billed=not refused)

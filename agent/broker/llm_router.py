@@ -15,8 +15,8 @@ import structlog
 
 from agent.broker import llm
 from agent.broker.config import BrokerFile
-from agent.broker.counters import Tally
-from agent.broker.llm import Failed, Model, Said, Trouble
+from agent.broker.counters import BrokerCounters
+from agent.broker.llm import Completion, ErrorKind, Failed, LanguageModel
 from agent.config.config import Limit
 from agent.outbox import spending
 from agent.outbox.spending import Spend, today
@@ -33,12 +33,12 @@ REST_S = 30.0
 log = structlog.get_logger()
 
 
-class OverBudget(Exception):
+class BudgetSpent(Exception):
     """What a call may take at most is more than is left for the day."""
 
 
 @dataclass(slots=True)
-class _Flaws:
+class _Failures:
     """Failures of a model in a row."""
 
     count: int = 0
@@ -68,11 +68,15 @@ def left_s(request: Request) -> float:
     return request.deadline_ms / 1000 - time.time()
 
 
-class Asking:
+class LlmRouter:
     """Owns what is known of the models, and the day's budget."""
 
     def __init__(
-        self, file: BrokerFile, models: tuple[Model, ...], store: Store, tally: Tally
+        self,
+        file: BrokerFile,
+        models: tuple[LanguageModel, ...],
+        store: Store,
+        tally: BrokerCounters,
     ) -> None:
         """Take the models in order, and where spending is written down."""
         self._file = file
@@ -80,23 +84,23 @@ class Asking:
         self._store = store
         self._tally = tally
         self._limit = limit_of(file)
-        self._flaws = {model.spec.model: _Flaws() for model in models}
+        self._flaws = {model.spec.model: _Failures() for model in models}
 
     async def ask(self, request: Request) -> Reply:
         """Ask the models, and once more if the answer is not valid."""
-        said: list[Said] = []
+        said: list[Completion] = []
         try:
             async with asyncio.timeout(work_s(self._file)):
                 return await self._rounds(request, said)
-        except OverBudget:
+        except BudgetSpent:
             error = "budget"
         except TimeoutError:
-            error = Trouble.TIMEOUT.value
+            error = ErrorKind.TIMEOUT.value
         except Failed as why:
             error = why.trouble.value
         return Reply(id=request.id, status="error", error=error, usage=_usage(said))
 
-    async def _rounds(self, request: Request, said: list[Said]) -> Reply:
+    async def _rounds(self, request: Request, said: list[Completion]) -> Reply:
         question = request
         for _ in range(ROUNDS):
             said.append(await self._patiently(question))
@@ -127,7 +131,7 @@ class Asking:
             id=request.id, status="abstain", usage=_usage(said), model=model[:256]
         )
 
-    async def _patiently(self, request: Request) -> Said:
+    async def _patiently(self, request: Request) -> Completion:
         """Ask all models, and again after a pause; raises Failed, OverBudget."""
         attempt = 1
         while True:
@@ -135,13 +139,13 @@ class Asking:
                 return await self._fallbacks(request)
             except Failed as why:
                 pause = random.uniform(0.1, min(PAUSE_MAX_S, 2.0**attempt))  # noqa: S311
-                final = why.trouble is Trouble.REFUSED or pause > left_s(request)
+                final = why.trouble is ErrorKind.REFUSED or pause > left_s(request)
                 if final or attempt >= self._file.broker.attempts:
                     raise
             attempt += 1
             await asyncio.sleep(pause)
 
-    async def _fallbacks(self, request: Request) -> Said:
+    async def _fallbacks(self, request: Request) -> Completion:
         """Ask one model after the other; raises what is worth the most patience."""
         failed: Failed | None = None
         # Those that fail all the time go last, for a while.
@@ -158,17 +162,19 @@ class Asking:
             except Failed as why:
                 self._tally.failures[f"{model.spec.model}: {why.trouble}"] += 1
                 log.warning("model_failed", model=model.spec.model, why=str(why))
-                if why.trouble is not Trouble.REFUSED:
+                if why.trouble is not ErrorKind.REFUSED:
                     flaws.count += 1
                     flaws.last = time.monotonic()
-                if failed is None or failed.trouble is Trouble.REFUSED:
+                if failed is None or failed.trouble is ErrorKind.REFUSED:
                     failed = why
                 continue
             flaws.count = 0
             return said
-        raise failed or Failed(Trouble.TIMEOUT, "deadline", billed=False)
+        raise failed or Failed(ErrorKind.TIMEOUT, "deadline", billed=False)
 
-    async def _paid(self, model: Model, request: Request, timeout_s: float) -> Said:
+    async def _paid(
+        self, model: LanguageModel, request: Request, timeout_s: float
+    ) -> Completion:
         """Ask a model within the budget; raises Failed, OverBudget."""
         wanted = _spend(model, *model.at_most(request))
         reserved = await self._reserve(wanted)
@@ -202,16 +208,18 @@ class Asking:
         except Full:
             reserved = None  # what cannot be booked is not spent
         if reserved is None:
-            raise OverBudget
+            raise BudgetSpent
         return reserved
 
 
-def _spend(model: Model, sent: int, received: int, cost: float | None = None) -> Spend:
+def _spend(
+    model: LanguageModel, sent: int, received: int, cost: float | None = None
+) -> Spend:
     cost = model.cost(sent, received) if cost is None else cost
     return Spend(1, sent + received, round((cost or 0.0) * 1_000_000))
 
 
-def _usage(said: list[Said]) -> Usage:
+def _usage(said: list[Completion]) -> Usage:
     """Return what all answers to a case took together."""
     costs = [one.cost for one in said]
     known = [cost for cost in costs if cost is not None]

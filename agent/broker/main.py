@@ -7,12 +7,12 @@ from pathlib import Path
 import structlog
 
 from agent.broker import reply_store
-from agent.broker.plan import Plan, prepare
+from agent.broker.plan import BrokerSetup, prepare
 from agent.broker.service import Service
 from agent.core.errors import ConfigError, Unready
 from agent.core.log import set_level
 from agent.core.systemd import notify
-from agent.daemon.supervise import Lasting, give_back_memory, signals
+from agent.daemon.supervise import Supervision, give_back_memory, signals
 from agent.outbox import answers, spending
 from agent.outbox.store import Failed, Full, Store
 
@@ -24,10 +24,10 @@ log = structlog.get_logger()
 
 async def run(path: Path | None) -> None:
     """Run a broker until it is told to stop; raises ConfigError, Unready."""
-    lasting = Lasting()
-    last: Plan | None = None
+    lasting = Supervision()
+    last: BrokerSetup | None = None
     with signals(lasting):
-        following: Plan | None = prepare(path)
+        following: BrokerSetup | None = prepare(path)
         while following and not lasting.stop.is_set():
             plan = following
             set_level(plan.file.log.level)
@@ -52,7 +52,7 @@ async def run(path: Path | None) -> None:
             give_back_memory()
 
 
-def _opened(plan: Plan) -> Store:
+def _opened(plan: BrokerSetup) -> Store:
     """Open the store; raises ConfigError, Unready."""
     state = plan.file.state.dir / "broker.db"
     try:

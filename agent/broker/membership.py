@@ -8,7 +8,7 @@ from agent.mqtt.message_ids import new_ulid, ulid_text
 SKEW_S = 60.0  # how much clocks of brokers may differ
 
 
-class Hearing:
+class Membership:
     """Keeps, for one broker, how well it hears the others; times are Unix seconds."""
 
     def __init__(self, name: str, since: float) -> None:

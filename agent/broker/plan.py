@@ -5,16 +5,16 @@ from pathlib import Path
 
 from agent.broker import llm
 from agent.broker.config import BrokerFile, cases_filter, endpoints, load
-from agent.broker.llm import Model
+from agent.broker.llm import LanguageModel
 from agent.mqtt.connection import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BrokerSetup:
     """What runs, and why something else was refused before."""
 
     file: BrokerFile
-    models: tuple[Model, ...]
+    models: tuple[LanguageModel, ...]
     cases: Endpoint
     group: Endpoint
     refused: str = ""
@@ -25,7 +25,7 @@ class Plan:
         return self.cases.url, self.cases.client_id, cases_filter(self.file)
 
 
-def prepare(path: Path | None) -> Plan:
+def prepare(path: Path | None) -> BrokerSetup:
     """Read broker.toml, keys, prices and certificates; raises ConfigError."""
     file = load(path)
-    return Plan(file, llm.open_models(file), *endpoints(file))
+    return BrokerSetup(file, llm.open_models(file), *endpoints(file))

@@ -6,7 +6,7 @@ Functions on a database that `outbox.store` owns.
 import hashlib
 import json
 
-from agent.broker.claims import Told
+from agent.broker.claims import SharedAnswer
 from agent.outbox.store import Database
 from agent.protocol.cases import Request
 
@@ -43,7 +43,9 @@ def find(db: Database, key: str) -> bytes | None:
     return row[0] if row else None
 
 
-def keep(db: Database, told: Told, body: bytes, *, now: float, own: bool) -> None:
+def keep(
+    db: Database, told: SharedAnswer, body: bytes, *, now: float, own: bool
+) -> None:
     """Store what is told about a case; the first answer stands."""
     db.execute(
         "INSERT INTO replies VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",

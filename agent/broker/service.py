@@ -11,20 +11,20 @@ import structlog
 from pydantic_core import to_json
 
 from agent import __version__
-from agent.broker.claims import Told
-from agent.broker.config import Topics, cases_filter
-from agent.broker.coordinator import Answering, lease_s
-from agent.broker.counters import Tally
-from agent.broker.deadlines import STALL_S, Progress
-from agent.broker.group import Group
+from agent.broker.claims import SharedAnswer
+from agent.broker.config import BrokerTopics, cases_filter
+from agent.broker.coordinator import Coordinator, lease_s
+from agent.broker.counters import BrokerCounters
+from agent.broker.deadlines import STALL_S, Deadlines
+from agent.broker.group import BrokerGroup
 from agent.broker.intake import Intake
-from agent.broker.llm_router import Asking, limit_of
+from agent.broker.llm_router import LlmRouter, limit_of
 from agent.broker.metrics import BrokerCollector
-from agent.broker.plan import Plan
+from agent.broker.plan import BrokerSetup
 from agent.core.errors import ConfigError, Undelivered
 from agent.core.systemd import notify, watchdog_interval
 from agent.core.types import Message
-from agent.daemon.supervise import Lasting
+from agent.daemon.supervise import Supervision
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
 from agent.mqtt.subscriptions import obsolete, write_down
@@ -45,11 +45,11 @@ class Service:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BrokerSetup,
         store: Store,
         since: float,
-        lasting: Lasting,
-        prepare: Callable[[], Plan],
+        lasting: Supervision,
+        prepare: Callable[[], BrokerSetup],
     ) -> None:
         """Wire it; nothing is connected yet. `since`: when it last heard an answer."""
         file = plan.file
@@ -59,11 +59,11 @@ class Service:
         self._lasting = lasting
         self._prepare = prepare
         self._refused = plan.refused
-        self._topics = Topics(file.broker.name, file.broker.group)
-        self._tally = Tally()
-        self._progress = Progress()
-        self._told: asyncio.Queue[tuple[Told, Message]] = asyncio.Queue()
-        self._group = Group(
+        self._topics = BrokerTopics(file.broker.name, file.broker.group)
+        self._tally = BrokerCounters()
+        self._progress = Deadlines()
+        self._told: asyncio.Queue[tuple[SharedAnswer, Message]] = asyncio.Queue()
+        self._group = BrokerGroup(
             plan.group,
             self._topics,
             lease_s(file),
@@ -71,9 +71,9 @@ class Service:
             retold=self._own_since,
             on_told=self._heard,
         )
-        self._answering = Answering(
+        self._answering = Coordinator(
             file,
-            Asking(file, plan.models, store, self._tally),
+            LlmRouter(file, plan.models, store, self._tally),
             store,
             self._group,
             self._tally,
@@ -87,14 +87,14 @@ class Service:
             on_stolen=self._stolen,
         )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._next: Plan | None = None
+        self._next: BrokerSetup | None = None
         self._ending = asyncio.Event()
 
     @property
     def _links(self) -> tuple[Link, Link]:
         return self._intake.link, self._group.link
 
-    async def run(self) -> Plan | None:
+    async def run(self) -> BrokerSetup | None:
         """Run until told to stop, then finish what is in hand and leave.
 
         Returns what is to run instead, after a reload.
@@ -161,7 +161,7 @@ class Service:
 
     # -- what the others answered
 
-    def _heard(self, told: Told, message: Message) -> None:
+    def _heard(self, told: SharedAnswer, message: Message) -> None:
         self._answering.heard(told)
         self._told.put_nowait((told, message))
 

@@ -11,7 +11,7 @@ from agent.core.jsonl import read_records
 from agent.core.types import Decision, Guarantee
 from agent.daemon.assembly import endpoint, finder_of, transport_of
 from agent.evaluation.evaluate import answer
-from agent.fleet.status import Standing
+from agent.fleet.status import FleetStatus
 from agent.inference.bundle import failed_probes
 from agent.inference.pipeline import Pipeline, bundles_of, mismatch, open_pipelines
 from agent.protocol.messages import decision_object
@@ -32,7 +32,7 @@ class CaseEntity(BaseModel):
     text: str
 
 
-class Case(BaseModel):
+class ExampleCase(BaseModel):
     """A line of pipelines/<name>.cases.jsonl; what is left out is not compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +55,7 @@ class Finding:
     detail: str
 
 
-def membership(found: Standing) -> Iterator[Finding]:
+def membership(found: FleetStatus) -> Iterator[Finding]:
     """Say where the device stands in its fleet, if it is in one."""
     if found.state is None:
         return
@@ -161,7 +161,7 @@ def _cases(config: Config, pipeline: Pipeline) -> Iterator[Finding]:
         yield Finding("warning", pipeline.name, f"no example cases: {path} is missing")
         return
     failed = 0
-    cases = read_records(path, Case, "cases")
+    cases = read_records(path, ExampleCase, "cases")
     for number, case in enumerate(cases, start=1):
         for difference in differences(case, answer(pipeline, case.text)):
             failed += 1
@@ -170,7 +170,7 @@ def _cases(config: Config, pipeline: Pipeline) -> Iterator[Finding]:
         yield Finding("ok", pipeline.name, f"{len(cases)} example cases pass")
 
 
-def differences(case: Case, decision: Decision) -> Iterator[str]:
+def differences(case: ExampleCase, decision: Decision) -> Iterator[str]:
     """Yield what a decision has otherwise than the case expects."""
     said = decision_object(decision)
     got = {

@@ -17,20 +17,20 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json
 
 from agent.cli.check import Finding, Level, membership
-from agent.cli.watching import Heard
-from agent.config.config import Config, Upstream
+from agent.cli.watching import ReceivedMessage
+from agent.config.config import Config, UpstreamSection
 from agent.core.errors import ConfigError, Refused, Undelivered
 from agent.core.interpreter import PYTHON, environment
 from agent.core.types import Message
 from agent.daemon.assembly import endpoint, settings_of, transport_of
 from agent.daemon.status import DISK_LOW
 from agent.escalation.mqtt import endpoint_of
-from agent.fleet.status import Standing
+from agent.fleet.status import FleetStatus
 from agent.inference.pipeline import bundles_of, open_pipelines
 from agent.mqtt.connection import Connection, Endpoint
 from agent.protocol.homeassistant import status_topic
 from agent.protocol.messages import Topics
-from agent.telemetry.host import UNSYNCHRONIZED, clock_fault, vitals
+from agent.telemetry.host import UNSYNCHRONIZED, clock_fault, host_vitals
 
 ECHO_S = 5.0
 REACH_S = 5.0
@@ -42,7 +42,7 @@ RESPONSE = b'{"status":"ok","data":{}}'
 RUNTIME = "import numpy, onnxruntime, tokenizers; print(onnxruntime.__version__)"
 
 
-async def examine(found: Standing) -> AsyncIterator[Finding]:
+async def examine(found: FleetStatus) -> AsyncIterator[Finding]:
     """Yield findings as they are made; raises ConfigError."""
     config = found.config
     files = (_machine(config), _runtime(), _bundles(config), _unit())
@@ -65,7 +65,7 @@ def _machine(config: Config) -> Iterator[Finding]:
         yield Finding("error", "state", f"{folder}: {error.strerror}")
     else:
         yield Finding("ok", "state", f"{folder} can be written")
-    now = vitals(folder)
+    now = host_vitals(folder)
     if now.disk_bytes and now.disk_free_bytes is not None:
         share = now.disk_free_bytes / now.disk_bytes
         yield Finding(_disk_level(share), "disk", f"{share:.0%} free")
@@ -148,7 +148,7 @@ async def _beside(
         await connection.close()
 
 
-async def _broker(found: Standing) -> AsyncIterator[Finding]:
+async def _broker(found: FleetStatus) -> AsyncIterator[Finding]:
     """Ask for all that the daemon asks for."""
     config, known = found.config, endpoint(found.config)
     came: asyncio.Queue[Message] = asyncio.Queue()
@@ -227,7 +227,7 @@ async def _published(known: Endpoint, topic: str, payload: bytes) -> Finding:
             await (await connection.publish(topic, payload))
             if not connection.is_v5:
                 async with asyncio.timeout(ECHO_S):
-                    await Heard(connection, came).get()
+                    await ReceivedMessage(connection, came).get()
     except Undelivered as error:
         return Finding("error", "publish", f"{topic}: {error}")
     except TimeoutError:
@@ -252,7 +252,7 @@ async def _upstream(config: Config) -> AsyncIterator[Finding]:
         yield await _listens(said.url, transport.to)
 
 
-async def _answers(config: Config, said: Upstream, to: str) -> Finding:
+async def _answers(config: Config, said: UpstreamSection, to: str) -> Finding:
     """Subscribe to the answers, by the connection that is theirs."""
     known = endpoint_of(settings_of(said), endpoint(config))
     topic = Topics(config.agent.device.id).answer

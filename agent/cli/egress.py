@@ -9,7 +9,7 @@ from typing import Any
 from agent.cli import tables
 from agent.core.errors import ConfigError
 from agent.outbox import ledger
-from agent.outbox.ledger import Entry
+from agent.outbox.ledger import LedgerEntry
 from agent.outbox.readonly import read_only
 from agent.protocol.messages import iso
 
@@ -18,7 +18,7 @@ HASH_SHOWN = 12  # characters of a hash, in tables
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EgressVerdict:
     """Whether the chain holds, and its last entry: noted elsewhere, it is a witness."""
 
     problem: str | None
@@ -32,7 +32,7 @@ class Verdict:
         return f"the chain holds; entry {self.number}, hash {self.hash}"
 
 
-def listed(path: Path, last: int | None = None) -> Iterator[Entry]:
+def listed(path: Path, last: int | None = None) -> Iterator[LedgerEntry]:
     """Yield the entries, oldest first, or only the last so many; raises ConfigError."""
     _exists(path)
     after = 0
@@ -46,15 +46,15 @@ def listed(path: Path, last: int | None = None) -> Iterator[Entry]:
         after = entries[-1].number
 
 
-def judged(path: Path) -> Verdict:
+def judged(path: Path) -> EgressVerdict:
     """Check the chain of all entries that are kept; raises ConfigError."""
     _exists(path)
     with read_only(path) as db:
         number, digest = ledger.head(db)
-        return Verdict(ledger.verify(db), number, digest)
+        return EgressVerdict(ledger.verify(db), number, digest)
 
 
-def line(entry: Entry) -> dict[str, Any]:
+def line(entry: LedgerEntry) -> dict[str, Any]:
     """Return an entry for programs: all that its hash is made of, and when in words."""
     at = datetime.fromtimestamp(entry.egress.at, UTC)
     return {
@@ -66,7 +66,7 @@ def line(entry: Entry) -> dict[str, Any]:
     }
 
 
-def show(entries: Sequence[Entry]) -> None:
+def show(entries: Sequence[LedgerEntry]) -> None:
     """Print entries as a table."""
     tables.show(
         ("no.", "time", "pipeline", "case", "to", "bytes", "hidden", "sha256"),
@@ -74,7 +74,7 @@ def show(entries: Sequence[Entry]) -> None:
     )
 
 
-def _page(path: Path, after: int) -> list[Entry]:
+def _page(path: Path, after: int) -> list[LedgerEntry]:
     with read_only(path) as db:
         return ledger.entries(db, after, PAGE)
 
@@ -91,7 +91,7 @@ def _exists(path: Path) -> None:
         raise ConfigError(f"{path}: {error.strerror}") from error
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
+def _cells(entry: LedgerEntry) -> tuple[str, ...]:
     said = entry.egress
     hidden = ", ".join(f"{number} {kind}" for kind, number in said.redactions.items())
     cells = (

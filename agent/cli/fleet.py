@@ -12,7 +12,7 @@ import click
 from agent.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from agent.fleet.diff import Change, Radius
+    from agent.fleet.diff import Change, DiffReport
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -156,10 +156,10 @@ def show(
 @JSON
 def diff(old: Path, new: Path, *, as_json: bool) -> None:
     """Show which devices NEW changes against OLD, what, and how many of them now."""
-    from agent.fleet.diff import radius
+    from agent.fleet.diff import diff_report
     from agent.fleet.parse import read_path
 
-    found = radius(read_path(old), read_path(new))
+    found = diff_report(read_path(old), read_path(new))
     if as_json:
         click.echo(json.dumps(_radius_object(found), ensure_ascii=False))
         return
@@ -204,7 +204,7 @@ def _few(devices: tuple[str, ...], most: int = 5) -> str:
     return ", ".join(devices[:most]) + more
 
 
-def _radius_object(found: "Radius") -> dict[str, Any]:
+def _radius_object(found: "DiffReport") -> dict[str, Any]:
     return {
         "old_version": found.old_version,
         "new_version": found.new_version,

@@ -110,10 +110,10 @@ def check(config: Path | None, *, own: bool, as_json: bool, schema: bool) -> Non
         return
     from agent.cli.check import check as findings
     from agent.cli.check import membership
-    from agent.fleet.status import standing
+    from agent.fleet.status import fleet_status
 
     failed = False
-    found = standing(config, own=own)
+    found = fleet_status(config, own=own)
     for finding in chain(membership(found), findings(found.config)):
         failed |= finding.level == "error"
         _print_finding(finding, as_json=as_json)
@@ -132,9 +132,9 @@ def _print_finding(finding: "Finding", *, as_json: bool) -> None:
 
 def _running(path: Path | None, pipeline: str = "", *, own: bool) -> "Config":
     """Load what runs here; in a fleet, say on standard error which version that is."""
-    from agent.fleet.status import standing
+    from agent.fleet.status import fleet_status
 
-    found = standing(path, pipeline, own=own)
+    found = fleet_status(path, pipeline, own=own)
     if found.state is not None:
         click.echo(f"fleet: {found}", err=True)
     return found.config
@@ -152,11 +152,11 @@ def doctor(config: Path | None, *, own: bool, as_json: bool) -> None:
     """
     from agent.cli.check import Finding
     from agent.cli.doctor import examine
-    from agent.fleet.status import standing
+    from agent.fleet.status import fleet_status
 
     async def all_of() -> list[Finding]:
         found = []
-        async for finding in examine(standing(config, own=own)):
+        async for finding in examine(fleet_status(config, own=own)):
             _print_finding(finding, as_json=as_json)
             found.append(finding)
         return found

@@ -35,7 +35,7 @@ HEADINGS = (
 )
 
 
-class Heard:
+class ReceivedMessage:
     """Owns what came by a connection and nobody has seen yet."""
 
     def __init__(self, connection: Connection, came: asyncio.Queue[Message]) -> None:
@@ -57,7 +57,9 @@ class Heard:
 
 
 @asynccontextmanager
-async def listening(config: Config, filters: Sequence[str]) -> "AsyncIterator[Heard]":
+async def listening(
+    config: Config, filters: Sequence[str]
+) -> "AsyncIterator[ReceivedMessage]":
     """Hear topics by a connection of our own; raises Undelivered."""
     known = endpoint(config)
     aside = replace(
@@ -76,7 +78,7 @@ async def listening(config: Config, filters: Sequence[str]) -> "AsyncIterator[He
     await connection.open()
     try:
         await connection.subscribe(filters)
-        yield Heard(connection, came)
+        yield ReceivedMessage(connection, came)
     finally:
         await connection.close()
 
@@ -134,7 +136,7 @@ def _line(said: dict[str, Any]) -> str:
 
 
 @dataclass(slots=True)
-class Fleet:
+class FleetView:
     """What is known of each device."""
 
     status: dict[str, str] = field(default_factory=dict)
@@ -180,7 +182,7 @@ class Fleet:
 async def top(config: Config, device: str, *, once: bool, as_json: bool) -> None:
     """Show all devices, live; `once` shows what is retained and ends."""
     filters = [f"slm/{device}/{kind}" for kind in ("status", "health")]
-    fleet = Fleet()
+    fleet = FleetView()
     async with listening(config, filters) as heard:
         if once or as_json:
             await _settle(heard, fleet)
@@ -198,7 +200,7 @@ async def top(config: Config, device: str, *, once: bool, as_json: bool) -> None
                 show()
 
 
-async def _settle(heard: Heard, fleet: Fleet) -> None:
+async def _settle(heard: ReceivedMessage, fleet: FleetView) -> None:
     """Take all that is retained: it comes at once after the subscription."""
     with suppress(TimeoutError):
         async with asyncio.timeout(SETTLED_S):
@@ -217,7 +219,7 @@ def _is_fit(key: str, value: object) -> bool:
 
 
 @contextmanager
-def _shown(fleet: Fleet) -> Iterator[Callable[[], None]]:
+def _shown(fleet: FleetView) -> Iterator[Callable[[], None]]:
     """Show the devices, and again at each call; without rich in plain columns."""
     if find_spec("rich") is None:
         show = partial(_print, fleet)
@@ -235,14 +237,14 @@ def _shown(fleet: Fleet) -> Iterator[Callable[[], None]]:
         yield update
 
 
-def _print(fleet: Fleet) -> None:
+def _print(fleet: FleetView) -> None:
     if sys.stdout.isatty():
         sys.stdout.write(CLEAR)
     sys.stdout.write(plain(HEADINGS, list(_cells(fleet))))
     sys.stdout.flush()
 
 
-def _table(fleet: Fleet) -> "Table":
+def _table(fleet: FleetView) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
@@ -262,7 +264,7 @@ def _table(fleet: Fleet) -> "Table":
     return table
 
 
-def _cells(fleet: Fleet) -> Iterator[tuple[str, ...]]:
+def _cells(fleet: FleetView) -> Iterator[tuple[str, ...]]:
     """Yield what stands below the headings."""
     for row in fleet.rows():
         status = "old" if row["old"] and row["status"] == "online" else row["status"]

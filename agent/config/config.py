@@ -147,7 +147,7 @@ class Mqtt(Section):
     """Most payload bytes in hand; beyond, as with max_backlog."""
 
 
-class State(Section):
+class StateSection(Section):
     """What survives a restart."""
 
     dir: Place = Path("/var/lib/slm-agent")
@@ -227,7 +227,7 @@ class Cache(Section):
     """How old an answer may be."""
 
 
-class Upstream(Section):
+class UpstreamSection(Section):
     """Who answers what the device cannot, and on which terms."""
 
     transport: Literal["mqtt", "http"]
@@ -322,7 +322,7 @@ class AgentFile(Section):
 
     device: Device = Field(default_factory=Device)
     mqtt: Mqtt = Mqtt()
-    state: State = State()
+    state: StateSection = StateSection()
     pipelines: Pipelines = Field(default_factory=Pipelines)
     models: Models = Field(default_factory=Models)
     engine: EngineSection = EngineSection()
@@ -330,7 +330,7 @@ class AgentFile(Section):
     metrics: Metrics = Metrics()
     homeassistant: HomeAssistant = HomeAssistant()
     outbox: Outbox = Outbox()
-    upstream: Upstream | None = None
+    upstream: UpstreamSection | None = None
     """Absent: nothing ever leaves the device."""
     fleet: FleetSection | None = None
     """Absent: this file alone counts."""
@@ -381,7 +381,7 @@ class Output(Section):
     """Result topic; empty: slm/<device>/result/<pipeline>."""
 
 
-class Escalation(Section):
+class EscalationSection(Section):
     """What of this pipeline goes upstream, and how; needs [upstream] in agent.toml."""
 
     policy: RoadName = "prefer_local"
@@ -435,7 +435,7 @@ class PipelineFile(Section):
     explain: Literal["hash", "text"] = "hash"
     """What the request `explain` tells of a message's text: its sha256, or the text."""
     output: Output = Output()
-    upstream: Escalation = Escalation()
+    upstream: EscalationSection = EscalationSection()
 
     @property
     def tasks(self) -> frozenset[Task]:

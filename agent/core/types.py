@@ -58,7 +58,7 @@ class Outcome(StrEnum):
     BUDGET = "budget"  # the day's budget was spent
 
 
-class Road(StrEnum):
+class Routing(StrEnum):
     """Who is to answer: a pipeline's policy, which a label may overrule."""
 
     PREFER_LOCAL = "prefer_local"
@@ -147,7 +147,7 @@ class Entity:
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
+class RawPrediction:
     """What a tier says before calibration; the scores of its entities are raw.
 
     The evidence is what tells right from wrong answers: numbers whose first is the

@@ -14,24 +14,24 @@ from agent.config.config import Config
 from agent.core.errors import ConfigError, Undelivered
 from agent.core.systemd import notify
 from agent.core.types import Message
-from agent.daemon.assembly import Parts, open_escalation, prepare
-from agent.daemon.config_source import Steering
+from agent.daemon.assembly import Opened, open_escalation, prepare
+from agent.daemon.config_source import ConfigSource
 from agent.daemon.control import Control
 from agent.daemon.delivery import Delivery
-from agent.daemon.fleet_updates import Pilot
-from agent.daemon.history import terms_of
-from agent.daemon.status import Presence, Sources
+from agent.daemon.fleet_updates import FleetUpdates
+from agent.daemon.history import decision_terms
+from agent.daemon.status import Sources, StatusPublisher
 from agent.daemon.supervise import (
-    Lasting,
+    Supervision,
     give_back_memory,
     id_table,
     say_offline,
     signals,
 )
 from agent.daemon.watchdog import STALL_S, Watchdog
-from agent.fleet.probation import Signs
-from agent.inference.engine import Engine, Order, Parcel
-from agent.mqtt.backlog import Backlog, Verdict
+from agent.fleet.probation import HealthSignals
+from agent.inference.engine import Engine, Outgoing, WorkItem
+from agent.mqtt.backlog import Admission, Backlog
 from agent.mqtt.connection import Connection, Endpoint
 from agent.mqtt.link import Link
 from agent.mqtt.message_ids import IdTable
@@ -39,9 +39,9 @@ from agent.mqtt.subscriptions import obsolete, write_down
 from agent.protocol.homeassistant import status_topic
 from agent.protocol.messages import Topics
 from agent.telemetry.alerts import Alerts
-from agent.telemetry.counters import Counts
+from agent.telemetry.counters import Counters
 from agent.telemetry.metrics import served
-from agent.telemetry.rejected_topics import Refusals
+from agent.telemetry.rejected_topics import RejectedTopics
 
 # How long a stop waits for calls upstream, which may be paid, and then for what is in
 # hand; with the goodbye less than TimeoutStopSec in systemd/slm-agent.service.
@@ -58,15 +58,15 @@ log = structlog.get_logger()
 class Next:
     """What takes over, and why something else was refused before."""
 
-    steering: Steering
-    parts: Parts
+    steering: ConfigSource
+    parts: Opened
     refused: str = ""
 
 
 class Daemon:
     """Owns the parts of a running agent, until it stops or another takes over."""
 
-    def __init__(self, this: Next, ids: IdTable | None, lasting: Lasting) -> None:
+    def __init__(self, this: Next, ids: IdTable | None, lasting: Supervision) -> None:
         """Open the outbox; raises ConfigError. Nothing is connected yet."""
         parts, steering, config = this.parts, this.steering, this.parts.config
         self._lasting, self._config, self._steering = lasting, config, steering
@@ -74,7 +74,7 @@ class Daemon:
         self._topics = Topics(config.agent.device.id)
         self._pipelines = parts.pipelines
         mqtt, home = config.agent.mqtt, config.agent.homeassistant
-        self._counts = Counts()
+        self._counts = Counters()
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
         self._home_status = status_topic(home.prefix) if home.enable else None
         self._filters = [topic for p in self._pipelines for topic in p.filters]
@@ -89,18 +89,18 @@ class Daemon:
         )
         self._alerts = Alerts(self._link, self._topics)
         if this.refused:
-            self._alerts.rise(REFUSED, this.refused)
-        self._refusals = Refusals(self._alerts, self._counts)
+            self._alerts.activate(REFUSED, this.refused)
+        self._refusals = RejectedTopics(self._alerts, self._counts)
         known = (self._link, self._alerts, self._counts, self._refusals)
         self._escalation = open_escalation(parts, *known)
         figures = (self._counts, self._backlog, self._alerts, self._refusals)
         sources = Sources(parts, self._link, *figures, self._escalation)
-        self._presence = Presence(sources)
+        self._presence = StatusPublisher(sources)
         self._delivery = Delivery(
             *(self._link, self._counts, self._refusals, self._done, self._escalation)
         )
         self._recent = lasting.recent
-        self._recent.govern(terms_of(self._pipelines, parts.values))
+        self._recent.govern(decision_terms(self._pipelines, parts.values))
         self._engine = Engine(
             *(config.agent.device.id, config.agent.engine.max_batch, self._counts),
             lambda: self._link.max_packet_bytes,
@@ -114,7 +114,7 @@ class Daemon:
             *(self._reload, lasting.begun),
         )
         self._turn = asyncio.Lock()  # whose turn it is to say what runs next
-        self._pilot = Pilot(
+        self._pilot = FleetUpdates(
             *(steering, self._link, self._topics),
             *(self._signs, self._switch, self._turn),
         )
@@ -159,7 +159,7 @@ class Daemon:
             self._escalation.close()
         return self._next
 
-    def _deliver(self, parcel: Parcel) -> None:
+    def _deliver(self, parcel: Outgoing) -> None:
         self._recent.add(parcel)
         self._delivery.put(parcel)
 
@@ -191,11 +191,11 @@ class Daemon:
                 steering, parts = await asyncio.to_thread(self._steering.anew)
             except ConfigError as error:
                 log.error("reload_refused", why=_one_line(error))  # noqa: TRY400
-                self._alerts.rise(REFUSED, str(error))
+                self._alerts.activate(REFUSED, str(error))
                 raise
             self._make_room_for(Next(steering, parts))
 
-    def _switch(self, parts: Parts) -> None:
+    def _switch(self, parts: Opened) -> None:
         self._make_room_for(Next(self._steering, parts))
 
     def _make_room_for(self, following: Next) -> None:
@@ -209,7 +209,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         loop.call_later(FAREWELL_S, self._stopping.set)
 
-    def _signs(self) -> Signs:
+    def _signs(self) -> HealthSignals:
         return self._presence.signs(hangs=self._engine.busy_s() >= STALL_S)
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -244,9 +244,9 @@ class Daemon:
         for pipeline in wanted:
             self._counts.heard[pipeline.name] = message.arrived
         verdict = self._backlog.admit(message)
-        if verdict is Verdict.TAKEN:
+        if verdict is Admission.TAKEN:
             self._idle.clear()
-            self._engine.put(Order(message, wanted))
+            self._engine.put(WorkItem(message, wanted))
 
     def _is_home_assistant(self, message: Message) -> bool:
         if message.topic != self._home_status:
@@ -355,11 +355,11 @@ async def run(path: Path | None, told: Callable[[Config], None]) -> None:
 
     `path` is that of agent.toml; `told` hears of every configuration before it runs.
     """
-    lasting = Lasting()
+    lasting = Supervision()
     online: Endpoint | None = None  # where `online` stands while nobody runs
-    last: tuple[Steering, Config] | None = None
+    last: tuple[ConfigSource, Config] | None = None
     with signals(lasting):
-        steering = Steering(path, told)
+        steering = ConfigSource(path, told)
         following: Next | None = Next(steering, steering.begin())
         try:
             while following and not lasting.stop.is_set():
@@ -384,7 +384,7 @@ async def run(path: Path | None, told: Callable[[Config], None]) -> None:
 
 
 def _instead(
-    steering: Steering, last: tuple[Steering, Config] | None, why: str
+    steering: ConfigSource, last: tuple[ConfigSource, Config] | None, why: str
 ) -> Next:
     """Return what runs instead of what could not be run; raises ConfigError."""
     try:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import structlog
 
-from agent.config.config import Config, Limit
-from agent.config.config import Upstream as UpstreamSection
+from agent.config.config import Config, Limit, UpstreamSection
 from agent.core.clock import Clock
 from agent.core.errors import ConfigError, Unready
 from agent.escalation import upstream
-from agent.escalation.budget import Prices, Purse
-from agent.escalation.cases import Escalation, Terms
+from agent.escalation.budget import BudgetLedger, Prices
+from agent.escalation.cases import Escalation, EscalationSettings
 from agent.escalation.privacy_gate import Finder
 from agent.escalation.transports import Settings, Transport, open_transport
 from agent.fleet.values import Values
@@ -29,8 +28,8 @@ from agent.outbox.spending import today
 from agent.outbox.store import Failed, Full, Store
 from agent.protocol.messages import Topics
 from agent.telemetry.alerts import Alerts
-from agent.telemetry.counters import Counts
-from agent.telemetry.rejected_topics import Refusals
+from agent.telemetry.counters import Counters
+from agent.telemetry.rejected_topics import RejectedTopics
 
 OUTBOX = "outbox.db"
 DAMAGED = "outbox_damaged"
@@ -67,7 +66,7 @@ def endpoint(config: Config) -> Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Opened:
     """A configuration whose every file could be opened."""
 
     config: Config
@@ -78,13 +77,13 @@ class Parts:
     values: Values = field(default_factory=dict, repr=False)  # a fleet's, by key
 
 
-def prepare(config: Config) -> Parts:
+def prepare(config: Config) -> Opened:
     """Open all that can be opened beside a running daemon; raises ConfigError.
 
     Blocks for seconds on a small device: every bundle is loaded and probed.
     """
     pipelines = open_pipelines(config)
-    return Parts(
+    return Opened(
         config=config,
         endpoint=endpoint(config),
         pipelines=pipelines,
@@ -135,7 +134,11 @@ def finder_of(config: Config, pipelines: Sequence[Pipeline]) -> Finder | None:
 
 
 def open_escalation(
-    parts: Parts, link: Link, alerts: Alerts, counts: Counts, refusals: Refusals
+    parts: Opened,
+    link: Link,
+    alerts: Alerts,
+    counts: Counters,
+    refusals: RejectedTopics,
 ) -> Escalation | None:
     """Open outbox and upstream; raises ConfigError. None where neither is needed.
 
@@ -151,21 +154,21 @@ def open_escalation(
     limits = [limit("", said.budget), *own] if said else []
     store = _open_store(path, config.agent.outbox.max_bytes, limits)
     if store.set_aside:
-        alerts.rise(DAMAGED, f"the outbox was damaged, it is now {store.set_aside}")
+        alerts.activate(DAMAGED, f"the outbox was damaged, it is now {store.set_aside}")
     if store.removed:
         log.warning("damaged_outboxes_removed", number=store.removed)
     asker = None
     if transport and said:
-        asker = upstream.Upstream(
+        asker = upstream.UpstreamClient(
             config.agent.device.id,
-            upstream.Terms(
+            upstream.UpstreamSettings(
                 timeout_s=said.timeout_s,
                 rate=said.rate,
                 cache_entries=said.cache.entries,
                 cache_age_s=said.cache.age_s,
             ),
             transport,
-            Purse(
+            BudgetLedger(
                 store,
                 transport,
                 limits[0],
@@ -176,7 +179,7 @@ def open_escalation(
             parts.finder,
             ThreadPoolExecutor(1, thread_name_prefix="privacy"),
         )
-    terms = Terms(
+    terms = EscalationSettings(
         device=config.agent.device.id,
         max_bytes=config.agent.outbox.max_bytes,
         concurrency=said.concurrency if said else 1,

@@ -13,18 +13,18 @@ import structlog
 
 from agent.config.config import DEFAULT_PATH, Config, load
 from agent.core.errors import ConfigError
-from agent.daemon.assembly import Parts, prepare
+from agent.daemon.assembly import Opened, prepare
 from agent.fleet.clock import machine_clock
-from agent.fleet.probation import Signs, Trial
+from agent.fleet.probation import HealthSignals, Probation
 from agent.fleet.resolve import Effective, read_local
-from agent.fleet.rollout import FleetDevice, Outcome
+from agent.fleet.rollout import FleetDevice, RolloutOutcome
 from agent.fleet.signing import public_keys
 from agent.fleet.state import FOLDER
 
 log = structlog.get_logger()
 
 
-class Steering:
+class ConfigSource:
     """Owns the choice, and what a fleet's file must prove."""
 
     def __init__(self, path: Path | None, told: Callable[[Config], None]) -> None:
@@ -35,9 +35,9 @@ class Steering:
         self._path = path
         self._told = told
         self._own = load(path)
-        self._checked: Parts | None = None  # opened by the self-check, not yet run
+        self._checked: Opened | None = None  # opened by the self-check, not yet run
         self._now = self._own
-        self._trial: Trial | None = None
+        self._trial: Probation | None = None
         self._device: FleetDevice | None = None
         section = self._own.agent.fleet
         self._section = section
@@ -52,14 +52,14 @@ class Steering:
                 machine_clock(),
             )
 
-    def anew(self) -> tuple["Steering", Parts]:
+    def anew(self) -> tuple["ConfigSource", Opened]:
         """Read and open everything again; raises ConfigError, and then we go on.
 
         A version on probation stays so.
         """
         self.leaves()  # before it is read: an orderly end is no crash
         try:
-            fresh = Steering(self._path, self._told)
+            fresh = ConfigSource(self._path, self._told)
             return fresh, fresh.begin()
         except ConfigError:
             self.stays()
@@ -75,7 +75,7 @@ class Steering:
         """Where a fleet's file comes by; empty: nowhere."""
         return self._section.topic if self._section else ""
 
-    def begin(self) -> Parts:
+    def begin(self) -> Opened:
         """Open what is to run first; raises ConfigError where not even that can."""
         if self._device is None:
             return self._opened(None)
@@ -89,7 +89,7 @@ class Steering:
                 effective = outcome.effective
         return self.parts(effective)
 
-    def parts(self, effective: Effective | None) -> Parts:
+    def parts(self, effective: Effective | None) -> Opened:
         """Open a configuration, else the last good one, else the own files.
 
         Raises ConfigError where not even these can be opened.
@@ -103,7 +103,7 @@ class Steering:
                 effective = self._device.fail(str(error)).effective
         return self._opened(effective)
 
-    def _opened(self, effective: Effective | None) -> Parts:
+    def _opened(self, effective: Effective | None) -> Opened:
         config = effective.config if effective else self._own
         checked, self._checked = self._checked, None
         parts = checked
@@ -115,19 +115,19 @@ class Steering:
     def _check(self, effective: Effective) -> None:
         self._checked = prepare(effective.config)
 
-    def runs(self, parts: Parts) -> None:
+    def runs(self, parts: Opened) -> None:
         """Note that these parts run from now on."""
         self._now, self._trial = parts.config, None
         if self._device:
             self._device.switched()
 
-    def offer(self, payload: bytes, signs: Signs) -> Outcome | None:
+    def offer(self, payload: bytes, signs: HealthSignals) -> RolloutOutcome | None:
         """Take a signed file that came by the topic; `signs`: before it."""
         if self._device is None:
             return None
         return self._device.offer(payload, alerts=signs.alerts)
 
-    def judge(self, signs: Signs) -> Outcome | None:
+    def judge(self, signs: HealthSignals) -> RolloutOutcome | None:
         """Say how the device does; None: there is no fleet.
 
         What a version has broken takes it back at once. Without a connection nobody can
@@ -138,7 +138,7 @@ class Steering:
         if self._trial is None:
             good = self._device.last_good()
             before = good.config if good else self._own
-            self._trial = Trial(self._now, before, self._device.alerts)
+            self._trial = Probation(self._now, before, self._device.alerts)
         fault = self._trial.broke(signs)
         if fault:
             return self._device.blame(fault)
@@ -155,7 +155,7 @@ class Steering:
         if self._device:
             self._device.resume()
 
-    def failed(self, why: str) -> Parts:
+    def failed(self, why: str) -> Opened:
         """Go back from parts that could not be run; raises ConfigError."""
         if self._device is None or self._device.running is None:
             raise ConfigError(why)

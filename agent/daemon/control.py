@@ -18,7 +18,7 @@ from agent import __version__
 from agent.core.errors import ConfigError, Undelivered, Unreadable
 from agent.core.log import LEVELS, set_level
 from agent.core.types import Message
-from agent.daemon.history import RECENT, Recent
+from agent.daemon.history import RECENT, History
 from agent.inference.engine import ENVELOPE, Engine
 from agent.inference.pipeline import Pipeline
 from agent.mqtt.link import Link
@@ -32,7 +32,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 log = structlog.get_logger()
 
 
-class BadRequest(Exception):
+class BadControlRequest(Exception):
     """A request that makes no sense; the message says why."""
 
 
@@ -45,7 +45,7 @@ class Control:
         link: Link,
         engine: Engine,
         pipelines: Sequence[Pipeline],
-        recent: Recent,
+        recent: History,
         reload: Callable[[], Awaitable[None]],
         begun: deque[str],
     ) -> None:
@@ -113,7 +113,7 @@ class Control:
             said = _object(payload)
             transaction = said.get("transaction")
             data = await self._known.get(name, self._unknown)(said)
-        except (BadRequest, ConfigError) as error:
+        except (BadControlRequest, ConfigError) as error:
             log.warning("request_refused", request=name, why=str(error))
             return _refusal(str(error), transaction)
         log.info("request", request=name)
@@ -121,7 +121,7 @@ class Control:
         return to_json(response | _echoed(transaction))
 
     async def _unknown(self, _said: Mapping[str, Any]) -> dict[str, Any]:
-        raise BadRequest(f"no such request; there are: {', '.join(self._known)}")
+        raise BadControlRequest(f"no such request; there are: {', '.join(self._known)}")
 
     async def _ping(self, _said: Mapping[str, Any]) -> dict[str, Any]:
         return {"version": __version__, "time": iso(datetime.now(UTC))}
@@ -134,11 +134,11 @@ class Control:
         pipeline = self._pipelines.get(_string(said, "pipeline"))
         if pipeline is None:
             known = ", ".join(self._pipelines)
-            raise BadRequest(f"pipeline: no such; there are: {known}")
+            raise BadControlRequest(f"pipeline: no such; there are: {known}")
         try:
             text = checked(_string(said, "text"), pipeline.reader.max_chars)
         except Unreadable as why:
-            raise BadRequest(f"text: {why.reason}: {why.detail}") from why
+            raise BadControlRequest(f"text: {why.reason}: {why.detail}") from why
         decision = await self._engine.ask(pipeline, text)
         return {
             "pipeline": pipeline.name,
@@ -151,7 +151,7 @@ class Control:
         wanted = _string(said, "id")
         handled = self._recent.find(wanted)
         if handled is None:
-            raise BadRequest(
+            raise BadControlRequest(
                 f"id: not among the last {RECENT} messages since the process began"
             )
         return {"id": wanted, **handled.explained()}
@@ -159,7 +159,7 @@ class Control:
     async def _log_level(self, said: Mapping[str, Any]) -> dict[str, Any]:
         level = _string(said, "level")
         if level not in LEVELS:
-            raise BadRequest(f"level: is none of {', '.join(LEVELS)}")
+            raise BadControlRequest(f"level: is none of {', '.join(LEVELS)}")
         set_level(level)
         return {"level": level}
 
@@ -174,20 +174,20 @@ def _echoed(transaction: Any) -> dict[str, Any]:
 
 def _object(payload: bytes) -> dict[str, Any]:
     if len(payload) > LARGEST:
-        raise BadRequest(f"{len(payload)} bytes, at most {LARGEST} are read")
+        raise BadControlRequest(f"{len(payload)} bytes, at most {LARGEST} are read")
     if not payload.strip():
         return {}
     try:
         said = from_json(payload)
     except ValueError as error:
-        raise BadRequest("the payload is no JSON") from error
+        raise BadControlRequest("the payload is no JSON") from error
     if not isinstance(said, dict):
-        raise BadRequest("the payload is no JSON object")
+        raise BadControlRequest("the payload is no JSON object")
     return said
 
 
 def _string(said: Mapping[str, Any], key: str) -> str:
     value = said.get(key)
     if not isinstance(value, str):
-        raise BadRequest(f"{key}: must be given, as a string")
+        raise BadControlRequest(f"{key}: must be given, as a string")
     return value

@@ -19,10 +19,10 @@ import structlog
 from agent.core.errors import Refused, Undelivered
 from agent.core.types import Message
 from agent.escalation.cases import Escalation
-from agent.inference.engine import Parcel
+from agent.inference.engine import Outgoing
 from agent.mqtt.link import Link
-from agent.telemetry.counters import Counts
-from agent.telemetry.rejected_topics import Refusals
+from agent.telemetry.counters import Counters
+from agent.telemetry.rejected_topics import RejectedTopics
 
 log = structlog.get_logger()
 
@@ -33,8 +33,8 @@ class Delivery:
     def __init__(
         self,
         link: Link,
-        counts: Counts,
-        refusals: Refusals,
+        counts: Counters,
+        refusals: RejectedTopics,
         done: Callable[[Message], None],
         escalation: Escalation | None = None,
     ) -> None:
@@ -46,13 +46,13 @@ class Delivery:
         self._counts = counts
         self._refusals = refusals
         self._done = done
-        self._waiting: list[tuple[int, Parcel]] = []
+        self._waiting: list[tuple[int, Outgoing]] = []
         self._filled = asyncio.Event()
         self._escalation = escalation
-        self._uncommitted: list[Parcel] = []
+        self._uncommitted: list[Outgoing] = []
         self._owing = asyncio.Event()
 
-    def put(self, parcel: Parcel) -> None:
+    def put(self, parcel: Outgoing) -> None:
         """Take a parcel; the earliest message goes first."""
         if parcel.cases:
             self._uncommitted.append(parcel)
@@ -74,7 +74,9 @@ class Delivery:
             self._owing.clear()
             await self._commit(parcels, self._escalation)
 
-    async def _commit(self, parcels: Sequence[Parcel], escalation: Escalation) -> None:
+    async def _commit(
+        self, parcels: Sequence[Outgoing], escalation: Escalation
+    ) -> None:
         owing = deque(parcel for parcel in parcels if not self._dropped(parcel))
         cases = [case for parcel in owing for case in parcel.cases]
         for parcel in owing:
@@ -85,7 +87,7 @@ class Delivery:
             while owing and all(case.key in waits for case in owing[0].cases):
                 self._committed(owing.popleft(), waits)
 
-    def _dropped(self, parcel: Parcel) -> bool:
+    def _dropped(self, parcel: Outgoing) -> bool:
         """Forget a parcel whose message comes again, if that is known already."""
         message = parcel.message
         again = self._link.connected and self._link.comes_again(message)
@@ -93,7 +95,7 @@ class Delivery:
             self._done(message)
         return again
 
-    def _committed(self, parcel: Parcel, waits: Mapping[str, bool]) -> None:
+    def _committed(self, parcel: Outgoing, waits: Mapping[str, bool]) -> None:
         """Go on with a parcel whose cases are in the outbox.
 
         A case that ended before has its final result: nothing may be said after it.
@@ -101,12 +103,12 @@ class Delivery:
         said = (sent for key, sent in parcel.meanwhile.items() if waits[key])
         sends = (*parcel.sends, *said)
         if sends:
-            self.put(Parcel(parcel.message, sends, meanwhile=parcel.meanwhile))
+            self.put(Outgoing(parcel.message, sends, meanwhile=parcel.meanwhile))
         else:
             parcel.message.ack()  # the outbox has it
             self._let_go(parcel)
 
-    def _let_go(self, parcel: Parcel) -> None:
+    def _let_go(self, parcel: Outgoing) -> None:
         self._done(parcel.message)
         if self._escalation:
             self._escalation.let_out(parcel.meanwhile)
@@ -127,7 +129,9 @@ class Delivery:
         together = asyncio.gather(*answers)
         together.add_done_callback(partial(self._answered, parcel))
 
-    def _answered(self, parcel: Parcel, together: "asyncio.Future[list[None]]") -> None:
+    def _answered(
+        self, parcel: Outgoing, together: "asyncio.Future[list[None]]"
+    ) -> None:
         if together.cancelled():
             return
         error = together.exception()
@@ -144,7 +148,7 @@ class Delivery:
         else:
             raise error
 
-    def _refused(self, parcel: Parcel, error: Refused) -> None:
+    def _refused(self, parcel: Outgoing, error: Refused) -> None:
         """Hang up: the broker sends the message again, and the operator sees it.
 
         Nobody would send a QoS 0 message again, so it is lost, and counted.

@@ -12,10 +12,10 @@ from pydantic_core import to_json
 
 from agent.core.errors import ConfigError, Undelivered
 from agent.core.types import Message
-from agent.daemon.assembly import Parts
-from agent.daemon.config_source import Steering
-from agent.fleet.probation import Signs
-from agent.fleet.rollout import Outcome
+from agent.daemon.assembly import Opened
+from agent.daemon.config_source import ConfigSource
+from agent.fleet.probation import HealthSignals
+from agent.fleet.rollout import RolloutOutcome
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
 from agent.protocol.messages import Topics
@@ -25,16 +25,16 @@ TURN_S = 0.5  # how often we look what came, and how we do
 log = structlog.get_logger()
 
 
-class Pilot:
+class FleetUpdates:
     """Owns the fleet file that came last, until it is judged."""
 
     def __init__(
         self,
-        steering: Steering,
+        steering: ConfigSource,
         link: Link,
         topics: Topics,
-        signs: Callable[[], Signs],
-        switch: Callable[[Parts], None],
+        signs: Callable[[], HealthSignals],
+        switch: Callable[[Opened], None],
         turn: asyncio.Lock,
     ) -> None:
         """`signs` are those of now; `switch` lets other parts take over.
@@ -82,7 +82,7 @@ class Pilot:
                     return
             await self._tell()
 
-    async def _gave_way(self, outcome: Outcome) -> bool:
+    async def _gave_way(self, outcome: RolloutOutcome) -> bool:
         try:
             parts = await asyncio.to_thread(self._steering.parts, outcome.effective)
         except ConfigError as error:  # better on probation for ever than not at all
@@ -92,7 +92,7 @@ class Pilot:
         self._switch(parts)
         return True
 
-    async def _look(self) -> Outcome | None:
+    async def _look(self) -> RolloutOutcome | None:
         payload, self._came = self._came, None
         if payload is not None:
             signs = self._signs()

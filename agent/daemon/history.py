@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from agent.core.types import Road
+from agent.core.types import Routing
 from agent.fleet.resolve import LOCAL, PIPELINES, SHIPPED
 from agent.fleet.values import Values
 from agent.inference.decide import Policy
-from agent.inference.engine import Parcel
+from agent.inference.engine import Outgoing
 from agent.inference.pipeline import Pipeline
 from agent.protocol.cases import Case
 from agent.protocol.messages import VERSION, guess_object, iso, milliseconds
@@ -47,7 +47,7 @@ OF_DEAD_LETTERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class DecisionTerms:
     """By what a pipeline decided, and where that stands: `values` are a fleet's."""
 
     pipeline: str
@@ -70,7 +70,7 @@ class Terms:
             "max_error": self.max_error,
             "guarantee": self.policy.guarantee,
             "threshold": self.policy.threshold,
-            "policy": self.policy.road_of(said.get("label")),
+            "policy": self.policy.routing_of(said.get("label")),
         }
 
     def _key(self, said: Mapping[str, Any]) -> str | None:
@@ -79,7 +79,7 @@ class Terms:
             if reason == "not_json":
                 return "input.text" if self.reader.text else "input.id"
             return OF_DEAD_LETTERS.get(str(reason))
-        local = self.policy.road_of(label) is Road.ALWAYS_LOCAL
+        local = self.policy.routing_of(label) is Routing.ALWAYS_LOCAL
         if reason == "policy" or (reason is None and local):
             named = label in self.policy.roads
             return f"upstream.labels.{label}" if named else "upstream.policy"
@@ -99,10 +99,12 @@ class Terms:
         return f"pipelines/{self.pipeline}.toml" if ours else "agent.toml"
 
 
-def terms_of(pipelines: Iterable[Pipeline], values: Values) -> dict[str, Terms]:
+def decision_terms(
+    pipelines: Iterable[Pipeline], values: Values
+) -> dict[str, DecisionTerms]:
     """Return by what each pipeline decides; it holds on to no model."""
     return {
-        p.name: Terms(
+        p.name: DecisionTerms(
             pipeline=p.name,
             reader=p.reader,
             policy=p.policy,
@@ -125,7 +127,7 @@ class Handled:
     text: str | None
     sends: tuple[bytes, ...]
     cases: tuple[Case, ...]  # without their texts
-    terms: Mapping[str, Terms] = field(repr=False)
+    terms: Mapping[str, DecisionTerms] = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -160,17 +162,17 @@ class Handled:
         }
 
 
-class Recent:
+class History:
     """Owns the memory of the last messages."""
 
     def __init__(self) -> None:
         """Nothing is remembered yet, and no pipeline known."""
-        self._terms: Mapping[str, Terms] = {}
+        self._terms: Mapping[str, DecisionTerms] = {}
         self._open: frozenset[str] = frozenset()
         self._handled: deque[Handled] = deque()
         self._bytes = 0
 
-    def govern(self, terms: Mapping[str, Terms]) -> None:
+    def govern(self, terms: Mapping[str, DecisionTerms]) -> None:
         """Take the terms of what is added from now on.
 
         Where a pipeline tells texts no longer, none is told that is remembered.
@@ -181,7 +183,7 @@ class Recent:
             self._handled = deque(replace(each, text=None) for each in self._handled)
             self._bytes = sum(each.size for each in self._handled)
 
-    def add(self, parcel: Parcel) -> None:
+    def add(self, parcel: Outgoing) -> None:
         """Remember a message and what came of it, but for what was in it."""
         message, payload = parcel.message, parcel.message.payload
         text = None
@@ -212,7 +214,7 @@ class Recent:
         return None
 
 
-def _pipelines(parcel: Parcel) -> Sequence[str]:
+def _pipelines(parcel: Outgoing) -> Sequence[str]:
     answered = [from_json(sent)["pipeline"] for _, sent in parcel.sends]
     return [*answered, *(case.pipeline for case in parcel.cases)]
 

@@ -17,9 +17,9 @@ from agent import __version__
 from agent.core.errors import Undelivered
 from agent.core.files import replace
 from agent.core.systemd import notify
-from agent.daemon.assembly import Parts
+from agent.daemon.assembly import Opened
 from agent.escalation.cases import Escalation
-from agent.fleet.probation import Signs
+from agent.fleet.probation import HealthSignals
 from agent.inference.pipeline import Pipeline, bundles_of
 from agent.mqtt.backlog import Backlog
 from agent.mqtt.connection import Connection
@@ -27,9 +27,9 @@ from agent.mqtt.link import Link, publish_aside
 from agent.protocol import homeassistant
 from agent.protocol.messages import Topics
 from agent.telemetry.alerts import STOLEN, Alerts
-from agent.telemetry.counters import Counts
-from agent.telemetry.host import Vitals, clock_fault, vitals
-from agent.telemetry.rejected_topics import Refusals
+from agent.telemetry.counters import Counters
+from agent.telemetry.host import HostVitals, clock_fault, host_vitals
+from agent.telemetry.rejected_topics import RejectedTopics
 
 HEALTH_S = 30.0
 # Shares of outbox and disk: an alert begins at the first and ends beyond the second, so
@@ -47,16 +47,16 @@ log = structlog.get_logger()
 class Sources:
     """What the figures come from."""
 
-    parts: Parts
+    parts: Opened
     link: Link
-    counts: Counts
+    counts: Counters
     backlog: Backlog
     alerts: Alerts
-    refusals: Refusals
+    refusals: RejectedTopics
     escalation: Escalation | None
 
 
-class Presence:
+class StatusPublisher:
     """Owns what the device has said of itself."""
 
     def __init__(self, sources: Sources) -> None:
@@ -102,7 +102,7 @@ class Presence:
         notify(f"STATUS=another client took over the id {endpoint.client_id}")
         detail = f"another client uses the id {endpoint.client_id}"
         times = self._link.counts.takeovers
-        self._alerts.rise(STOLEN, detail, times=times)
+        self._alerts.activate(STOLEN, detail, times=times)
         alert = {"alert": STOLEN, "detail": detail, "times": times}
         topic = self._topics.alert(STOLEN)
         try:
@@ -216,14 +216,14 @@ class Presence:
                 bundle.id: bundle.calibration.fingerprint
                 for bundle in bundles_of(self._parts.pipelines)
             },
-            **vitals(self._folder).summary(),
+            **host_vitals(self._folder).summary(),
             "alerts": self._alerts.active,
             **(self._escalation.summary() if self._escalation else {}),
         }
 
     def _look(self) -> None:
         """Raise and clear the alerts that a look at the figures decides."""
-        now, active = vitals(self._folder), self._alerts.active
+        now, active = host_vitals(self._folder), self._alerts.active
         stalled = ", ".join(self._stalled())
         for name, detail in (
             ("disk_low", _disk_low(now, DISK_LOW["disk_low" in active])),
@@ -233,7 +233,7 @@ class Presence:
             ("input_stalled", f"no message for {stalled}" if stalled else ""),
         ):
             if detail:
-                self._alerts.rise(name, detail)
+                self._alerts.activate(name, detail)
             else:
                 self._alerts.clear(name)
 
@@ -245,14 +245,14 @@ class Presence:
             return ""
         return f"{outbox['waiting']} cases wait, {outbox['filled']:.0%} of their room"
 
-    def signs(self, *, hangs: bool) -> Signs:
+    def signs(self, *, hangs: bool) -> HealthSignals:
         """Return what shows how we do, for a version on probation.
 
         `hangs`: whether a model does.
         """
         pipelines = self._parts.pipelines
         failed = "a model failed" if self._counts.model_failed else ""
-        return Signs(
+        return HealthSignals(
             connected=self._link.connected,
             broken="a model hangs" if hangs else failed,
             refused=self._refusals.topics | self._link.refused,
@@ -298,7 +298,7 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else round(100 * share, 2)
 
 
-def _disk_low(now: Vitals, limit: float) -> str:
+def _disk_low(now: HostVitals, limit: float) -> str:
     if not now.disk_bytes or now.disk_free_bytes is None:
         return ""
     share = now.disk_free_bytes / now.disk_bytes

@@ -16,7 +16,7 @@ import structlog
 
 from agent.config.config import Config
 from agent.core.errors import ConfigError, Undelivered
-from agent.daemon.history import Recent
+from agent.daemon.history import History
 from agent.mqtt.connection import Endpoint
 from agent.mqtt.link import publish_aside
 from agent.mqtt.message_ids import IdTable
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Lasting:
+class Supervision:
     """What was asked of the process: to end, to reload, and requests by MQTT.
 
     A reload is asked for until somebody begins it, so that none is lost while one
@@ -39,11 +39,11 @@ class Lasting:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     hangup: asyncio.Event = field(default_factory=asyncio.Event)
     begun: deque[str] = field(default_factory=lambda: deque(maxlen=BEGUN))
-    recent: Recent = field(default_factory=Recent)
+    recent: History = field(default_factory=History)
 
 
 @contextmanager
-def signals(lasting: Lasting) -> Iterator[None]:
+def signals(lasting: Supervision) -> Iterator[None]:
     """Take SIGTERM, SIGINT and SIGHUP while the context lasts."""
     loop = asyncio.get_running_loop()
     events = {

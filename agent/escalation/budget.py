@@ -76,7 +76,7 @@ class Prices:
     rounds: int
 
 
-class Purse:
+class BudgetLedger:
     """Owns the day's books of one device."""
 
     def __init__(

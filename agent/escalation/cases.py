@@ -27,19 +27,19 @@ import structlog
 from agent.core.clock import Clock
 from agent.core.types import Outcome
 from agent.escalation.budget import MOST_CALLS, OverBudget
-from agent.escalation.final_results import Finals, Room, readable
+from agent.escalation.final_results import OutboxSpace, ResultPublisher, readable
 from agent.escalation.transports import Unavailable
-from agent.escalation.upstream import TRIES, Settled, Upstream
+from agent.escalation.upstream import TRIES, CaseOutcome, UpstreamClient
 from agent.inference.pipeline import Pipeline
 from agent.mqtt.link import Link
 from agent.outbox import cases as book
-from agent.outbox.cases import Row
+from agent.outbox.cases import CaseRow
 from agent.outbox.spending import today
 from agent.outbox.store import Database, Full, Store
 from agent.protocol.cases import Case, encode_case
 from agent.telemetry.alerts import Alerts
-from agent.telemetry.counters import Counts
-from agent.telemetry.rejected_topics import Refusals
+from agent.telemetry.counters import Counters
+from agent.telemetry.rejected_topics import RejectedTopics
 
 TURN_S = 1.0  # how often deadlines are looked at
 REST_S = 30.0  # how long a case rests that nobody could be asked about, at least
@@ -52,7 +52,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class EscalationSettings:
     """How cases are kept and worked on."""
 
     device: str
@@ -71,24 +71,24 @@ class Escalation:
 
     def __init__(
         self,
-        terms: Terms,
+        terms: EscalationSettings,
         pipelines: Sequence[Pipeline],
         store: Store,
-        upstream: Upstream | None,
+        upstream: UpstreamClient | None,
         link: Link,
         alerts: Alerts,
-        counts: Counts,
-        refusals: Refusals,
+        counts: Counters,
+        refusals: RejectedTopics,
         clock: Clock,
     ) -> None:
         """Take what cases need; `run` works on them."""
         self._terms = terms
         self._pipelines: Mapping[str, Pipeline] = {p.name: p for p in pipelines}
         self._store = store
-        self._room = Room(alerts)
+        self._room = OutboxSpace(alerts)
         self._upstream = upstream
         topics = {p.name: p.result_topic for p in pipelines}
-        self._finals = Finals(
+        self._finals = ResultPublisher(
             terms.device, topics, store, link, counts, self._room, refusals, clock
         )
         self._clock = clock
@@ -203,10 +203,10 @@ class Escalation:
             yield {row.key: each for row, each in zip(rows, waits, strict=False)}
             del left[: len(waits)]
 
-    def _row(self, case: Case, now: float) -> Row:
+    def _row(self, case: Case, now: float) -> CaseRow:
         """Return a case as it waits from now on."""
         plan = self._pipelines[case.pipeline].plan
-        return Row(
+        return CaseRow(
             key=case.key,
             body=encode_case(case),
             pipeline=case.pipeline,
@@ -215,13 +215,13 @@ class Escalation:
             attempts=0,
         )
 
-    async def _make_room(self, row: Row) -> None:
+    async def _make_room(self, row: CaseRow) -> None:
         """Drop something, be it the case that is to be added; or wait for room.
 
         Nothing is dropped while something ended is about to leave.
         """
         if len(row.body) > self._terms.max_bytes // LARGEST:
-            await self._finals.end(row, Settled(Outcome.REFUSED), waits=False)
+            await self._finals.end(row, CaseOutcome(Outcome.REFUSED), waits=False)
             return
         lowest = self._terms.when_full == "drop_lowest"
         victim = None
@@ -232,15 +232,15 @@ class Escalation:
         if victim is None or victim.key in self._busy:
             await self._room.wait()
         elif lowest and victim.priority > row.priority:
-            await self._finals.end(row, Settled(Outcome.FULL), waits=False)
+            await self._finals.end(row, CaseOutcome(Outcome.FULL), waits=False)
         else:
             with self._in_hand(victim):
-                await self._finals.end(victim, Settled(Outcome.FULL))
+                await self._finals.end(victim, CaseOutcome(Outcome.FULL))
 
     # -- up
 
     @contextlib.contextmanager
-    def _in_hand(self, row: Row) -> Iterator[None]:
+    def _in_hand(self, row: CaseRow) -> Iterator[None]:
         self._busy.add(row.key)
         try:
             yield
@@ -253,7 +253,7 @@ class Escalation:
             with self._in_hand(row):
                 await self._handle(row)
 
-    async def _next(self) -> Row:
+    async def _next(self) -> CaseRow:
         async with self._turn:
             while True:
                 self._arrived.clear()
@@ -267,11 +267,11 @@ class Escalation:
                     self._busy.add(rows[0].key)
                     return rows[0]
 
-    async def _handle(self, row: Row) -> None:
+    async def _handle(self, row: CaseRow) -> None:
         pipeline = self._pipelines.get(row.pipeline)
         case = readable(row)
         if not (case and self._upstream and pipeline and pipeline.plan):
-            await self._finals.end(row, Settled(Outcome.REFUSED))
+            await self._finals.end(row, CaseOutcome(Outcome.REFUSED))
             return
         left_s = row.deadline - self._clock.now()
         if left_s <= 0:  # `_watch` ends it, or sets it right where the clock was set
@@ -285,7 +285,7 @@ class Escalation:
             if self._terms.queues:
                 self._bar(over.scope)
             else:
-                await self._finals.end(row, Settled(Outcome.BUDGET))
+                await self._finals.end(row, CaseOutcome(Outcome.BUDGET))
         except Unavailable:
             await self._rest(row.key)
         else:
@@ -356,7 +356,7 @@ class Escalation:
         with contextlib.ExitStack() as hands:
             for row in late:
                 hands.enter_context(self._in_hand(row))
-            outcome = Settled(Outcome.TIMEOUT)
+            outcome = CaseOutcome(Outcome.TIMEOUT)
             await asyncio.gather(*(self._finals.end(row, outcome) for row in late))
         return len(late)
 
@@ -367,13 +367,13 @@ class Escalation:
             self._room.lack(upstream.full)
             upstream.full = ""
         if upstream and upstream.down:
-            self._alerts.rise(UPSTREAM_GONE, upstream.down)
+            self._alerts.activate(UPSTREAM_GONE, upstream.down)
         else:
             self._alerts.clear(UPSTREAM_GONE)
         self._room.tell()
 
 
-def _add(db: Database, rows: Sequence[Row], now: float) -> list[bool]:
+def _add(db: Database, rows: Sequence[CaseRow], now: float) -> list[bool]:
     """Add cases while there is room; return of each whether it waits."""
     waits: list[bool] = []
     for row in rows:
@@ -383,12 +383,12 @@ def _add(db: Database, rows: Sequence[Row], now: float) -> list[bool]:
             if not waits:
                 raise
             break
-        new = verdict is book.Verdict.NEW
+        new = verdict is book.AddVerdict.NEW
         waits.append(new or book.waits(db, row.key))
     return waits
 
 
-def _victim(db: Database, *, lowest: bool, besides: Collection[str]) -> Row | None:
+def _victim(db: Database, *, lowest: bool, besides: Collection[str]) -> CaseRow | None:
     """Return what a full outbox drops, unless room is being made anyway."""
     if book.stats(db).finished:
         return None

@@ -20,11 +20,11 @@ import structlog
 from agent.core.clock import Clock
 from agent.core.errors import Refused, Undelivered, Unreadable
 from agent.core.types import Decision, Message, Reason, Resolved, Result, Unresolved
-from agent.escalation.upstream import Settled
+from agent.escalation.upstream import CaseOutcome
 from agent.inference.engine import fitting
 from agent.mqtt.link import Link
 from agent.outbox import cases as book
-from agent.outbox.cases import Final, Row
+from agent.outbox.cases import CaseRow, Final
 from agent.outbox.store import Database, Full, Store
 from agent.protocol.cases import Case, decode_case, field_of
 from agent.protocol.messages import (
@@ -34,8 +34,8 @@ from agent.protocol.messages import (
     result_payload,
 )
 from agent.telemetry.alerts import Alerts
-from agent.telemetry.counters import Counts
-from agent.telemetry.rejected_topics import Refusals
+from agent.telemetry.counters import Counters
+from agent.telemetry.rejected_topics import RejectedTopics
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ OUTBOX_FULL = "outbox_full"
 log = structlog.get_logger()
 
 
-class Room:
+class OutboxSpace:
     """Owns what is known of the room in the outbox: who waits for it, and the alert."""
 
     def __init__(self, alerts: Alerts) -> None:
@@ -68,7 +68,7 @@ class Room:
         """Say that there is none."""
         self._full_at = time.monotonic()
         if OUTBOX_FULL not in self._alerts.active:  # the first reason stays
-            self._alerts.rise(OUTBOX_FULL, why)
+            self._alerts.activate(OUTBOX_FULL, why)
 
     @property
     def lacking(self) -> bool:
@@ -101,7 +101,7 @@ class Room:
             self._alerts.clear(OUTBOX_FULL)
 
 
-class Finals:
+class ResultPublisher:
     """Owns what is ended and not yet published.
 
     `result_topics` are those of the pipelines, by name.
@@ -113,9 +113,9 @@ class Finals:
         result_topics: Mapping[str, str],
         store: Store,
         link: Link,
-        counts: Counts,
-        room: Room,
-        refusals: Refusals,
+        counts: Counters,
+        room: OutboxSpace,
+        refusals: RejectedTopics,
         clock: Clock,
     ) -> None:
         """Take what results need; `run` publishes them."""
@@ -136,7 +136,9 @@ class Finals:
         self._prune_at = 0.0
         self._busy_since: float | None = None
 
-    async def end(self, row: Row, settled: Settled, *, waits: bool = True) -> bool:
+    async def end(
+        self, row: CaseRow, settled: CaseOutcome, *, waits: bool = True
+    ) -> bool:
         """Write the end of a case down, durably; a full disk is waited for.
 
         `waits`: whether it is in the outbox. False: it ended before, and nothing
@@ -167,7 +169,7 @@ class Finals:
         own = Topics(self._device).result(result.pipeline)
         return self._topics.get(result.pipeline, own), result_payload(result)
 
-    def _dead_letter(self, row: Row) -> tuple[str, bytes]:
+    def _dead_letter(self, row: CaseRow) -> tuple[str, bytes]:
         """Return topic and payload for a case that nobody can read any more.
 
         It holds the case as it lay in the outbox, so that nothing vanishes.
@@ -190,7 +192,7 @@ class Finals:
             letter, self._device, row.pipeline, why, limit
         )
 
-    def _result(self, case: Case, settled: Settled) -> Result:
+    def _result(self, case: Case, settled: CaseOutcome) -> Result:
         found = settled.prediction
         decision: Decision
         if found is None:
@@ -331,7 +333,7 @@ class Finals:
             self._prune_at = time.monotonic() + PRUNE_S
 
 
-def readable(row: Row) -> Case | None:
+def readable(row: CaseRow) -> Case | None:
     """Return the case; None where another version wrote what this one cannot read."""
     try:
         return decode_case(row.body)

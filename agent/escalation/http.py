@@ -83,7 +83,7 @@ class Response:
     body: bytes
 
 
-class Said(Wire):
+class AssistantMessage(Wire):
     """A message of the model."""
 
     content: str | None = None
@@ -93,11 +93,11 @@ class Said(Wire):
 class Choice(Wire):
     """One of the answers; we ask for one."""
 
-    message: Said
+    message: AssistantMessage
     finish_reason: str | None = None
 
 
-class Completion(Wire):
+class ChatCompletion(Wire):
     """A chat completion, as far as we read it."""
 
     choices: Annotated[list[Choice], Field(min_length=1)]
@@ -213,7 +213,7 @@ class HttpTransport:
         if len(response.body) > LONGEST_ANSWER:
             return unreadable(request.id, f"more than {LONGEST_ANSWER} bytes")
         try:
-            completion = Completion.model_validate_json(response.body)
+            completion = ChatCompletion.model_validate_json(response.body)
         except ValidationError:
             return unreadable(request.id, "no chat completion")
         choice = completion.choices[0]

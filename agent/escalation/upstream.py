@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from agent.core.types import Outcome, Prediction, Tier
-from agent.escalation.budget import Booking, OverBudget, Purse, TooOften
+from agent.escalation.budget import Booking, BudgetLedger, OverBudget, TooOften
 from agent.escalation.privacy_gate import (
     Finder,
     Redacted,
@@ -28,7 +28,7 @@ from agent.escalation.privacy_gate import (
     returned,
 )
 from agent.escalation.transports import EncodeAgain, Rejected, Transport, Unavailable
-from agent.inference.pipeline import Plan
+from agent.inference.pipeline import EscalationSpec
 from agent.outbox import answers
 from agent.outbox.cases import wire_id
 from agent.outbox.store import Database, Full, Store
@@ -56,7 +56,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class UpstreamSettings:
     """On which terms upstream is asked: `rate` calls a second at most."""
 
     timeout_s: float
@@ -66,7 +66,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class CaseOutcome:
     """What came of a case. Without a prediction the local guess is all there is."""
 
     outcome: Outcome
@@ -81,15 +81,15 @@ class _Known(BaseModel):
     model: str | None
 
 
-class Upstream:
+class UpstreamClient:
     """Owns the terms, and what is known of the upstream's state."""
 
     def __init__(
         self,
         device: str,
-        terms: Terms,
+        terms: UpstreamSettings,
         transport: Transport,
-        purse: Purse,
+        purse: BudgetLedger,
         store: Store,
         finder: Finder | None,
         worker: Executor,
@@ -129,7 +129,9 @@ class Upstream:
             **self.purse.summary(seen),
         }
 
-    async def settle(self, case: Case, plan: Plan, paid: int = 0) -> Settled:
+    async def settle(
+        self, case: Case, plan: EscalationSpec, paid: int = 0
+    ) -> CaseOutcome:
         """Ask until there is an answer or the deadline, or enough was paid for none.
 
         `paid`: how many calls may have been paid for it before. Raises OverBudget, and
@@ -141,13 +143,13 @@ class Upstream:
                 known = await self._recalled(case, plan)
                 return known or await self._settle(case, plan, max(1, TRIES - paid))
         except TimeoutError:
-            return Settled(Outcome.TIMEOUT)
+            return CaseOutcome(Outcome.TIMEOUT)
         except TooOften:
             log.warning("asked_too_often", id=case.id, pipeline=case.pipeline)
-            return Settled(Outcome.TIMEOUT)
+            return CaseOutcome(Outcome.TIMEOUT)
         except Rejected as why:
             log.warning("rejected", id=case.id, pipeline=case.pipeline, why=str(why))
-            return Settled(Outcome.REFUSED)
+            return CaseOutcome(Outcome.REFUSED)
 
     async def finish(self) -> None:
         """Begin no call any more, and wait for those being made: they are paid for."""
@@ -169,7 +171,9 @@ class Upstream:
         """Let the worker go."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
-    def remember(self, case: Case, plan: Plan, settled: Settled) -> Change | None:
+    def remember(
+        self, case: Case, plan: EscalationSpec, settled: CaseOutcome
+    ) -> Change | None:
         """Return the change that keeps an answer for the same text, if there is one."""
         entries = self._terms.cache_entries
         found = settled.prediction
@@ -179,7 +183,7 @@ class Upstream:
         key, body = _question(case, plan), known.model_dump_json().encode()
         return lambda db: answers.remember(db, key, body, time.time(), entries)
 
-    async def _recalled(self, case: Case, plan: Plan) -> Settled | None:
+    async def _recalled(self, case: Case, plan: EscalationSpec) -> CaseOutcome | None:
         if not self._terms.cache_entries:
             return None
         key, age = _question(case, plan), self._terms.cache_age_s
@@ -195,9 +199,11 @@ class Upstream:
             return None
         self._cached += 1
         found = replace(known.found, by=Tier.CACHE)
-        return Settled(Outcome.ANSWERED, found, known.model)
+        return CaseOutcome(Outcome.ANSWERED, found, known.model)
 
-    async def _settle(self, case: Case, plan: Plan, tries: int) -> Settled:
+    async def _settle(
+        self, case: Case, plan: EscalationSpec, tries: int
+    ) -> CaseOutcome:
         request, hidden = await self._request(case, plan)
         for _ in range(ROUNDS):
             reply = await self._reply(request, case, plan, hidden, tries)
@@ -215,10 +221,12 @@ class Upstream:
             else:
                 model = reply.model or self.transport.name
                 found = Prediction(Tier.UPSTREAM, answer.label, None, entities)
-                return Settled(Outcome.ANSWERED, found, model)
-        return Settled(Outcome.ABSTAINED)
+                return CaseOutcome(Outcome.ANSWERED, found, model)
+        return CaseOutcome(Outcome.ABSTAINED)
 
-    async def _request(self, case: Case, plan: Plan) -> tuple[Request, Redacted]:
+    async def _request(
+        self, case: Case, plan: EscalationSpec
+    ) -> tuple[Request, Redacted]:
         """Return what of a case may leave; raises Rejected where that cannot be told.
 
         Models find what is to be hidden, and a runtime written in C++ raises anything:
@@ -244,7 +252,7 @@ class Upstream:
             raise Rejected(why) from error
         return request, hidden
 
-    async def _redacted(self, text: str, plan: Plan) -> Redacted:
+    async def _redacted(self, text: str, plan: EscalationSpec) -> Redacted:
         if not plan.redacts:
             return Redacted(text, {}, {})
         if self._finder is None:
@@ -261,7 +269,12 @@ class Upstream:
         return await asyncio.get_running_loop().run_in_executor(self._worker, hide)
 
     async def _reply(
-        self, request: Request, case: Case, plan: Plan, hidden: Redacted, tries: int
+        self,
+        request: Request,
+        case: Case,
+        plan: EscalationSpec,
+        hidden: Redacted,
+        tries: int,
     ) -> Reply:
         """Ask until somebody replies; raises Unavailable after so many tries."""
         async for attempt in AsyncRetrying(
@@ -289,7 +302,7 @@ class Upstream:
             self.full = str(error)
 
     async def _ask(
-        self, request: Request, case: Case, plan: Plan, hidden: Redacted
+        self, request: Request, case: Case, plan: EscalationSpec, hidden: Redacted
     ) -> Reply:
         await asyncio.sleep(self._quiet_until - time.monotonic())
         breaker = await self._breakers.get_breaker(self.transport.name)
@@ -393,7 +406,7 @@ def _pause(state: RetryCallState) -> float:
     return backoff
 
 
-def _question(case: Case, plan: Plan) -> str:
+def _question(case: Case, plan: EscalationSpec) -> str:
     """Name a question: another pipeline, or other names to answer with, make another.
 
     A hash, so that no text lies in the cache but in answers.

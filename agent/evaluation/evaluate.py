@@ -8,7 +8,7 @@ from typing import Any
 from agent.core.errors import Unreadable
 from agent.core.types import Decision, Unresolved
 from agent.evaluation.examples import Example
-from agent.evaluation.scoring import Answer, scoreboard
+from agent.evaluation.scoring import ScoredAnswer, scoreboard
 from agent.inference.decide import confidence
 from agent.inference.pipeline import Pipeline
 from agent.protocol.messages import decision_object
@@ -46,7 +46,7 @@ def evaluate(
     for example in examples:
         decision, ms = timed(pipeline, example.text)
         times.append(ms)
-        answers.append(Answer(example, decision, _confidence(pipeline, decision)))
+        answers.append(ScoredAnswer(example, decision, _confidence(pipeline, decision)))
         progress()
     figures = asdict(scoreboard(answers, frozenset(pipeline.bundle.manifest.labels)))
     p50, p99 = percentiles(times) or (None, None)

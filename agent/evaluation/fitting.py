@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.errors import ConfigError
-from agent.core.types import Entity, Guarantee, Guess, Prediction, Tier
+from agent.core.types import Entity, Guarantee, Prediction, RawPrediction, Tier
 from agent.evaluation.certify import DELTA, Case, Claim, certify
 from agent.evaluation.examples import Example, Span
 from agent.evaluation.scoring import aurc, place
@@ -46,11 +46,11 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class CalibrationSample:
     """A labelled text and what every tier says of it, cheapest first."""
 
     example: Example
-    guesses: Sequence[Guess]
+    guesses: Sequence[RawPrediction]
 
     def label_right(self, tier: int) -> bool:
         """Whether the tier gave the true label; never so for one it cannot give."""
@@ -66,13 +66,15 @@ def places(spans: Sequence[Entity | Span]) -> set[tuple[int, int, str]]:
     return {place(span) for span in spans}
 
 
-def parted(heard: Sequence[Heard]) -> tuple[list[Heard], list[Heard]]:
+def parted(
+    heard: Sequence[CalibrationSample],
+) -> tuple[list[CalibrationSample], list[CalibrationSample]]:
     """Part the texts by their hash, the same way each time: to fit, and to certify.
 
     A text that comes again is hashed with how often it came before. Were its copies
     kept together, those of a frequent one might all fit, and none certify.
     """
-    parts: tuple[list[Heard], list[Heard]] = ([], [])
+    parts: tuple[list[CalibrationSample], list[CalibrationSample]] = ([], [])
     seen: Counter[str] = Counter()
     for one in heard:
         text = one.example.text
@@ -84,12 +86,12 @@ def parted(heard: Sequence[Heard]) -> tuple[list[Heard], list[Heard]]:
 
 
 def calibrate(
-    heard: Sequence[Heard],
+    heard: Sequence[CalibrationSample],
     tiers: Sequence[Tier],
     fingerprint: str,
     runtime: str,
     data: str,
-    outside: Sequence[Heard] = (),
+    outside: Sequence[CalibrationSample] = (),
     *,
     labels: Collection[str] | None = None,
     certified: bool = True,
@@ -141,13 +143,13 @@ def calibrate(
     )
 
 
-def _is_strange(heard: Heard, labels: Collection[str] | None) -> bool:
+def _is_strange(heard: CalibrationSample, labels: Collection[str] | None) -> bool:
     label = heard.example.label
     return labels is not None and label is not None and label not in labels
 
 
 def _possible(
-    heard: Sequence[Heard], labels: Collection[str] | None
+    heard: Sequence[CalibrationSample], labels: Collection[str] | None
 ) -> list[Guarantee]:
     last = heard[0].guesses[-1]
     able = {
@@ -162,7 +164,9 @@ def _possible(
     ]
 
 
-def _says(heard: Heard, guarantee: Guarantee, labels: Collection[str] | None) -> bool:
+def _says(
+    heard: CalibrationSample, guarantee: Guarantee, labels: Collection[str] | None
+) -> bool:
     """Tell whether the example says what makes an answer wrong.
 
     An answer to a text out of scope is wrong whatever its entities.
@@ -187,13 +191,13 @@ def _kept(found: TierCalibration, before: TierCalibration | None) -> TierCalibra
     return before.model_copy(update={k: v for k, v in made if v is not None})
 
 
-def _enough(heard: list[Heard]) -> list[Heard]:
+def _enough(heard: list[CalibrationSample]) -> list[CalibrationSample]:
     """Return them, or none: a handful of texts says nothing."""
     return heard if len(heard) >= LEAST // 2 else []
 
 
 def _fit(
-    heard: Sequence[Heard], outside: Sequence[Heard], tier: int
+    heard: Sequence[CalibrationSample], outside: Sequence[CalibrationSample], tier: int
 ) -> TierCalibration:
     labelled, strange = (
         [
@@ -303,8 +307,8 @@ def logistic(evidence: Floats, right: Bools) -> Logistic:
 def _with_floors(
     found: Sequence[TierCalibration],
     tier: int,
-    heard: Sequence[Heard],
-    outside: Sequence[Heard],
+    heard: Sequence[CalibrationSample],
+    outside: Sequence[CalibrationSample],
 ) -> TierCalibration:
     """Let an early tier answer only where the last would hardly do better.
 
@@ -312,8 +316,8 @@ def _with_floors(
     """
     last = len(found) - 1
 
-    def judged(some: Sequence[Heard]) -> list[Prediction]:
-        return [found[tier].judged(Tier.LINEAR, h.guesses[tier]) for h in some]
+    def judged(some: Sequence[CalibrationSample]) -> list[Prediction]:
+        return [found[tier].calibrated(Tier.LINEAR, h.guesses[tier]) for h in some]
 
     labelled = _enough([h for h in heard if h.example.label is not None])
     marked = _enough([h for h in heard if h.example.spans is not None])
@@ -349,7 +353,7 @@ def _floor(scores: Sequence[float], losses: Sequence[int]) -> float:
 
 
 def table(
-    heard: Sequence[Heard],
+    heard: Sequence[CalibrationSample],
     found: Sequence[TierCalibration],
     tiers: Sequence[Tier],
     guarantee: Guarantee,
@@ -366,7 +370,7 @@ def table(
 
 
 def _case(
-    heard: Heard,
+    heard: CalibrationSample,
     found: Sequence[TierCalibration],
     tiers: Sequence[Tier],
     guarantee: Guarantee,
@@ -374,14 +378,14 @@ def _case(
     """Return the claims of the tiers that may answer a text."""
     claims = []
     for number, (tier, calibration) in enumerate(zip(tiers, found, strict=True)):
-        prediction = calibration.judged(tier, heard.guesses[number])
+        prediction = calibration.calibrated(tier, heard.guesses[number])
         if number == len(tiers) - 1 or calibration.may_answer(prediction):
             right = _right(heard, number, guarantee)
             claims.append(Claim(confidence(prediction, guarantee), right))
     return claims
 
 
-def _right(heard: Heard, tier: int, guarantee: Guarantee) -> bool:
+def _right(heard: CalibrationSample, tier: int, guarantee: Guarantee) -> bool:
     if guarantee is Guarantee.LABEL:
         return heard.label_right(tier)
     if guarantee is Guarantee.ENTITIES:

@@ -13,7 +13,7 @@ from agent.config.config import Config
 from agent.core.errors import ConfigError, Unreadable
 from agent.core.types import Guarantee
 from agent.evaluation.examples import Example
-from agent.evaluation.fitting import Heard, calibrate
+from agent.evaluation.fitting import CalibrationSample, calibrate
 from agent.inference.bundle import open_bundle
 from agent.inference.calibration import Calibration
 from agent.inference.encoder import runtime
@@ -48,7 +48,7 @@ def recalibrate(
             text = checked(example.text, limit)
         except Unreadable as why:
             raise ConfigError(f"{data}: example {number}: {why}") from why
-        heard.append(Heard(example, bundle.guesses(text)))
+        heard.append(CalibrationSample(example, bundle.guesses(text)))
         progress()
     tiers = [stage.by for stage in bundle.stages]
     return calibrate(

@@ -16,7 +16,7 @@ Place = tuple[int, int, str]  # start, end and label of an entity
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScoredAnswer:
     """What a pipeline said to one example, and how sure it was (0 to 1)."""
 
     example: Example
@@ -60,7 +60,7 @@ class Scoreboard:
     hit: float | None
 
 
-def scoreboard(answers: Sequence[Answer], known: frozenset[str]) -> Scoreboard:
+def scoreboard(answers: Sequence[ScoredAnswer], known: frozenset[str]) -> Scoreboard:
     """Score answers; `known` are the labels the bundle can give.
 
     A text whose true label is not known counts as right if it was left unresolved.
@@ -114,7 +114,7 @@ def scoreboard(answers: Sequence[Answer], known: frozenset[str]) -> Scoreboard:
     )
 
 
-def span_f1(answers: Sequence[Answer]) -> float | None:
+def span_f1(answers: Sequence[ScoredAnswer]) -> float | None:
     """Return the micro F1 of entities: exact boundaries and label."""
     true = found = hits = 0
     for wanted, got in _places(answers):
@@ -124,7 +124,7 @@ def span_f1(answers: Sequence[Answer]) -> float | None:
     return 2 * hits / (true + found) if true else None
 
 
-def span_f2(answers: Sequence[Answer]) -> float | None:
+def span_f2(answers: Sequence[ScoredAnswer]) -> float | None:
     """Return the micro F2 of entities: the same label, and most of the same words.
 
     Much like the span evaluation of presidio-research, but no entities are merged and
@@ -144,7 +144,7 @@ def span_f2(answers: Sequence[Answer]) -> float | None:
     return 5 * hits / (4 * true + found) if true else None
 
 
-def _places(answers: Sequence[Answer]) -> Iterator[tuple[set[Place], set[Place]]]:
+def _places(answers: Sequence[ScoredAnswer]) -> Iterator[tuple[set[Place], set[Place]]]:
     """Yield where the entities of a text are, and where they were found."""
     for answer in _marked(answers):
         yield (
@@ -159,7 +159,7 @@ def _much_the_same(one: Place, other: Place) -> bool:
     return one[2] == other[2] and shared >= OVERLAP * union
 
 
-def characters(answers: Sequence[Answer]) -> tuple[float | None, float | None]:
+def characters(answers: Sequence[ScoredAnswer]) -> tuple[float | None, float | None]:
     """Return the share of true entities' characters not found, and of others found."""
     true = missed = others = hit = 0
     for answer in _marked(answers):
@@ -208,24 +208,24 @@ def place(span: Entity | Span) -> Place:
     return span.start, span.end, span.label
 
 
-def _marked(answers: Sequence[Answer]) -> list[Answer]:
+def _marked(answers: Sequence[ScoredAnswer]) -> list[ScoredAnswer]:
     """Return the answers to texts whose entities are known."""
     return [answer for answer in answers if answer.example.spans is not None]
 
 
-def _entities(answer: Answer) -> tuple[Entity, ...]:
+def _entities(answer: ScoredAnswer) -> tuple[Entity, ...]:
     prediction = answer.decision.prediction
     return prediction.entities if prediction else ()
 
 
-def _label_right(answer: Answer, known: frozenset[str]) -> bool:
+def _label_right(answer: ScoredAnswer, known: frozenset[str]) -> bool:
     if answer.example.label not in known:
         return not isinstance(answer.decision, Resolved)
     prediction = answer.decision.prediction
     return prediction is not None and prediction.label == answer.example.label
 
 
-def _spans_right(answer: Answer) -> bool:
+def _spans_right(answer: ScoredAnswer) -> bool:
     wanted = {place(span) for span in answer.example.marked}
     return wanted == {place(entity) for entity in _entities(answer)}
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from agent.config.config import nearest
 from agent.core.errors import ConfigError
-from agent.fleet.model import Condition, Entry, listed
+from agent.fleet.model import Condition, FleetEntry, listed
 from agent.fleet.parse import Fleet
 from agent.fleet.resolve import AGENT, DEFAULT, Effective, Resolver, compared, stand_in
 from agent.fleet.values import changed, dotted
@@ -92,7 +92,7 @@ def _broken(checked: Checked) -> Iterator[Finding]:
         yield Finding("error", "device", told[kind], tuple(devices))
 
 
-def generic(said: str, device: str, entry: Entry) -> str:
+def generic(said: str, device: str, entry: FleetEntry) -> str:
     """Return words about a device, without its own names where values are quoted.
 
     So what is wrong alike with many devices is told once.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.fleet.checks import Checked, generic, resolved, takers
-from agent.fleet.model import Entry
+from agent.fleet.model import FleetEntry
 from agent.fleet.parse import Fleet
 from agent.fleet.resolve import AGENT, Effective
-from agent.fleet.values import Key, Leaf, dotted
+from agent.fleet.values import Key, Sourced, dotted
 
 # A mistake here, and the device is not to be reached any more.
 LIFELINES = {(AGENT, "mqtt")}
@@ -31,7 +31,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
+class ChangeGroup:
     """Devices that change alike, and those of them that take the version now."""
 
     devices: tuple[str, ...]
@@ -40,13 +40,13 @@ class Alike:
 
 
 @dataclass(frozen=True, slots=True)
-class Radius:
+class DiffReport:
     """What is changed by a new fleet file, and for how many."""
 
     old_version: int
     new_version: int
     devices: int
-    alike: tuple[Alike, ...]
+    alike: tuple[ChangeGroup, ...]
     added: tuple[str, ...]
     removed: tuple[str, ...]
     broken: Mapping[str, str]
@@ -62,7 +62,7 @@ class Radius:
         return sum(len(group.now) for group in self.alike)
 
 
-def radius(old: Fleet, new: Fleet) -> Radius:
+def diff_report(old: Fleet, new: Fleet) -> DiffReport:
     """Compare what two fleet files make of every device."""
     before, after = resolved(old), resolved(new)
     now = set(takers(new))
@@ -73,10 +73,12 @@ def radius(old: Fleet, new: Fleet) -> Radius:
         groups[kind].append(device)
         changes.setdefault(kind, found)
     alike = (
-        Alike(tuple(devices), tuple(d for d in devices if d in now), changes[kind])
+        ChangeGroup(
+            tuple(devices), tuple(d for d in devices if d in now), changes[kind]
+        )
         for kind, devices in groups.items()
     )
-    return Radius(
+    return DiffReport(
         old_version=old.version,
         new_version=new.version,
         devices=len(new.entries),
@@ -87,7 +89,7 @@ def radius(old: Fleet, new: Fleet) -> Radius:
     )
 
 
-def _kind(changes: tuple[Change, ...], device: str, entry: Entry) -> str:
+def _kind(changes: tuple[Change, ...], device: str, entry: FleetEntry) -> str:
     """Name changes that are alike, but for values that carry a device's own names."""
     values = (repr((change.old, change.new)) for change in changes)
     keys = [(change.key, change.origin) for change in changes]
@@ -115,6 +117,6 @@ def _between(old: Effective, new: Effective) -> Iterator[Change]:
             yield Change(dotted(key), one, other, origin)
 
 
-def _value(rows: Mapping[Key, Leaf], key: Key) -> Any:
+def _value(rows: Mapping[Key, Sourced], key: Key) -> Any:
     leaf = rows.get(key)
     return None if leaf is None else leaf.value

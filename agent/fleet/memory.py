@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.fleet.signing import Content
-from agent.fleet.state import Damaged, Ref, State, Status, Store
+from agent.fleet.state import Damaged, Ref, RolloutState, StateStore, Status
 from agent.protocol.messages import iso
 
 
-class Memory:
+class FleetMemory:
     """Owns the state: on disk what counts, aside what is only said.
 
     What is said aside lasts until the next word or the next start. So whoever can only
@@ -19,10 +19,10 @@ class Memory:
 
     def __init__(self, folder: Path, now: Callable[[], datetime]) -> None:
         """Read what was remembered."""
-        self._store = Store(folder)
+        self._store = StateStore(folder)
         self._now = now
         self._aside: tuple[Status, str, str] | None = None
-        self.state = State()
+        self.state = RolloutState()
         try:
             self.state = self._store.read()
         except (Damaged, OSError) as error:
@@ -87,14 +87,14 @@ class Memory:
 
     def _changed(
         self, status: Status, reason: str | None, changes: dict[str, Any]
-    ) -> State:
+    ) -> RolloutState:
         state = self.state
         same = (status, reason) == (state.status, state.reason)
         since = state.since if same else iso(self._now())
         said = {"status": status, "reason": reason, "since": since}
         return state.model_copy(update={**changes, **said})
 
-    def _commit(self, new: State, signed: Mapping[Ref, bytes]) -> None:
+    def _commit(self, new: RolloutState, signed: Mapping[Ref, bytes]) -> None:
         """Replace what is remembered; after an error, what the disk has counts."""
         if new == self.state:
             return
@@ -105,7 +105,7 @@ class Memory:
                 raise
         self.state = new
 
-    def _is_there(self, state: State) -> bool:
+    def _is_there(self, state: RolloutState) -> bool:
         try:
             return self._store.read() == state
         except (Damaged, OSError):

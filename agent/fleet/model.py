@@ -77,7 +77,7 @@ class Condition(Section):
     """Ids."""
 
 
-class Group(Condition):
+class DeviceGroup(Condition):
     """A condition with a name."""
 
     name: Name
@@ -99,7 +99,7 @@ class Layer(Part, Condition):
     """Earlier layers whose values this one means to replace; check is silent then."""
 
 
-class Entry(Part):
+class FleetEntry(Part):
     """A device."""
 
     id: Name
@@ -124,9 +124,9 @@ class FleetFile(Part):
     """Larger than any before: devices take no older one."""
     rollout: Rollout | None = None
     """Absent: every device takes it."""
-    group: list[Group] = Field(default=[])
+    group: list[DeviceGroup] = Field(default=[])
     layer: list[Layer] = Field(default=[])
-    device: list[Entry] = Field(default=[])
+    device: list[FleetEntry] = Field(default=[])
     devices_file: str | None = None
     """More devices, beside this file: JSON Lines, an object as [[device]] each."""
     unlisted: Literal["refuse", "accept"] = "refuse"

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ValidationError
 
 from agent.config.config import AgentFile, PipelineFile, explain, parse_toml
 from agent.core.errors import ConfigError
-from agent.fleet.model import Entry, FleetFile, Group, Part, drawn, meets
+from agent.fleet.model import DeviceGroup, FleetEntry, FleetFile, Part, drawn, meets
 from agent.fleet.signing import Content, Untrusted, opened
-from agent.fleet.values import Key, Leaf, dotted, flat
+from agent.fleet.values import Key, Sourced, dotted, flat
 
 BASE = "base"
 # The device's own: who it is, where its files are, and whom it believes.
@@ -26,11 +26,11 @@ LOCAL: tuple[tuple[Key, str], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Laid:
+class LayerValues:
     """A part, ready to be laid over others."""
 
     name: str
-    values: Mapping[Key, Leaf]
+    values: Mapping[Key, Sourced]
     unset: tuple[Key, ...]
 
 
@@ -41,10 +41,10 @@ class Fleet:
     file: FleetFile
     content: Content
     name: str
-    groups: Mapping[str, Group]
-    entries: Mapping[str, Entry]
-    base: Laid
-    layers: tuple[Laid, ...]
+    groups: Mapping[str, DeviceGroup]
+    entries: Mapping[str, FleetEntry]
+    base: LayerValues
+    layers: tuple[LayerValues, ...]
 
     @property
     def version(self) -> int:
@@ -124,8 +124,10 @@ def _read(file: FleetFile, content: Content, name: str) -> Fleet:
         name=name,
         groups={group.name: group for group in file.group},
         entries={entry.id: entry for entry in entries},
-        base=laid(file, BASE),
-        layers=tuple(laid(layer, f"layer {layer.name}") for layer in file.layer),
+        base=layer_values(file, BASE),
+        layers=tuple(
+            layer_values(layer, f"layer {layer.name}") for layer in file.layer
+        ),
     )
 
 
@@ -136,22 +138,22 @@ def _bytes_of(path: Path) -> bytes:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
 
 
-def _entries(data: bytes, name: str | None) -> list[Entry]:
+def _entries(data: bytes, name: str | None) -> list[FleetEntry]:
     found, wrong = [], []
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            found.append(Entry.model_validate_json(line))
+            found.append(FleetEntry.model_validate_json(line))
         except ValidationError as error:
-            why = [explain(Entry, e) for e in error.errors()]
+            why = [explain(FleetEntry, e) for e in error.errors()]
             wrong += [f"{name}: line {number}: {each}" for each in why]
     if wrong:
         raise ConfigError("\n".join(wrong))
     return found
 
 
-def laid(part: Part, name: str) -> Laid:
+def layer_values(part: Part, name: str) -> LayerValues:
     """Return the values that a part sets, by their paths."""
     document: dict[str, Any] = {
         "variables": part.variables,
@@ -163,10 +165,10 @@ def laid(part: Part, name: str) -> Laid:
         document["enable"] = part.enable
     given = {key: value for key, value in document.items() if value != {}}
     unset = tuple(tuple(key.split(".")) for key in part.unset)
-    return Laid(name, flat(given, name), unset)
+    return LayerValues(name, flat(given, name), unset)
 
 
-def _wrong(file: FleetFile, entries: Sequence[Entry]) -> Iterator[str]:
+def _wrong(file: FleetFile, entries: Sequence[FleetEntry]) -> Iterator[str]:
     """Yield what cannot be meant, whichever devices there are."""
     yield from _twice("device", [entry.id for entry in entries])
     yield from _twice("layer", [layer.name for layer in file.layer])

@@ -21,7 +21,7 @@ BACKLOG = {"max_backlog", "max_backlog_bytes"}  # of [mqtt], what is not the way
 
 
 @dataclass(frozen=True, slots=True)
-class Signs:
+class HealthSignals:
     """What shows how a configuration does; pipelines by their names.
 
     `broken`: what is never in order. `refused`: topics. `unread`: who could read
@@ -38,7 +38,7 @@ class Signs:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Probation:
     """A configuration on probation, and what would come back instead.
 
     `alerts` were active before it began.
@@ -53,7 +53,7 @@ class Trial:
         """Whether it changed the way to the broker."""
         return _way(self.now) != _way(self.before)
 
-    def broke(self, signs: Signs) -> str | None:
+    def broke(self, signs: HealthSignals) -> str | None:
         """Say what it has broken, beyond doubt; None: nothing."""
         if signs.broken:
             return signs.broken
@@ -65,7 +65,7 @@ class Trial:
                 return f"calibration_mismatch: that of pipeline {name} does not fit"
         return None
 
-    def spoilt(self, signs: Signs) -> str | None:
+    def spoilt(self, signs: HealthSignals) -> str | None:
         """Say what is wrong with it now, and might have passed meanwhile."""
         if not signs.connected:
             return "no connection to the broker"

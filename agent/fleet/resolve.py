@@ -28,10 +28,10 @@ from agent.config.config import (
     shipped,
 )
 from agent.core.errors import ConfigError
-from agent.fleet.parse import Fleet, Laid, laid
+from agent.fleet.parse import Fleet, LayerValues, layer_values
 from agent.fleet.values import (
     Key,
-    Leaf,
+    Sourced,
     Undefined,
     Values,
     filled,
@@ -116,7 +116,7 @@ class Effective:
         """The device's id."""
         return self.config.agent.device.id
 
-    def rows(self) -> dict[Key, Leaf]:
+    def rows(self) -> dict[Key, Sourced]:
         """Return every key there is, those by default too."""
         document = {
             AGENT: self.config.agent.model_dump(mode="json"),
@@ -126,12 +126,12 @@ class Effective:
             },
             BUNDLES: dict(self.bundles),
         }
-        found: dict[Key, Leaf] = {}
+        found: dict[Key, Sourced] = {}
         for key, leaf in flat(document, DEFAULT).items():
             asked = ENABLE if key == (AGENT, "pipelines", "enable") else key
             known = self.values.get(asked)
             if known is not None:
-                found[key] = Leaf(leaf.value, known.origin, known.used)
+                found[key] = Sourced(leaf.value, known.origin, known.used)
             elif leaf.value != {}:
                 found[key] = leaf
         return found
@@ -162,7 +162,7 @@ class Resolver:
         """Nothing is resolved yet."""
         self._fleet = fleet
         self._merged: dict[
-            tuple[tuple[int, ...], tuple[str, ...]], dict[Key, Leaf]
+            tuple[tuple[int, ...], tuple[str, ...]], dict[Key, Sourced]
         ] = {}
         self._files: dict[str, BaseModel] = {}
         self._local: dict[tuple[Path, str], Values] = {}
@@ -175,7 +175,7 @@ class Resolver:
             raise ConfigError(f"{fleet.name}: device {device!r} is not listed")
         labels = fleet.labels(device, local.labels)
         numbers = fleet.layers_of(device, labels)
-        own = [laid(entry, "device")] if entry else []
+        own = [layer_values(entry, "device")] if entry else []
         try:
             values = self._values(local, numbers, own, labels)
         except Undefined as error:
@@ -186,13 +186,13 @@ class Resolver:
         self,
         local: Local,
         numbers: list[int],
-        own: list[Laid],
+        own: list[LayerValues],
         labels: Mapping[str, str],
-    ) -> dict[Key, Leaf]:
+    ) -> dict[Key, Sourced]:
         fleet = self._fleet
         parts = [fleet.base, *(fleet.layers[number] for number in numbers), *own]
         names = _enabled([local.values, *(part.values for part in parts)])
-        bottom: dict[Key, Leaf] = dict(local.values)
+        bottom: dict[Key, Sourced] = dict(local.values)
         for name in names:
             bottom |= self._pipeline(local, name)
         if local.values:
@@ -218,7 +218,7 @@ class Resolver:
         return self._local[place]
 
     def _effective(
-        self, local: Local, labels: Mapping[str, str], values: dict[Key, Leaf]
+        self, local: Local, labels: Mapping[str, str], values: dict[Key, Sourced]
     ) -> Effective:
         where = f"{self._fleet.name}: device {local.id}"
         agent_document = nested(values, (AGENT,))
@@ -319,7 +319,7 @@ def _differing(pins: Mapping[str, str], folder: Path) -> Iterator[tuple[str, str
             )
 
 
-def _stacked(bottom: Values, parts: Iterable[Laid]) -> dict[Key, Leaf]:
+def _stacked(bottom: Values, parts: Iterable[LayerValues]) -> dict[Key, Sourced]:
     values = dict(bottom)
     for part in parts:
         if part.values or part.unset:

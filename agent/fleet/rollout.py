@@ -27,11 +27,11 @@ import structlog
 
 from agent.core.errors import ConfigError
 from agent.fleet.clock import Clock
-from agent.fleet.memory import Memory
+from agent.fleet.memory import FleetMemory
 from agent.fleet.parse import Fleet, read
 from agent.fleet.resolve import Effective, Local, Resolver, check_pins
 from agent.fleet.signing import Untrusted, verified
-from agent.fleet.state import Probation, Ref, Status
+from agent.fleet.state import ProbationRecord, Ref, Status
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -43,7 +43,7 @@ REBOOTS = 2  # of the machine within a probation; power fails, but not for ever
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RolloutOutcome:
     """What became of it; with `switch`, `effective` is to run from now on.
 
     `effective` None: the device's own files alone.
@@ -68,7 +68,7 @@ class FleetDevice:
         clock: Clock,
     ) -> None:
         """Read what is remembered. `self_check` raises ConfigError."""
-        self._memory = Memory(folder, clock.now)
+        self._memory = FleetMemory(folder, clock.now)
         self._local = local
         self._keys = keys
         self._self_check = self_check
@@ -135,10 +135,10 @@ class FleetDevice:
             self._try(trial, boot=self._clock.boot, reboots=reboots)
             self._deadline = self._clock.monotonic() + self._probation_s
 
-    def _try(self, trial: Probation, **changes: str | int) -> None:
+    def _try(self, trial: ProbationRecord, **changes: str | int) -> None:
         self._memory.keep(probation=trial.model_copy(update=changes))
 
-    def _ended_badly(self, trial: Probation) -> str | None:
+    def _ended_badly(self, trial: ProbationRecord) -> str | None:
         if trial.boot == self._clock.boot:
             return "the process ended unexpectedly while it was on probation"
         if trial.boot and trial.reboots >= REBOOTS:
@@ -166,7 +166,7 @@ class FleetDevice:
 
     def offer(
         self, data: bytes, *, again: bool = False, alerts: Collection[str] = ()
-    ) -> Outcome:
+    ) -> RolloutOutcome:
         """Take a signed fleet file for what it is worth.
 
         What was held or refused before is judged anew once in each process, or `again`
@@ -182,7 +182,7 @@ class FleetDevice:
             self._memory.note("refused", f"it cannot be judged: {error!r}")
             return self._outcome()
 
-    def _offered(self, data: bytes, *, again: bool) -> Outcome:
+    def _offered(self, data: bytes, *, again: bool) -> RolloutOutcome:
         try:
             content = verified(data, self._keys)
             if content.digest == self._tried and not again:
@@ -206,7 +206,7 @@ class FleetDevice:
         idle = self._running is None and self._next is None
         return idle and self._memory.state.applied is not None
 
-    def _recalled(self) -> Outcome:
+    def _recalled(self) -> RolloutOutcome:
         """Say again what was said of this file before anything else came."""
         if not self._crippled:
             self._memory.clear()
@@ -228,7 +228,7 @@ class FleetDevice:
                 "version"
             )
 
-    def _judged(self, ref: Ref, fleet: Fleet, data: bytes) -> Outcome:
+    def _judged(self, ref: Ref, fleet: Fleet, data: bytes) -> RolloutOutcome:
         labels = fleet.labels(self._local.id, self._local.labels)
         rollout = fleet.file.rollout
         if rollout and not fleet.takes(self._local.id, labels):
@@ -244,14 +244,14 @@ class FleetDevice:
             return self._put_off("refused", str(error), ref)
         return self._applied(ref, effective, data)
 
-    def _put_off(self, status: Status, why: str, ref: Ref) -> Outcome:
+    def _put_off(self, status: Status, why: str, ref: Ref) -> RolloutOutcome:
         if not self._memory.settle(status, why, desired=ref):
             self._tried = None  # there may be room the next time
         return self._outcome()
 
-    def _applied(self, ref: Ref, effective: Effective, data: bytes) -> Outcome:
+    def _applied(self, ref: Ref, effective: Effective, data: bytes) -> RolloutOutcome:
         state = self._memory.state
-        trial = state.probation or Probation(alerts=self._alerts)
+        trial = state.probation or ProbationRecord(alerts=self._alerts)
         if ref == state.applied:  # it proved itself before, and can run again
             self._memory.clear()
         elif not self._memory.settle(
@@ -261,7 +261,7 @@ class FleetDevice:
             desired=ref,
             applied=ref,
             last_good=state.last_good if self.on_probation else state.applied,
-            probation=Probation(alerts=trial.alerts),
+            probation=ProbationRecord(alerts=trial.alerts),
         ):
             self._tried = None
             return self._outcome()
@@ -272,7 +272,7 @@ class FleetDevice:
         shall = self._next or self._running
         return shall is not None and effective.content == shall.content
 
-    def _renamed(self, ref: Ref, effective: Effective, data: bytes) -> Outcome:
+    def _renamed(self, ref: Ref, effective: Effective, data: bytes) -> RolloutOutcome:
         """Take a version that changes nothing here: no switch, no new probation."""
         trial, state = self.on_probation, self._memory.state
         if not self._memory.settle(
@@ -292,7 +292,7 @@ class FleetDevice:
 
     # -- how it does
 
-    def judge(self, problem: str | None, *, known: bool = True) -> Outcome:
+    def judge(self, problem: str | None, *, known: bool = True) -> RolloutOutcome:
         """Say how the device does; at the end of a probation that decides.
 
         `known` False: nobody can tell, for the network is down and this version did not
@@ -316,14 +316,14 @@ class FleetDevice:
         )
         return self._outcome()
 
-    def blame(self, fault: str) -> Outcome:
+    def blame(self, fault: str) -> RolloutOutcome:
         """Go back at once, for what is on probation has broken something."""
         if self._deadline is None:
             return self._outcome()
         passed = self._probation_s - (self._deadline - self._clock.monotonic())
         return self.fail(f"not well after {passed:.0f} s: {fault}")
 
-    def fail(self, reason: str) -> Outcome:
+    def fail(self, reason: str) -> RolloutOutcome:
         """Go back: to the last good version, and where that fails to the own files.
 
         A version that proved itself before is not given up for ever: the next start
@@ -387,9 +387,9 @@ class FleetDevice:
             "local": running.drift() if running else [],
         }
 
-    def _outcome(self, *, switch: bool = False) -> Outcome:
+    def _outcome(self, *, switch: bool = False) -> RolloutOutcome:
         status, reason, _ = self._memory.said
-        return Outcome(status, reason, switch, self._next or self._running)
+        return RolloutOutcome(status, reason, switch, self._next or self._running)
 
 
 def _same(one: Effective | None, other: Effective | None) -> bool:

@@ -34,7 +34,7 @@ class Ref(_Value):
     sha256: str
 
 
-class Probation(_Value):
+class ProbationRecord(_Value):
     """A trial: in which boot of the machine it began, and after how many others.
 
     `boot` is empty until it begins, and after an orderly end. `alerts` were active
@@ -46,7 +46,7 @@ class Probation(_Value):
     alerts: tuple[str, ...] = ()
 
 
-class State(_Value):
+class RolloutState(_Value):
     """Everything a device remembers.
 
     `desired` is the newest version seen, `applied` what shall run, `last_good` what to
@@ -58,20 +58,20 @@ class State(_Value):
     applied: Ref | None = None
     last_good: Ref | None = None
     given_up: Ref | None = None
-    probation: Probation | None = None
+    probation: ProbationRecord | None = None
     status: Status = "none"
     reason: str | None = None
     since: str = ""
 
 
-class Store:
+class StateStore:
     """Owns the folder."""
 
     def __init__(self, folder: Path) -> None:
         """Nothing is read or written yet."""
         self._folder = folder
 
-    def read(self) -> State:
+    def read(self) -> RolloutState:
         """Return what was committed last; raises OSError.
 
         A damaged state is as none at all: `set_aside` then, and look at the topic.
@@ -79,12 +79,12 @@ class Store:
         try:
             data = (self._folder / STATE).read_bytes()
         except FileNotFoundError:
-            return State()
+            return RolloutState()
         digest, _, document = data.partition(b"\n")
         if digest != _digest(document):
             raise Damaged(f"{self._folder / STATE} is damaged")
         try:
-            return State.model_validate_json(document)
+            return RolloutState.model_validate_json(document)
         except ValidationError as error:  # of another version of the software
             raise Damaged(f"{self._folder / STATE}: {error.errors()[0]['msg']}") from (
                 error
@@ -106,7 +106,7 @@ class Store:
             raise Untrusted(f"{path} is damaged")
         return content
 
-    def commit(self, state: State, signed: Mapping[Ref, bytes]) -> None:
+    def commit(self, state: RolloutState, signed: Mapping[Ref, bytes]) -> None:
         """Remember a state, with files it names that are new; raises OSError."""
         for ref, data in signed.items():
             replace(self._folder / f"{ref.sha256}{SIGNED}", data)
@@ -114,7 +114,7 @@ class Store:
         replace(self._folder / STATE, _digest(document) + b"\n" + document)
         self._clean(state)
 
-    def _clean(self, state: State) -> None:
+    def _clean(self, state: RolloutState) -> None:
         """Remove what no state names any more; what stays behind does no harm."""
         named = {ref.sha256 for ref in (state.applied, state.last_good) if ref}
         with suppress(OSError):

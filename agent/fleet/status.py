@@ -11,7 +11,7 @@ from agent.core.errors import ConfigError
 from agent.fleet.parse import read
 from agent.fleet.resolve import Resolver, check_pins, read_local
 from agent.fleet.signing import Untrusted
-from agent.fleet.state import FOLDER, Damaged, State, Status, Store
+from agent.fleet.state import FOLDER, Damaged, RolloutState, StateStore, Status
 
 WORDS: dict[Status, str] = {
     "held": "held back",
@@ -23,7 +23,7 @@ NAME = "the fleet's file"  # in errors
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class FleetStatus:
     """The configuration that counts, and what the fleet has to do with it.
 
     `state` None: there is no fleet, or nobody asked. `problem` says why the device's
@@ -31,7 +31,7 @@ class Standing:
     """
 
     config: Config
-    state: State | None = None
+    state: RolloutState | None = None
     problem: str = ""
 
     @property
@@ -45,7 +45,7 @@ class Standing:
 
     def __str__(self) -> str:
         """Say it in one line."""
-        state = self.state or State()
+        state = self.state or RolloutState()
         if self.problem:
             said = f"{self.problem}; the device's own files count"
         elif state.applied:
@@ -59,7 +59,9 @@ class Standing:
         return f"{said}; {desired} is {WORDS[state.status]}{why}"
 
 
-def standing(path: Path | None, pipeline: str = "", *, own: bool = False) -> Standing:
+def fleet_status(
+    path: Path | None, pipeline: str = "", *, own: bool = False
+) -> FleetStatus:
     """Return what counts on this device; raises ConfigError for its own files.
 
     `path` is that of agent.toml; `pipeline` wants that one alone, whether it runs or
@@ -68,30 +70,32 @@ def standing(path: Path | None, pipeline: str = "", *, own: bool = False) -> Sta
     place = path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
     agent = read_file(AgentFile, place) if place else AgentFile()
     if own or agent.fleet is None:
-        return Standing(load(path, (pipeline,) if pipeline else ()))
+        return FleetStatus(load(path, (pipeline,) if pipeline else ()))
     state, config, problem = _applied(agent, place)
     if config and pipeline in config.pipelines:
         only = {pipeline: config.pipelines[pipeline]}
-        return Standing(replace(config, pipelines=only), state)
+        return FleetStatus(replace(config, pipelines=only), state)
     if pipeline:
         problem = problem or (
             f"the fleet does not run {pipeline} here" if config else ""
         )
-        return Standing(load(path, (pipeline,)), state, problem)
+        return FleetStatus(load(path, (pipeline,)), state, problem)
     files = load(path)  # fit to run, whatever the fleet says: the daemon asks it, too
-    return Standing(config or files, state, problem)
+    return FleetStatus(config or files, state, problem)
 
 
-def _applied(agent: AgentFile, place: Path | None) -> tuple[State, Config | None, str]:
+def _applied(
+    agent: AgentFile, place: Path | None
+) -> tuple[RolloutState, Config | None, str]:
     """Return what the device remembers, what runs by it, and why that cannot be."""
     folder = agent.state.dir / FOLDER
-    store = Store(folder)
+    store = StateStore(folder)
     try:
         state = store.read()
     except Damaged as error:
-        return State(), None, str(error)
+        return RolloutState(), None, str(error)
     except OSError as error:
-        return State(), None, f"{folder}: {error.strerror or error}"
+        return RolloutState(), None, f"{folder}: {error.strerror or error}"
     if state.applied is None:
         return state, None, ""
     try:

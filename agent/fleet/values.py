@@ -17,7 +17,7 @@ BUILT_IN = "built-in"
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class Sourced:
     """A value, who set it, and which variables it was made with, by their origins."""
 
     value: Any
@@ -31,7 +31,7 @@ class Leaf:
         return f"{self.origin} ({made})" if made else self.origin
 
 
-Values = Mapping[Key, Leaf]
+Values = Mapping[Key, Sourced]
 
 
 class Undefined(Exception):
@@ -43,15 +43,17 @@ def dotted(key: Key) -> str:
     return ".".join(key)
 
 
-def flat(document: Mapping[str, Any], origin: str, prefix: Key = ()) -> dict[Key, Leaf]:
+def flat(
+    document: Mapping[str, Any], origin: str, prefix: Key = ()
+) -> dict[Key, Sourced]:
     """Return the leaves of a document; an empty table is one."""
-    found: dict[Key, Leaf] = {}
+    found: dict[Key, Sourced] = {}
     for name, value in document.items():
         key = (*prefix, name)
         if isinstance(value, Mapping) and value:
             found |= flat(value, origin, key)
         else:
-            found[key] = Leaf(value, origin)
+            found[key] = Sourced(value, origin)
     return found
 
 
@@ -68,7 +70,9 @@ def nested(values: Values, prefix: Key = ()) -> dict[str, Any]:
     return made
 
 
-def overlay(below: Values, above: Values, unset: Sequence[Key] = ()) -> dict[Key, Leaf]:
+def overlay(
+    below: Values, above: Values, unset: Sequence[Key] = ()
+) -> dict[Key, Sourced]:
     """Lay values over others; what `unset` names is taken away first."""
     made = dict(below)
     for gone in unset:
@@ -88,7 +92,7 @@ def overlay(below: Values, above: Values, unset: Sequence[Key] = ()) -> dict[Key
     return made
 
 
-def changed(below: Values, above: Values) -> Iterator[tuple[Key, Leaf, Leaf]]:
+def changed(below: Values, above: Values) -> Iterator[tuple[Key, Sourced, Sourced]]:
     """Yield what an overlay would set to another value than somebody set before."""
     for key, leaf in above.items():
         before = below.get(key)
@@ -98,7 +102,7 @@ def changed(below: Values, above: Values) -> Iterator[tuple[Key, Leaf, Leaf]]:
 
 def filled(
     values: Values, built_in: Mapping[str, str], literal: Container[str] = ()
-) -> dict[Key, Leaf]:
+) -> dict[Key, Sourced]:
     """Fill `${name}` into every string; raises Undefined, naming where.
 
     Values whose origin is `literal` stay as they are.
@@ -111,8 +115,10 @@ def filled(
         for key, leaf in values.items()
         if key[0] == VARIABLES and len(key) == 2  # noqa: PLR2004  variables.<name>
     }
-    known = _Known(variables | {k: Leaf(v, BUILT_IN) for k, v in built_in.items()}, ())
-    made: dict[Key, Leaf] = {}
+    known = _Known(
+        variables | {k: Sourced(v, BUILT_IN) for k, v in built_in.items()}, ()
+    )
+    made: dict[Key, Sourced] = {}
     for key, leaf in values.items():
         try:
             plain = key[0] == VARIABLES or leaf.origin in literal
@@ -126,10 +132,10 @@ def filled(
 class _Known:
     """The variables, and those being filled in just now."""
 
-    variables: Mapping[str, Leaf]
+    variables: Mapping[str, Sourced]
     open: tuple[str, ...]
 
-    def value(self, name: str) -> Leaf:
+    def value(self, name: str) -> Sourced:
         if name in self.open:
             raise Undefined(f"${{{name}}} is made of itself")
         if name not in self.variables:
@@ -142,7 +148,7 @@ class _Known:
         return _filled(leaf, _Known(self.variables, (*self.open, name)))
 
 
-def _filled(leaf: Leaf, known: _Known) -> Leaf:
+def _filled(leaf: Sourced, known: _Known) -> Sourced:
     used: dict[str, str] = {}
     value = _substituted(leaf.value, known, used)
     return replace(leaf, value=value, used=tuple(used.items()))
@@ -168,7 +174,7 @@ def _substituted(value: Any, known: _Known, used: dict[str, str]) -> Any:
     return REFERENCE.sub(text, value)
 
 
-def _looked_up(name: str, known: _Known, used: dict[str, str]) -> Leaf:
+def _looked_up(name: str, known: _Known, used: dict[str, str]) -> Sourced:
     leaf = known.value(name)
     used[name] = leaf.origin
     used.update(leaf.used)

@@ -15,10 +15,10 @@ from typing import Protocol
 from pydantic import Field, ValidationError
 
 from agent.core.errors import BundleError
-from agent.core.types import Entity, Guess, Prediction, Tier
+from agent.core.types import Entity, Prediction, RawPrediction, Tier
 from agent.inference.calibration import (
     Calibration,
-    Frozen,
+    FrozenModel,
     TierCalibration,
     with_agreement,
 )
@@ -30,7 +30,7 @@ PROBES = "probes.jsonl"
 PROBE_SCORE_TOLERANCE = 0.05
 
 
-class ProbeSpan(Frozen):
+class ProbeSpan(FrozenModel):
     """An entity that a probe expects."""
 
     start: int
@@ -39,7 +39,7 @@ class ProbeSpan(Frozen):
     score: float
 
 
-class Probe(Frozen):
+class Probe(FrozenModel):
     """A text and the answer that a tier gave where the bundle was made."""
 
     text: str
@@ -49,12 +49,12 @@ class Probe(Frozen):
     spans: list[ProbeSpan]
 
 
-class Model(Protocol):
+class TierModel(Protocol):
     """A loaded tier."""
 
     def predict(
-        self, texts: Sequence[str], earlier: Sequence[Guess] = ()
-    ) -> list[Guess]:
+        self, texts: Sequence[str], earlier: Sequence[RawPrediction] = ()
+    ) -> list[RawPrediction]:
         """Return the guess about each text; `earlier` is the tier before's of each."""
 
 
@@ -63,7 +63,7 @@ class Stage:
     """A tier at work: its model, and what its guesses are worth."""
 
     by: Tier
-    model: Model
+    model: TierModel
     calibration: TierCalibration
 
 
@@ -99,7 +99,7 @@ class Bundle:
     def predict(self, texts: Sequence[str], enough: Enough = never) -> list[Prediction]:
         """Return for each text the first prediction that is enough, else the last."""
         found: dict[int, Prediction] = {}
-        before: dict[int, Guess] = {}
+        before: dict[int, RawPrediction] = {}
         waiting = list(range(len(texts)))
         for number, stage in enumerate(self.stages):
             last = number == len(self.stages) - 1
@@ -110,7 +110,7 @@ class Bundle:
             later = []
             for index, raw in zip(waiting, said, strict=True):
                 guess = with_agreement(raw, before.get(index))
-                prediction = stage.calibration.judged(stage.by, guess)
+                prediction = stage.calibration.calibrated(stage.by, guess)
                 before[index], found[index] = guess, prediction
                 sure = stage.calibration.may_answer(prediction)
                 if not (last or (sure and enough(prediction))):
@@ -120,18 +120,20 @@ class Bundle:
                 break
         return [found[index] for index in range(len(texts))]
 
-    def guesses(self, text: str) -> list[Guess]:
+    def guesses(self, text: str) -> list[RawPrediction]:
         """Return what every tier says of one text, uncalibrated."""
         models = [stage.model for stage in self.stages]
         return guesses(models, self.manifest.patterns, text)
 
 
-def guesses(models: Sequence[Model], patterns: Sequence[str], text: str) -> list[Guess]:
+def guesses(
+    models: Sequence[TierModel], patterns: Sequence[str], text: str
+) -> list[RawPrediction]:
     """Return what every tier says of one text, each knowing what the one before said.
 
     This is what a calibration is fitted on, in the workshop as on a device.
     """
-    found: list[Guess] = []
+    found: list[RawPrediction] = []
     for model in models:
         checked = patterns if model is models[-1] else ()
         [raw] = _asked(model, [text], found[-1:], checked)
@@ -140,11 +142,11 @@ def guesses(models: Sequence[Model], patterns: Sequence[str], text: str) -> list
 
 
 def _asked(
-    model: Model,
+    model: TierModel,
     texts: Sequence[str],
-    earlier: Sequence[Guess],
+    earlier: Sequence[RawPrediction],
     patterns: Sequence[str],
-) -> list[Guess]:
+) -> list[RawPrediction]:
     """Ask a model, and look for checked patterns beside it."""
     said = model.predict(texts, earlier)
     if not patterns:
@@ -236,13 +238,13 @@ def failed_probes(bundle: Bundle) -> list[str]:
     A label or an entity may not change; scores may move by PROBE_SCORE_TOLERANCE.
     """
     failures = []
-    asked: dict[str, list[Guess]] = {}
+    asked: dict[str, list[RawPrediction]] = {}
     for probe in bundle.probes:
         if probe.text not in asked:
             asked[probe.text] = bundle.guesses(probe.text)
         by = bundle.stages[probe.tier].by
         guess = asked[probe.text][probe.tier]
-        got = bundle.probed_with[probe.tier].judged(by, guess)
+        got = bundle.probed_with[probe.tier].calibrated(by, guess)
         spans = [(e.start, e.end, e.label) for e in got.entities]
         if got.label != probe.label:
             failures.append(f"{probe.text!r}: {got.label}, expected {probe.label}")

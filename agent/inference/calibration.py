@@ -15,18 +15,18 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.core.types import Entity, Guarantee, Guess, Prediction, Tier
+from agent.core.types import Entity, Guarantee, Prediction, RawPrediction, Tier
 
 NEARLY = 1e-6  # as close to 0 and 1 as a probability may come before its odds
 
 
-class Frozen(BaseModel):
+class FrozenModel(BaseModel):
     """Comes from a file; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Logistic(Frozen):
+class Logistic(FrozenModel):
     """The probability of being right, from evidence."""
 
     weights: tuple[float, ...]
@@ -38,7 +38,7 @@ class Logistic(Frozen):
         return sigmoid(self.bias + sum(weight * value for weight, value in pairs))
 
 
-class TierCalibration(Frozen):
+class TierCalibration(FrozenModel):
     """One tier: how its answers are scored, and from where on it may answer.
 
     The floors hold for every `max_error`: below them a later tier knows better.
@@ -59,7 +59,7 @@ class TierCalibration(Frozen):
     label_floor: float = Field(default=0.0, ge=0)
     entities_floor: float = Field(default=0.0, ge=0)
 
-    def judged(self, by: Tier, guess: Guess) -> Prediction:
+    def calibrated(self, by: Tier, guess: RawPrediction) -> Prediction:
         """Return the guess as a prediction, with calibrated scores."""
         return Prediction(
             by=by,
@@ -90,7 +90,7 @@ class TierCalibration(Frozen):
         )
 
 
-class Threshold(Frozen):
+class Threshold(FrozenModel):
     """The lowest score from which on at most `max_error` is wrong.
 
     `coverage` and `error` are those on the calibration data.
@@ -102,7 +102,7 @@ class Threshold(Frozen):
     error: float = Field(ge=0, le=1)
 
 
-class Calibration(Frozen):
+class Calibration(FrozenModel):
     """`calibration.json`: scores and certified thresholds of one bundle."""
 
     format: Literal[1] = 1
@@ -159,7 +159,9 @@ def fingerprint(
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
-def with_agreement(guess: Guess, earlier: Guess | None) -> Guess:
+def with_agreement(
+    guess: RawPrediction, earlier: RawPrediction | None
+) -> RawPrediction:
     """Add what an earlier tier's opinion tells: its log-odds, negative if it differs.
 
     The two tiers err differently, so that each knows something of the other's errors.

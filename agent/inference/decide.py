@@ -10,7 +10,7 @@ from agent.core.types import (
     Prediction,
     Reason,
     Resolved,
-    Road,
+    Routing,
     Unresolved,
 )
 
@@ -56,11 +56,11 @@ class Policy:
     threshold: float | None
     error_bound: float | None = None
     calibrated: bool = True
-    road: Road = Road.PREFER_LOCAL
-    roads: Mapping[str, Road] = field(default_factory=dict)
+    road: Routing = Routing.PREFER_LOCAL
+    roads: Mapping[str, Routing] = field(default_factory=dict)
     rules: Mapping[str, Rule] = field(default_factory=dict)
 
-    def road_of(self, label: str | None) -> Road:
+    def routing_of(self, label: str | None) -> Routing:
         """Return who is to answer where the best local guess is this label."""
         return self.road if label is None else self.roads.get(label, self.road)
 
@@ -76,7 +76,7 @@ def confidence(prediction: Prediction, guarantee: Guarantee) -> float:
     return label * (entities if entities is not None else 0.0)
 
 
-def stands(prediction: Prediction, policy: Policy) -> bool:
+def passes(prediction: Prediction, policy: Policy) -> bool:
     """Tell whether the prediction may be the answer."""
     return (
         policy.calibrated
@@ -87,13 +87,15 @@ def stands(prediction: Prediction, policy: Policy) -> bool:
 
 def decide(prediction: Prediction, policy: Policy) -> Decision:
     """Resolve the prediction if it stands, else say why it does not."""
-    road = policy.road_of(prediction.label)
-    if road is Road.ALWAYS_UPSTREAM:
+    road = policy.routing_of(prediction.label)
+    if road is Routing.ALWAYS_UPSTREAM:
         return Unresolved(Reason.POLICY, prediction)
-    sure = stands(prediction, policy)
-    if road is Road.ALWAYS_LOCAL:
+    sure = passes(prediction, policy)
+    if road is Routing.ALWAYS_LOCAL:
         return Resolved(prediction, policy.error_bound if sure else None)
-    doubt = broken(prediction, policy.rules) if sure else _doubt(prediction, policy)
+    doubt = (
+        violated_rule(prediction, policy.rules) if sure else _doubt(prediction, policy)
+    )
     if doubt:
         return Unresolved(doubt, prediction)
     return Resolved(prediction, policy.error_bound)
@@ -108,7 +110,7 @@ def _doubt(prediction: Prediction, policy: Policy) -> Reason:
     return Reason.LOW_CONFIDENCE
 
 
-def broken(prediction: Prediction, rules: Mapping[str, Rule]) -> Reason | None:
+def violated_rule(prediction: Prediction, rules: Mapping[str, Rule]) -> Reason | None:
     """Return which kind of rule the entities break, if any."""
     for kind, rule in rules.items():
         words = [e.text for e in prediction.entities if e.label == kind]
@@ -119,10 +121,10 @@ def broken(prediction: Prediction, rules: Mapping[str, Rule]) -> Reason | None:
     return None
 
 
-def escalates(decision: Decision, policy: Policy) -> bool:
+def wants_upstream(decision: Decision, policy: Policy) -> bool:
     """Tell whether the policy wants upstream to answer instead."""
     if isinstance(decision, Resolved):
         return False
     guess = decision.prediction
-    road = policy.road_of(guess.label if guess else None)
-    return road in {Road.PREFER_LOCAL, Road.ALWAYS_UPSTREAM}
+    road = policy.routing_of(guess.label if guess else None)
+    return road in {Routing.PREFER_LOCAL, Routing.ALWAYS_UPSTREAM}

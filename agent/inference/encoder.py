@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.core.errors import BundleError
-from agent.core.types import Entity, Guess, Tier
+from agent.core.types import Entity, RawPrediction, Tier
 from agent.inference.bio import Following, best_tags, following, runs
 from agent.inference.calibration import log_odds
 from agent.inference.linear import top_two
@@ -146,8 +146,8 @@ class Encoder:
         self._outputs = [output.name for output in session.get_outputs()]
 
     def predict(
-        self, texts: Sequence[str], earlier: Sequence[Guess] = ()
-    ) -> list[Guess]:
+        self, texts: Sequence[str], earlier: Sequence[RawPrediction] = ()
+    ) -> list[RawPrediction]:
         """Return the guess about each text, whatever its length.
 
         `earlier` is what the tier before said of each, if there was one.
@@ -191,7 +191,7 @@ class Encoder:
         text: str,
         windows: Sequence[tuple[Window, dict[str, Floats]]],
         opinion: Sequence[float],
-    ) -> Guess:
+    ) -> RawPrediction:
         label: str | None = None
         label_evidence: tuple[float, ...] = ()
         outside: float | None = None
@@ -219,7 +219,9 @@ class Encoder:
         entities_evidence: tuple[float, ...] = ()
         if self._entities:
             entities, entities_evidence = self._read_entities(text, windows)
-        return Guess(label, entities, label_evidence, entities_evidence, outside)
+        return RawPrediction(
+            label, entities, label_evidence, entities_evidence, outside
+        )
 
     def _read_entities(
         self, text: str, windows: Sequence[tuple[Window, dict[str, Floats]]]

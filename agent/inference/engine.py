@@ -27,12 +27,12 @@ from agent.core.types import (
     Timing,
     Unresolved,
 )
-from agent.inference.decide import Policy, escalates
-from agent.inference.pipeline import Pipeline, Plan
+from agent.inference.decide import Policy, wants_upstream
+from agent.inference.pipeline import EscalationSpec, Pipeline
 from agent.protocol.cases import Case
 from agent.protocol.messages import dead_letter_payload, letter_bytes, result_payload
 from agent.protocol.payload import read
-from agent.telemetry.counters import Counts
+from agent.telemetry.counters import Counters
 
 BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
 
@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Outgoing:
     """All that one message caused: (topic, payload) to publish, in order.
 
     Its cases must be in the outbox before the message is acknowledged. `meanwhile` is
@@ -56,7 +56,7 @@ class Parcel:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TextTask:
     """A text that waits for its bundle."""
 
     pipeline: Pipeline
@@ -64,7 +64,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class WorkItem:
     """A message with the pipelines that want it."""
 
     message: Message
@@ -78,9 +78,9 @@ class Engine:
         self,
         device: str,
         max_batch: int,
-        counts: Counts,
+        counts: Counters,
         packet_limit: Callable[[], int],
-        deliver: Callable[[Parcel], None],
+        deliver: Callable[[Outgoing], None],
     ) -> None:
         """`deliver` gets each message's parcel, in order of arrival.
 
@@ -91,19 +91,19 @@ class Engine:
         self._counts = counts
         self._packet_limit = packet_limit
         self._deliver = deliver
-        self._inbox: deque[Order] = deque()
+        self._inbox: deque[WorkItem] = deque()
         self._waiting = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._busy_since: float | None = None
 
-    def put(self, order: Order) -> None:
+    def put(self, order: WorkItem) -> None:
         """Add a message; the caller has checked that there is room."""
         self._inbox.append(order)
         self._waiting.set()
 
     async def ask(self, pipeline: Pipeline, text: str) -> Decision:
         """Return what would be decided about a text, which is no message."""
-        job = Job(pipeline, Text(text, ""))
+        job = TextTask(pipeline, Text(text, ""))
         loop = asyncio.get_running_loop()
         [decision] = await loop.run_in_executor(self._worker, answer, [job])
         return decision
@@ -124,7 +124,7 @@ class Engine:
     async def work_once(self) -> None:
         """Wait for messages, take what is there, up to a batch, and answer it."""
         await self._waiting.wait()
-        batch: list[Order] = []
+        batch: list[WorkItem] = []
         size = 0
         while self._inbox and len(batch) < self._max_batch:
             size += len(self._inbox[0].message.payload)
@@ -150,7 +150,7 @@ class Engine:
                 job, decision = next(answers)
                 result = self._result(order.message, job, decision, predict_s, started)
                 plan, topic = pipeline.plan, pipeline.result_topic
-                if not plan or not goes_up(result, pipeline.policy):
+                if not plan or not should_escalate(result, pipeline.policy):
                     sends.append((topic, result_payload(result)))
                     continue
                 case = self._case(job, result, plan)
@@ -158,12 +158,14 @@ class Engine:
                 if plan.provisional:
                     guess = result_payload(replace(result, final=False))
                     meanwhile[case.key] = topic, guess
-            self._deliver(Parcel(order.message, tuple(sends), tuple(cases), meanwhile))
+            self._deliver(
+                Outgoing(order.message, tuple(sends), tuple(cases), meanwhile)
+            )
         self._busy_since = None
 
     def _read(
-        self, batch: Sequence[Order]
-    ) -> tuple[list[Job], dict[tuple[int, str], Unreadable]]:
+        self, batch: Sequence[WorkItem]
+    ) -> tuple[list[TextTask], dict[tuple[int, str], Unreadable]]:
         jobs = []
         unreadable = {}
         for index, order in enumerate(batch):
@@ -173,7 +175,7 @@ class Engine:
                 except Unreadable as why:
                     unreadable[index, pipeline.name] = why
                 else:
-                    jobs.append(Job(pipeline, text))
+                    jobs.append(TextTask(pipeline, text))
         return jobs, unreadable
 
     def _dead_letter(
@@ -195,7 +197,7 @@ class Engine:
     def _result(
         self,
         message: Message,
-        job: Job,
+        job: TextTask,
         decision: Decision,
         predict_s: float,
         started: float,
@@ -217,7 +219,7 @@ class Engine:
             timing=timing,
         )
         result = fitting(whole, self._packet_limit())
-        up = bool(pipeline.plan) and goes_up(result, pipeline.policy)
+        up = bool(pipeline.plan) and should_escalate(result, pipeline.policy)
         self._counts.result(pipeline.name, result.decision, timing, escalated=up)
         decision = result.decision
         resolved = isinstance(decision, Resolved)
@@ -235,7 +237,7 @@ class Engine:
         )
         return result
 
-    def _case(self, job: Job, result: Result, plan: Plan) -> Case:
+    def _case(self, job: TextTask, result: Result, plan: EscalationSpec) -> Case:
         if isinstance(result.decision, Resolved):
             raise TypeError("what is resolved is no case")
         return Case(
@@ -253,11 +255,11 @@ class Engine:
         )
 
 
-def goes_up(result: Result, policy: Policy) -> bool:
+def should_escalate(result: Result, policy: Policy) -> bool:
     """Tell whether upstream is to answer; what the broker cannot carry, it cannot."""
     decision = result.decision
     too_long = isinstance(decision, Unresolved) and decision.reason is Reason.TOO_LONG
-    return not too_long and escalates(decision, policy)
+    return not too_long and wants_upstream(decision, policy)
 
 
 def fitting(result: Result, packet_limit: int) -> Result:
@@ -272,7 +274,7 @@ def fitting(result: Result, packet_limit: int) -> Result:
     return replace(result, decision=Unresolved(Reason.TOO_LONG, bare))
 
 
-def answer(jobs: Sequence[Job]) -> list[Decision]:
+def answer(jobs: Sequence[TextTask]) -> list[Decision]:
     """Ask each pipeline once for all its texts."""
     found: dict[int, Decision] = {}
     by_pipeline: dict[str, list[int]] = {}

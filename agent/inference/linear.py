@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.core.errors import BundleError
-from agent.core.types import Guess, Tier
+from agent.core.types import RawPrediction, Tier
 from agent.inference.calibration import log_odds
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -100,8 +100,8 @@ class Linear:
         self._extracts = extracts
 
     def predict(
-        self, texts: Sequence[str], earlier: Sequence[Guess] = ()
-    ) -> list[Guess]:
+        self, texts: Sequence[str], earlier: Sequence[RawPrediction] = ()
+    ) -> list[RawPrediction]:
         """Return the guess about each text."""
         del earlier  # it comes first
         return [self._guess(self._logits(text)) for text in texts]
@@ -114,7 +114,7 @@ class Linear:
         logits: Floats = total * (self._scale / np.float32(len(rows) ** 0.5))
         return logits + self._bias
 
-    def _guess(self, logits: Floats) -> Guess:
+    def _guess(self, logits: Floats) -> RawPrediction:
         known = len(self._labels)
         label: str | None = None
         evidence: tuple[float, ...] = ()
@@ -131,7 +131,7 @@ class Linear:
             evidence = (log_odds(best), log_odds(best) - log_odds(second))
             outside = float(share[known]) if self._spec.outside else None
         nothing = (float(logits[-1]),) if self._extracts else ()
-        return Guess(label, (), evidence, nothing, outside, opinion)
+        return RawPrediction(label, (), evidence, nothing, outside, opinion)
 
 
 def features(text: str, bits: int) -> list[int]:

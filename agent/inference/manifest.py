@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from agent.core.errors import BundleError
-from agent.inference.calibration import Frozen, fingerprint
+from agent.inference.calibration import FrozenModel, fingerprint
 from agent.inference.encoder import EncoderSpec, runtime
 from agent.inference.linear import LinearSpec
 
@@ -24,14 +24,14 @@ ABOVE = "../"
 BORROWED = re.compile(r"\.\./([A-Za-z0-9_-]+)/([A-Za-z0-9_-][A-Za-z0-9_.-]*)")
 
 
-class File(Frozen):
+class File(FrozenModel):
     """A file of the bundle."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
-class About(Frozen):
+class BundleSection(FrozenModel):
     """What a bundle and a trunk both say of themselves."""
 
     name: str
@@ -53,7 +53,7 @@ class About(Frozen):
 Family = Annotated[LinearSpec | EncoderSpec, Field(discriminator="family")]
 
 
-class Manifest(About):
+class Manifest(BundleSection):
     """`manifest.json` of a bundle."""
 
     format: Literal[2]
@@ -78,7 +78,7 @@ class Manifest(About):
         )
 
 
-class TrunkManifest(About):
+class TrunkManifest(BundleSection):
     """`manifest.json` of a trunk: what bundles stand on, and no bundle itself."""
 
     trunk: Literal[1]

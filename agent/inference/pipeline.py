@@ -8,13 +8,20 @@ from pathlib import Path
 
 import structlog
 
-from agent.config.config import Config, FieldRule, Limit, Limits, PipelineFile, Upstream
+from agent.config.config import (
+    Config,
+    FieldRule,
+    Limit,
+    Limits,
+    PipelineFile,
+    UpstreamSection,
+)
 from agent.core.errors import BundleError, ConfigError
-from agent.core.types import Decision, Message, Prediction, Road, Task
+from agent.core.types import Decision, Message, Prediction, Routing, Task
 from agent.inference import patterns
 from agent.inference.bundle import Bundle, failed_probes, open_bundle
 from agent.inference.calibration import Calibration
-from agent.inference.decide import Policy, Rule, decide, stands
+from agent.inference.decide import Policy, Rule, decide, passes
 from agent.mqtt.topic_filters import matches
 from agent.protocol.messages import Topics
 from agent.protocol.payload import Reader
@@ -23,7 +30,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EscalationSpec:
     """How the unresolved of a pipeline go upstream.
 
     `labels` and `entities` map what may be answered to what it means.
@@ -51,7 +58,7 @@ class Pipeline:
     policy: Policy
     result_topic: str
     dead_letter_topic: str
-    plan: Plan | None = None
+    plan: EscalationSpec | None = None
     max_error: float = 0.05  # what the operator asked for
     min_score: float = 0.0  # so too
     explains_text: bool = False
@@ -63,10 +70,10 @@ class Pipeline:
 
     def answer(self, texts: Sequence[str]) -> list[Decision]:
         """Decide about each text; blocks, never in the event loop."""
-        found = self.bundle.predict(texts, lambda p: stands(p, self.policy))
-        return [self.judge(prediction) for prediction in found]
+        found = self.bundle.predict(texts, lambda p: passes(p, self.policy))
+        return [self.decide(prediction) for prediction in found]
 
-    def judge(self, prediction: Prediction) -> Decision:
+    def decide(self, prediction: Prediction) -> Decision:
         """Decide on a prediction; leave out what this pipeline did not ask for."""
         asked = prediction
         if Task.CLASSIFY not in self.tasks:
@@ -191,8 +198,8 @@ def _check_names(name: str, spec: PipelineFile, bundle: Bundle) -> None:
 
 
 def _plan(
-    name: str, spec: PipelineFile, bundle: Bundle, upstream: Upstream | None
-) -> Plan | None:
+    name: str, spec: PipelineFile, bundle: Bundle, upstream: UpstreamSection | None
+) -> EscalationSpec | None:
     asked = spec.upstream
     if upstream is None or asked.privacy == "never":
         return None
@@ -205,7 +212,7 @@ def _plan(
             for each in names
         }
 
-    return Plan(
+    return EscalationSpec(
         labels=meant(bundle.manifest.labels, Task.CLASSIFY),
         entities=meant(bundle.manifest.entities, Task.EXTRACT),
         redacts=asked.privacy == "redact",
@@ -268,8 +275,8 @@ def policy(
         guarantee,
         threshold,
         row.max_error if row and certified else None,
-        road=Road(spec.upstream.policy),
-        roads={label: Road(road) for label, road in spec.upstream.labels.items()},
+        road=Routing(spec.upstream.policy),
+        roads={label: Routing(road) for label, road in spec.upstream.labels.items()},
         rules=_rules(spec.fields),
     )
 

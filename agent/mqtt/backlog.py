@@ -14,7 +14,7 @@ from agent.core.types import Message
 QOS0_SHARE = 0.5  # of the bounds: a flood of QoS 0 must not crowd out QoS 1
 
 
-class Verdict(Enum):
+class Admission(Enum):
     """What becomes of an arriving message."""
 
     TAKEN = auto()
@@ -38,7 +38,7 @@ class Backlog:
     ended: int = 0  # since the start
     arrivals: dict[int, float] = field(default_factory=dict)  # of those in hand, by seq
 
-    def admit(self, message: Message) -> Verdict:
+    def admit(self, message: Message) -> Admission:
         """Take an arriving message in, if there is room.
 
         After the first message left, all that follow by that connection are left too,
@@ -48,17 +48,17 @@ class Backlog:
         if message.qos == 0:
             if self._full(message, QOS0_SHARE):
                 self.dropped += 1
-                return Verdict.DROPPED
+                return Admission.DROPPED
         elif (full and self.messages > 0) or message.epoch == self.overrun_epoch:
             self.overrun_epoch = message.epoch
             self.waiting = True
             self.left += 1
-            return Verdict.LEFT
+            return Admission.LEFT
         self.messages += 1
         self.arrivals[message.seq] = message.arrived
         self.bytes += len(message.payload)
         self.owed += message.qos > 0
-        return Verdict.TAKEN
+        return Admission.TAKEN
 
     @property
     def oldest(self) -> float | None:

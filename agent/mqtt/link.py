@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class LinkCounts:
+class LinkCounters:
     """What happened since the start."""
 
     connects: int = 0
@@ -59,7 +59,7 @@ class Link:
 
         By the filters `anew` what is retained comes with each connection.
         """
-        self.counts = LinkCounts()
+        self.counts = LinkCounters()
         self._endpoint = endpoint
         self._filters = list(dict.fromkeys(filters))
         self._ids = ids

@@ -77,7 +77,7 @@ INSERT OR IGNORE INTO secret VALUES (0, randomblob(32));
 """
 
 
-class Verdict(Enum):
+class AddVerdict(Enum):
     """What a case is that arrives."""
 
     NEW = auto()
@@ -86,7 +86,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CaseRow:
     """A case that waits. Larger priorities go first; `deadline` is Unix time."""
 
     key: str
@@ -120,7 +120,7 @@ class Stats:
     oldest: float | None
 
 
-def add(db: sqlite3.Connection, row: Row, now: float) -> Verdict:
+def add(db: sqlite3.Connection, row: CaseRow, now: float) -> AddVerdict:
     """Add a case, unless it is known already; `now` is Unix time.
 
     Raises Full while there still is some room, for without any nothing could go out.
@@ -131,7 +131,7 @@ def add(db: sqlite3.Connection, row: Row, now: float) -> Verdict:
     if filled(db, CASE_BYTES + len(row.body)) > 1.0:
         raise Full(f"{stats(db).waiting} cases wait")
     _insert(db, row, now)
-    return Verdict.NEW
+    return AddVerdict.NEW
 
 
 def filled(db: sqlite3.Connection, more: int = 0) -> float:
@@ -151,7 +151,7 @@ def filled(db: sqlite3.Connection, more: int = 0) -> float:
 
 
 def drop(
-    db: sqlite3.Connection, row: Row, now: float, topic: str, payload: bytes
+    db: sqlite3.Connection, row: CaseRow, now: float, topic: str, payload: bytes
 ) -> bool:
     """Give a case its final result that never waited; False: it is known already.
 
@@ -174,7 +174,7 @@ def waiting(
     limit: int,
     besides: Collection[str] = (),
     barred: Collection[str] = (),
-) -> list[Row]:
+) -> list[CaseRow]:
     """Return cases without a final result: highest priority first, then oldest.
 
     Left out are the keys `besides` and the pipelines `barred`.
@@ -188,14 +188,14 @@ def waiting(
     )
 
 
-def expired(db: sqlite3.Connection, now: float, limit: int) -> list[Row]:
+def expired(db: sqlite3.Connection, now: float, limit: int) -> list[CaseRow]:
     """Return waiting cases whose deadline has passed, those longest overdue first."""
     return _rows(db, "deadline <= ? ORDER BY deadline LIMIT ?", (now, limit))
 
 
 def victim(
     db: sqlite3.Connection, *, lowest: bool, besides: Collection[str] = ()
-) -> Row | None:
+) -> CaseRow | None:
     """Return what a full outbox drops: the oldest that waits, but for `besides`.
 
     With `lowest`, it is the oldest of those whose priority is the lowest.
@@ -313,15 +313,15 @@ def stats(db: sqlite3.Connection) -> Stats:
     return Stats(waiting, finished, size, oldest and oldest[0])
 
 
-def _known(db: sqlite3.Connection, key: str) -> Verdict | None:
+def _known(db: sqlite3.Connection, key: str) -> AddVerdict | None:
     if db.execute("SELECT 1 FROM tombstones WHERE key = ?", (key,)).fetchone():
-        return Verdict.DONE
+        return AddVerdict.DONE
     if db.execute("SELECT 1 FROM cases WHERE key = ?", (key,)).fetchone():
-        return Verdict.KNOWN
+        return AddVerdict.KNOWN
     return None
 
 
-def _insert(db: sqlite3.Connection, row: Row, now: float) -> None:
+def _insert(db: sqlite3.Connection, row: CaseRow, now: float) -> None:
     db.execute(
         "INSERT INTO cases (key, pipeline, priority, deadline, attempts, added, body)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -334,13 +334,13 @@ def _insert(db: sqlite3.Connection, row: Row, now: float) -> None:
 
 def _rows(
     db: sqlite3.Connection, which: str, values: tuple[str | float, ...]
-) -> list[Row]:
+) -> list[CaseRow]:
     columns = "key, body, pipeline, priority, deadline, attempts"
     found = db.execute(
         f"SELECT {columns} FROM cases WHERE finish IS NULL AND {which}",  # noqa: S608
         values,
     )
-    return [Row(*row) for row in found]
+    return [CaseRow(*row) for row in found]
 
 
 def _json(words: Collection[str]) -> str:

@@ -81,7 +81,7 @@ class Egress:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """A line of the ledger; numbers start at 1, hashes are hexadecimal."""
 
     number: int
@@ -90,7 +90,7 @@ class Entry:
     hash: str
 
 
-def record(db: sqlite3.Connection, egress: Egress, keep: int = 100_000) -> Entry:
+def record(db: sqlite3.Connection, egress: Egress, keep: int = 100_000) -> LedgerEntry:
     """Write a line, and let the oldest go beyond the newest `keep`.
 
     All take no more than about a quarter of the file, whatever `keep` says. Where room
@@ -114,10 +114,12 @@ def record(db: sqlite3.Connection, egress: Egress, keep: int = 100_000) -> Entry
     )
     _move(db, "head", number, bytes.fromhex(digest))
     _prune(db, number - max(1, min(keep, space.most // 4 // ENTRY_BYTES)))
-    return Entry(number, egress, previous, digest)
+    return LedgerEntry(number, egress, previous, digest)
 
 
-def entries(db: sqlite3.Connection, after: int = 0, limit: int = 1000) -> list[Entry]:
+def entries(
+    db: sqlite3.Connection, after: int = 0, limit: int = 1000
+) -> list[LedgerEntry]:
     """Return lines in order, those with numbers beyond `after`."""
     anchor, previous = _end(db, "anchor")
     if after > anchor:
@@ -192,14 +194,14 @@ def _rows(db: sqlite3.Connection, after: int, limit: int) -> Iterator[tuple[Any,
     )
 
 
-def _entry(row: tuple[Any, ...], previous: str) -> Entry:
+def _entry(row: tuple[Any, ...], previous: str) -> LedgerEntry:
     number, at, pipeline, case, transport, to, size, sha256, redactions, digest = row
     egress = Egress(
         *(at, pipeline, case, transport, to, size),
         sha256=sha256.hex(),
         redactions=json.loads(redactions),
     )
-    return Entry(number, egress, previous, digest.hex())
+    return LedgerEntry(number, egress, previous, digest.hex())
 
 
 def _made_room(db: sqlite3.Connection) -> bool:

@@ -72,7 +72,7 @@ class _Damaged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class StoreSpace:
     """Bytes that the file may have at most, and those of them in free pages."""
 
     most: int
@@ -291,7 +291,7 @@ class Store:
                 _pragma(self._db, "incremental_vacuum(1)")
 
 
-def room(db: sqlite3.Connection) -> Room:
+def room(db: sqlite3.Connection) -> StoreSpace:
     """Return how far the file may grow.
 
     What comes in must stop before what goes out does: whoever adds asks first.
@@ -299,7 +299,7 @@ def room(db: sqlite3.Connection) -> Room:
     page: int = _pragma(db, "page_size")
     most: int = _pragma(db, "max_page_count")
     used: int = _pragma(db, "page_count") - _pragma(db, "freelist_count")
-    return Room(most * page, (most - used) * page)
+    return StoreSpace(most * page, (most - used) * page)
 
 
 def _pragma(db: sqlite3.Connection, pragma: str) -> Any:

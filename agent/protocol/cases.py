@@ -167,7 +167,7 @@ class Reply(Wire):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CaseAnswer:
     """A valid answer: a known label, entities that stand in the text.
 
     `label` is None where nothing fits (`abstains`) or where nobody asked for one.
@@ -247,7 +247,7 @@ class _Said(BaseModel):
     entities: list[Named] = Field(default=[], max_length=MOST_ENTITIES)
 
 
-def checked(answer: Any, request: Request) -> Answer:
+def checked(answer: Any, request: Request) -> CaseAnswer:
     """Return the answer if it is valid for the request; raises BadReply.
 
     `answer` is parsed JSON. The label must be one of the request's, and each entity
@@ -269,8 +269,8 @@ def checked(answer: Any, request: Request) -> Answer:
                 )
         placed(said.entities, request.text)
     if request.labels and said.label is None:
-        return Answer(None, abstains=True)
-    return Answer(
+        return CaseAnswer(None, abstains=True)
+    return CaseAnswer(
         said.label if request.labels else None,
         tuple(said.entities) if request.entities else (),
     )
@@ -297,7 +297,7 @@ def placed(named: Sequence[Named], text: str) -> tuple[Entity, ...]:
     return tuple(sorted(found, key=lambda entity: (entity.start, entity.end)))
 
 
-def prediction(answer: Answer, text: str, by: Tier) -> Prediction:
+def prediction(answer: CaseAnswer, text: str, by: Tier) -> Prediction:
     """Return the answer as a prediction about the original text; raises BadReply."""
     return Prediction(by, answer.label, None, placed(answer.entities, text))
 

@@ -39,7 +39,7 @@ class Alerts:
         """The names of the active alerts."""
         return sorted(self._active)
 
-    def rise(self, name: str, detail: str, **more: Any) -> None:
+    def activate(self, name: str, detail: str, **more: Any) -> None:
         """Make an alert active; saying the same again changes nothing."""
         said = {"alert": name, "detail": detail, **more}
         if self._active.get(name) == said:

@@ -12,7 +12,7 @@ RECENT = 1000  # messages that the latency quantiles are taken over
 
 
 @dataclass(slots=True)
-class Counts:
+class Counters:
     """Counters of one process; nothing here is durable."""
 
     results: Counter[tuple[str, str]] = field(default_factory=Counter)

@@ -20,7 +20,7 @@ THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")  # Rasp
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class HostVitals:
     """Bytes, degrees Celsius, and the load of the last minute.
 
     `throttled` are the bits of the Pi's firmware: 0 is fine, 1 under-voltage, 4
@@ -40,12 +40,12 @@ class Vitals:
         return asdict(self)
 
 
-def vitals(folder: Path) -> Vitals:
+def host_vitals(folder: Path) -> HostVitals:
     """Look; `folder` names the disk that counts."""
     free, size = _disk(folder)
     temperature = _number(TEMPERATURE)
     throttled = _number(THROTTLED, 16)
-    return Vitals(
+    return HostVitals(
         rss_bytes=_resident(),
         temperature_c=None if temperature is None else temperature / 1000,
         throttled=throttled,

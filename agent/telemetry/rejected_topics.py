@@ -2,15 +2,15 @@
 
 from agent.core.errors import Refused
 from agent.telemetry.alerts import Alerts
-from agent.telemetry.counters import Counts
+from agent.telemetry.counters import Counters
 
 RESULT_REFUSED = "result_refused"
 
 
-class Refusals:
+class RejectedTopics:
     """Owns the topics on which the broker takes no results, or no dead letters."""
 
-    def __init__(self, alerts: Alerts, counts: Counts) -> None:
+    def __init__(self, alerts: Alerts, counts: Counters) -> None:
         """Nothing is refused yet."""
         self._alerts = alerts
         self._counts = counts
@@ -35,6 +35,6 @@ class Refusals:
     def _tell(self) -> None:
         said = [f"{topic}: {why}" for topic, why in sorted(self._refused.items())]
         if said:
-            self._alerts.rise(RESULT_REFUSED, "; ".join(said))
+            self._alerts.activate(RESULT_REFUSED, "; ".join(said))
         else:
             self._alerts.clear(RESULT_REFUSED)

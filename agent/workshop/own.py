@@ -22,7 +22,7 @@ from agent.core.errors import ConfigError, Unreadable
 from agent.core.types import Decision, Guarantee, Resolved
 from agent.evaluation.evaluate import evaluate
 from agent.evaluation.examples import Example, read_examples
-from agent.evaluation.fitting import LEAST, Heard, parted, places
+from agent.evaluation.fitting import LEAST, CalibrationSample, parted, places
 from agent.inference.bundle import CALIBRATION, read_calibration
 from agent.inference.decide import confidence
 from agent.inference.pipeline import open_pipelines
@@ -315,7 +315,9 @@ def _survey(
             f"{lines}: labels with one example: {', '.join(once)}; give each at least "
             f"2, better {THIN} and more (out of scope is {OUT_OF_SCOPE!r})"
         )
-    least = min(len(part) for part in parted([Heard(one, ()) for one in held]))
+    least = min(
+        len(part) for part in parted([CalibrationSample(one, ()) for one in held])
+    )
     if least < LEAST // 2:
         raise ConfigError(
             f"{lines}: {len(held)} of {len(examples)} lines validate, and {least} of "

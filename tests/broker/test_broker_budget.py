@@ -11,9 +11,9 @@ from brokers import GOOD, Broker, Device, case
 from provider import Provider, after
 
 from agent.broker.config import BrokerFile
-from agent.broker.counters import Tally
-from agent.broker.llm import Model
-from agent.broker.llm_router import Asking
+from agent.broker.counters import BrokerCounters
+from agent.broker.llm import LanguageModel
+from agent.broker.llm_router import LlmRouter
 from agent.broker.main import SCHEMA
 from agent.outbox.store import Database, Full, Store
 
@@ -107,7 +107,7 @@ async def test_no_room_to_settle(tmp_path: Path, model: Provider) -> None:
     file = BrokerFile.model_validate(
         {"models": [spec], "budget": {"tokens_per_day": 100_000}}
     )
-    opened = (Model(file.models[0], 1.0, 10.0, "secret"),)
+    opened = (LanguageModel(file.models[0], 1.0, 10.0, "secret"),)
     with closing(Filled(tmp_path / "broker.db", SCHEMA, 2**20)) as store:
-        reply = await Asking(file, opened, store, Tally()).ask(case(1))
+        reply = await LlmRouter(file, opened, store, BrokerCounters()).ask(case(1))
     assert reply.status == "ok"

@@ -4,12 +4,14 @@ import random
 
 import pytest
 
-from agent.broker.claims import Claim, Ledger, decode, decode_told, encode
+from agent.broker.claims import CaseClaim, Ledger, decode, decode_told, encode
 
 
-def claim(name: str, by: str, over: str | None = None, lease_s: float = 10) -> Claim:
+def claim(
+    name: str, by: str, over: str | None = None, lease_s: float = 10
+) -> CaseClaim:
     """Return a claim on the case k."""
-    return Claim(id=name, key="k", by=by, over=over, lease_s=lease_s)
+    return CaseClaim(id=name, key="k", by=by, over=over, lease_s=lease_s)
 
 
 def holder(ledger: Ledger) -> str:

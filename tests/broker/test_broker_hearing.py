@@ -3,14 +3,14 @@
 from math import inf
 
 from agent.broker.claims import Hello, Welcome
-from agent.broker.membership import SKEW_S, Hearing
+from agent.broker.membership import SKEW_S, Membership
 
 START = 1000.0
 
 
-def introduced(*names: str, now: float = START + 100) -> Hearing:
+def introduced(*names: str, now: float = START + 100) -> Membership:
     """Return the hearing of "me", welcomed by others."""
-    hearing = Hearing("me", START)
+    hearing = Membership("me", START)
     hello = hearing.hello()
     hearing.came_back(hello)
     for name in names:
@@ -27,7 +27,7 @@ def asked_since(hello: Hello) -> float:
 
 def test_a_start() -> None:
     """At first all is asked for, and who is there is missed until it welcomes us."""
-    hearing = Hearing("me", START)
+    hearing = Membership("me", START)
     hello = hearing.hello()
     hearing.came("a")
     assert asked_since(hello) == START
@@ -40,7 +40,7 @@ def test_a_start() -> None:
 
 def test_the_hello_of_a_namesake() -> None:
     """A hello under our name that we did not say is none of ours coming back."""
-    hearing = Hearing("me", START)
+    hearing = Membership("me", START)
     strange = Hello(id="strange", by="me", since=START)
     hearing.came_back(strange)
     assert not hearing.is_back(strange)

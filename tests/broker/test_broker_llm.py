@@ -10,8 +10,8 @@ from brokers import GOOD, case
 from provider import Provider, after
 
 from agent.broker import llm
-from agent.broker.config import ModelSection
-from agent.broker.llm import Failed, Model, Trouble
+from agent.broker.config import LlmSection
+from agent.broker.llm import ErrorKind, Failed, LanguageModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*ReadOnly:UserWarning")
 HERE = Path(__file__).resolve().parent
@@ -40,10 +40,10 @@ asyncio.run(main())
 """
 
 
-def model(base: str, **having: object) -> Model:
+def model(base: str, **having: object) -> LanguageModel:
     """Return a model at an address."""
     fields = {"model": "openai/m", "api_base": f"{base}/v1", **having}
-    return Model(ModelSection.model_validate(fields), 1.0, 10.0, "secret")
+    return LanguageModel(LlmSection.model_validate(fields), 1.0, 10.0, "secret")
 
 
 def test_no_other_traffic(tmp_path: Path) -> None:
@@ -65,15 +65,15 @@ def test_no_other_traffic(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "trouble", "billed"),
     [
-        (400, Trouble.REFUSED, False),
-        (401, Trouble.REFUSED, False),
-        (404, Trouble.REFUSED, False),
-        (429, Trouble.BUSY, False),
-        (500, Trouble.UNAVAILABLE, False),
-        (503, Trouble.UNAVAILABLE, False),
+        (400, ErrorKind.REFUSED, False),
+        (401, ErrorKind.REFUSED, False),
+        (404, ErrorKind.REFUSED, False),
+        (429, ErrorKind.BUSY, False),
+        (500, ErrorKind.UNAVAILABLE, False),
+        (503, ErrorKind.UNAVAILABLE, False),
     ],
 )
-async def test_errors(status: int, trouble: Trouble, *, billed: bool) -> None:
+async def test_errors(status: int, trouble: ErrorKind, *, billed: bool) -> None:
     """An error is asked about once, sorted, and never quotes the message."""
     with Provider(lambda _call: status) as provider:
         with pytest.raises(Failed) as error:
@@ -90,7 +90,7 @@ async def test_timeout() -> None:
         with pytest.raises(Failed) as error:
             await llm.ask(model(provider.base), case(1), 0.5)
         over.set()
-    assert (error.value.trouble, error.value.billed) == (Trouble.TIMEOUT, True)
+    assert (error.value.trouble, error.value.billed) == (ErrorKind.TIMEOUT, True)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from stage import DEADLINE_S, DEVICE, Agent, Client, text_of
 from upstreams import Asked, Says, Scripted, ScriptedLLM
 
 from agent.outbox import ledger
-from agent.outbox.ledger import Entry
+from agent.outbox.ledger import LedgerEntry
 
 PLACE = "house_place"
 LABEL = "iot_hue_lightoff"
@@ -97,7 +97,7 @@ def final(client: Client, topic: str, seconds: float = DEADLINE_S) -> Result:
     return next(r for r in client.results[topic] if r["final"])
 
 
-def entries(agent: Agent) -> list[Entry]:
+def entries(agent: Agent) -> list[LedgerEntry]:
     """Return the egress ledger, which must be whole."""
     with closing(outbox(agent)) as db:
         assert ledger.verify(db) is None

@@ -148,8 +148,8 @@ class Agent:
         `mqtt`, `upstream` and `outbox` hold lines of those tables; `pipelines` topics
         and more lines of `[input]`, and tables after it, by name; None: the shipped
         ones, of which `enable` names some. `hurry` gives constants of the agent another
-        value ("mqtt.link.YIELD_S"), where a test cannot wait as long; `broken` is Python
-        that makes a part of it hang.
+        value ("mqtt.link.YIELD_S"), where a test cannot wait as long; `broken` is
+        Python that makes a part of it hang.
         """
         self._program = ["-m", "agent"]
         if hurry or broken:

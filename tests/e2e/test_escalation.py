@@ -586,7 +586,10 @@ def test_budget_of_calls_that_fail(
             broker.port,
             upstream=http(llm, terms),
             pipelines=ONE,
-            hurry={"escalation.upstream.FAILURES": 1000, "escalation.cases.REST_S": 0.1},
+            hurry={
+                "escalation.upstream.FAILURES": 1000,
+                "escalation.cases.REST_S": 0.1,
+            },
         )
         agent.start()
         ask(client, range(3))
@@ -633,7 +636,10 @@ def test_budget_over_an_outage_of_the_broker_side(
             broker.port,
             upstream=f'transport = "mqtt"\n{terms}\n{budget}',
             pipelines=ONE,
-            hurry={"escalation.upstream.FAILURES": 1000, "escalation.cases.REST_S": 0.1},
+            hurry={
+                "escalation.upstream.FAILURES": 1000,
+                "escalation.cases.REST_S": 0.1,
+            },
         )
         agent.start()
         ask(client, range(4))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.outbox import SCHEMA, cases, ledger
-from agent.outbox.cases import Row, Verdict
+from agent.outbox.cases import AddVerdict, CaseRow
 from agent.outbox.store import Database, Full, Store
 
 KILLS = 8
@@ -43,9 +43,9 @@ asyncio.run(main(sys.argv[2]))
 """
 
 
-def row(key: str) -> Row:
+def row(key: str) -> CaseRow:
     """Return a case of usual size."""
-    return Row(key, bytes(600), "home", 0, 9e9, 0)
+    return CaseRow(key, bytes(600), "home", 0, 9e9, 0)
 
 
 def live(path: Path, life: int) -> set[str]:
@@ -169,7 +169,7 @@ async def test_started_on_a_full_disk(small_disk: Path, end_of: str) -> None:
     for key in keys:
         await store.write(partial(end, key=key))
     new = partial(cases.add, row=row("new"), now=1.0)
-    assert await store.write(new) is Verdict.NEW
+    assert await store.write(new) is AddVerdict.NEW
     store.close()
     before.close()
 

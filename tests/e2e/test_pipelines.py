@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from stage import Agent, Client, Mosquitto, text_of
 
-from agent.cli.check import Case
+from agent.cli.check import ExampleCase
 from agent.config.config import shipped
 from agent.core.jsonl import read_records
 
@@ -27,10 +27,10 @@ def test_all_pipelines(
     """Every shipped example case comes back as it says, in at most 220 MB resident."""
     agent = new_agent(broker.port, enable=list(TOPICS))
     agent.start()
-    asked: dict[str, Case] = {}
+    asked: dict[str, ExampleCase] = {}
     for name, topic in TOPICS.items():
         path = shipped("pipelines") / f"{name}.cases.jsonl"
-        for number, case in enumerate(read_records(path, Case, "cases")):
+        for number, case in enumerate(read_records(path, ExampleCase, "cases")):
             place = topic.format(number)
             asked[place] = case
             client.send(place, case.text.encode())

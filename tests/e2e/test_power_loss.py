@@ -22,7 +22,7 @@ import pytest
 
 from agent.config.config import Limit
 from agent.outbox import SCHEMA, answers, cases, ledger, spending, store
-from agent.outbox.cases import Row
+from agent.outbox.cases import CaseRow
 from agent.outbox.ledger import Egress
 from agent.outbox.spending import Spend
 from agent.outbox.store import Store
@@ -210,9 +210,9 @@ class Workload:
         return lambda db: [cases.add(db, row(key, size), 1.0) for key in twins]
 
 
-def row(key: str, size: int) -> Row:
+def row(key: str, size: int) -> CaseRow:
     """Return a case."""
-    return Row(key, key.encode() * (size // 32), "home", int(key, 16) % 3, 9e9, 0)
+    return CaseRow(key, key.encode() * (size // 32), "home", int(key, 16) % 3, 9e9, 0)
 
 
 def ask(db: Any, key: str) -> int:

@@ -21,7 +21,8 @@ def loading_takes(seconds: float) -> dict[str, object]:
         "__import__('structlog').get_logger().info('opening'), "
         "__import__('time').sleep(SECONDS), real(config))[2]"
     ).replace("SECONDS", str(seconds))
-    return {"daemon.config_source.prepare": f"({slowly})(agent.daemon.config_source.prepare)"}
+    place = "daemon.config_source.prepare"
+    return {place: f"({slowly})(agent.{place})"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -80,7 +80,9 @@ def test_no_war(
     """Against a thief that always returns we give way for longer and longer."""
     spoken = 5 if version == 5 else '"3.1.1"'
     agent = new_agent(
-        broker.port, mqtt=f"version = {spoken}", hurry=HURRY | {"mqtt.link.YIELD_S": 0.5}
+        broker.port,
+        mqtt=f"version = {spoken}",
+        hurry=HURRY | {"mqtt.link.YIELD_S": 0.5},
     )
     agent.start()
     with thief(broker.port, version) as story:

@@ -68,10 +68,20 @@ def heard(agent: Agent) -> list[bytes]:
     ("part", "place", "how", "topic"),
     [
         ("model", "inference.engine.answer", "sleep", "home/1/utterance"),
-        ("delivery", "daemon.delivery.Delivery.deliver_once", "hang", "home/1/utterance"),
+        (
+            "delivery",
+            "daemon.delivery.Delivery.deliver_once",
+            "hang",
+            "home/1/utterance",
+        ),
         ("delivery", "daemon.delivery.Delivery._commit", "hang", "ask/1"),
         ("outbox", "outbox.store.Store._commit", "sleep", "ask/1"),
-        ("finals", "escalation.final_results.Finals._published", "hang", "ask/1"),
+        (
+            "finals",
+            "escalation.final_results.ResultPublisher._published",
+            "hang",
+            "ask/1",
+        ),
         ("cases", "escalation.cases.Escalation._expire", "hang", "ask/1"),
         ("privacy", "escalation.upstream.redact", "sleep", "hide/1"),
     ],

@@ -7,19 +7,18 @@ from pathlib import Path
 
 sys.path.insert(0, "/usr/lib/slm-agent")
 
-import agent.inference.engine
 import agent.daemon.watchdog
-
+import agent.inference.engine
 from agent.cli.main import main
 from agent.core.types import Decision
-from agent.inference.engine import Job
+from agent.inference.engine import TextTask
 
 HUNG = Path("/var/lib/slm-agent/hung")
 
 answer = agent.inference.engine.answer
 
 
-def hang_once(jobs: Sequence[Job]) -> list[Decision]:
+def hang_once(jobs: Sequence[TextTask]) -> list[Decision]:
     """Answer, unless it is the text that hangs, and for the first time."""
     if any(job.text.text == "hang" for job in jobs) and not HUNG.exists():
         HUNG.touch()

@@ -68,7 +68,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 async def test_up_and_over(bench: Bench) -> None:
     """An alert is retained while it is active, and emptied when it is over."""
-    bench.alerts.rise("disk_low", "5 MB")
+    bench.alerts.activate("disk_low", "5 MB")
     await bench.settle()
     assert b"5 MB" in bench.broker.retained[TOPIC]
     assert bench.alerts.active == ["disk_low"]
@@ -80,7 +80,7 @@ async def test_up_and_over(bench: Bench) -> None:
 
 async def test_over_while_nobody_hears(bench: Bench) -> None:
     """That an alert is over is said after the reconnect, if it was not heard before."""
-    bench.alerts.rise("disk_low", "5 MB")
+    bench.alerts.activate("disk_low", "5 MB")
     await bench.settle()
     bench.broker.there = False
     bench.alerts.clear("disk_low")
@@ -94,7 +94,7 @@ async def test_over_while_nobody_hears(bench: Bench) -> None:
 
 async def test_a_broker_that_forgot(bench: Bench) -> None:
     """What is active is said again after a reconnect."""
-    bench.alerts.rise("disk_low", "5 MB")
+    bench.alerts.activate("disk_low", "5 MB")
     await bench.settle()
     bench.broker.retained.clear()
     bench.alerts.repeat()

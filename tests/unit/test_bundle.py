@@ -10,7 +10,7 @@ import pytest
 from tiny import seal, write_bundle, write_calibration
 
 from agent.core.errors import BundleError
-from agent.core.types import Entity, Guess, Prediction, Tier
+from agent.core.types import Entity, Prediction, RawPrediction, Tier
 from agent.inference.bundle import (
     CALIBRATION,
     Bundle,
@@ -277,11 +277,13 @@ class Parrot:
 
     asked: list[str] = field(default_factory=list)
 
-    def predict(self, texts: Sequence[str], earlier: Sequence[Guess]) -> list[Guess]:
+    def predict(
+        self, texts: Sequence[str], earlier: Sequence[RawPrediction]
+    ) -> list[RawPrediction]:
         """Return a guess about each text."""
         assert [guess.label for guess in earlier] in ([], list(texts))
         self.asked += texts
-        return [Guess(text, (), (float(text[0]),), (4.0,)) for text in texts]
+        return [RawPrediction(text, (), (float(text[0]),), (4.0,)) for text in texts]
 
 
 def chain(bundle: Bundle, *models: Parrot, floor: float = 0.0) -> Bundle:
@@ -404,8 +406,8 @@ def test_guesses_are_what_predictions_are_made_of(cascade: Bundle) -> None:
     text = "turn on in the kitchen"
     linear, encoder = cascade.guesses(text)
     first, last = cascade.stages
-    assert cascade.predict([text]) == [last.calibration.judged(last.by, encoder)]
-    judged = first.calibration.judged(first.by, linear)
+    assert cascade.predict([text]) == [last.calibration.calibrated(last.by, encoder)]
+    judged = first.calibration.calibrated(first.by, linear)
     seen: list[Prediction] = []
     cascade.predict([text], lambda p: bool(seen.append(p)))
     assert seen == []  # below its floor for entities nobody is asked

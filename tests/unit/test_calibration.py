@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agent.core.types import Entity, Guarantee, Guess, Prediction, Tier
+from agent.core.types import Entity, Guarantee, Prediction, RawPrediction, Tier
 from agent.inference.calibration import (
     NEARLY,
     Calibration,
@@ -26,9 +26,9 @@ ANY = st.floats(allow_nan=False, allow_infinity=False)
 KITCHEN = Entity("place", "kitchen", 0, 7, 0.9)
 
 
-def opinion(label: str | None, *evidence: float) -> Guess:
+def opinion(label: str | None, *evidence: float) -> RawPrediction:
     """Return a guess at a label."""
-    return Guess(label, label_evidence=evidence)
+    return RawPrediction(label, label_evidence=evidence)
 
 
 def calibration(**tables: list[tuple[float, float]]) -> Calibration:
@@ -80,10 +80,10 @@ def test_judged() -> None:
         entities=Logistic(weights=(3.0,), bias=-1.0),
         entity=Logistic(weights=(2.0,), bias=0.0),
     )
-    guess = Guess("lamp_on", (KITCHEN,), (0.5, 0.25), (1.0,), outside=0.125)
+    guess = RawPrediction("lamp_on", (KITCHEN,), (0.5, 0.25), (1.0,), outside=0.125)
     # squared odds: 0.9 becomes 81 / 82
     found = Entity("place", "kitchen", 0, 7, pytest.approx(81 / 82))
-    assert tier.judged(Tier.ENCODER, guess) == Prediction(
+    assert tier.calibrated(Tier.ENCODER, guess) == Prediction(
         by=Tier.ENCODER,
         label="lamp_on",
         score=sigmoid(0.75),
@@ -100,16 +100,21 @@ def test_label_and_scope_are_two_factors() -> None:
         Logistic(weights=(0.0, 2.0), bias=-1.0),
     )
     tier = TierCalibration(label=right, inside=inside)
-    found = tier.judged(Tier.ENCODER, Guess("a", (), (0.5, 0.25)))
+    found = tier.calibrated(Tier.ENCODER, RawPrediction("a", (), (0.5, 0.25)))
     assert found.score == pytest.approx(sigmoid(0.5) * sigmoid(-0.5))
     assert (
-        TierCalibration(inside=inside).judged(Tier.ENCODER, Guess(None)).score is None
+        TierCalibration(inside=inside)
+        .calibrated(Tier.ENCODER, RawPrediction(None))
+        .score
+        is None
     )
 
 
 def test_judged_without_logistics() -> None:
     """What was never fitted has no score, and entities keep their raw one."""
-    found = TierCalibration().judged(Tier.LINEAR, Guess("a", (KITCHEN,), (1.0,)))
+    found = TierCalibration().calibrated(
+        Tier.LINEAR, RawPrediction("a", (KITCHEN,), (1.0,))
+    )
     assert found == Prediction(Tier.LINEAR, "a", None, (KITCHEN,))
 
 
@@ -180,7 +185,7 @@ def test_agreement_is_bounded(odds: float, weight: float) -> None:
 
 
 @pytest.mark.parametrize("earlier", [None, opinion(None)])
-def test_no_agreement(earlier: Guess | None) -> None:
+def test_no_agreement(earlier: RawPrediction | None) -> None:
     """Where no earlier tier has an opinion, nothing is added."""
     guess = opinion("on", 1.0)
     assert with_agreement(guess, earlier) is guess

@@ -16,11 +16,15 @@ from agent.config.config import Limit
 from agent.core.clock import Clock, Step
 from agent.core.types import Guarantee, Outcome, Task
 from agent.escalation import cases as module
-from agent.escalation.budget import Prices, Purse
-from agent.escalation.cases import Escalation, Terms
+from agent.escalation.budget import BudgetLedger, Prices
+from agent.escalation.cases import Escalation, EscalationSettings
 from agent.escalation.transports import Unavailable
-from agent.escalation.upstream import COOL_DOWN_S, FAILURES, Upstream
-from agent.escalation.upstream import Terms as UpstreamTerms
+from agent.escalation.upstream import (
+    COOL_DOWN_S,
+    FAILURES,
+    UpstreamClient,
+    UpstreamSettings,
+)
 from agent.inference.bundle import Bundle
 from agent.inference.decide import Policy
 from agent.inference.pipeline import Pipeline
@@ -30,8 +34,8 @@ from agent.protocol.cases import Reply, Request
 from agent.protocol.messages import Topics
 from agent.protocol.payload import Reader
 from agent.telemetry.alerts import Alerts
-from agent.telemetry.counters import Counts
-from agent.telemetry.rejected_topics import Refusals
+from agent.telemetry.counters import Counters
+from agent.telemetry.rejected_topics import RejectedTopics
 
 pytestmark = pytest.mark.timeout(60)
 DAY = 86_400.0
@@ -120,15 +124,19 @@ class Away:
         await asyncio.Event().wait()
 
 
-def upstream_of(store: Store, wire: Wire) -> Upstream:
+def upstream_of(store: Store, wire: Wire) -> UpstreamClient:
     """Return an upstream without a cache."""
-    purse = Purse(store, wire, Limit("", None, None, None), Prices(0.0, 0.0, 100, 1))
-    terms = UpstreamTerms(5.0, 1e6, 0, 60.0)
-    return Upstream("pi", terms, wire, purse, store, Patterns(), ThreadPoolExecutor(1))
+    purse = BudgetLedger(
+        store, wire, Limit("", None, None, None), Prices(0.0, 0.0, 100, 1)
+    )
+    terms = UpstreamSettings(5.0, 1e6, 0, 60.0)
+    return UpstreamClient(
+        "pi", terms, wire, purse, store, Patterns(), ThreadPoolExecutor(1)
+    )
 
 
 def new_escalation(
-    store: Store, upstream: Upstream, bundle: Bundle, clock: Clock
+    store: Store, upstream: UpstreamClient, bundle: Bundle, clock: Clock
 ) -> Escalation:
     """Return an escalation of one case at a time, for a pipeline `home`."""
     pipeline = Pipeline(
@@ -143,11 +151,11 @@ def new_escalation(
         plan=plan(),
     )
     link: Any = Away()
-    alerts, counts = Alerts(link, Topics("pi")), Counts()
-    terms = Terms("pi", 2**21, 1, "stop_acking", queues=True)
+    alerts, counts = Alerts(link, Topics("pi")), Counters()
+    terms = EscalationSettings("pi", 2**21, 1, "stop_acking", queues=True)
     return Escalation(
         *(terms, [pipeline], store, upstream, link, alerts, counts),
-        *(Refusals(alerts, counts), clock),
+        *(RejectedTopics(alerts, counts), clock),
     )
 
 
@@ -221,9 +229,9 @@ async def test_what_an_earlier_start_dated_stays(tmp_path: Path) -> None:
 
     def book(db: Database) -> None:
         for name, at in (("old", 50.0), ("new", 150.0), ("newest", 1150.0)):
-            row = cases.Row(name, b"{}", "home", 5, at + 10, 0)
+            row = cases.CaseRow(name, b"{}", "home", 5, at + 10, 0)
             cases.add(db, row, at)
-            row = cases.Row(f"{name}-ended", b"{}", "home", 5, at + 10, 0)
+            row = cases.CaseRow(f"{name}-ended", b"{}", "home", 5, at + 10, 0)
             cases.add(db, row, at)
             cases.finish(db, row.key, "topic", b"{}")
             cases.forget(db, row.key, at)

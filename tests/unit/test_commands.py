@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from tiny import seal, write_bundle, write_calibration
 
-from agent.cli.check import Case, CaseEntity, Finding, check, differences
+from agent.cli.check import CaseEntity, ExampleCase, Finding, check, differences
 from agent.cli.main import cli
 from agent.config.config import load
 from agent.core.errors import ConfigError
@@ -152,20 +152,25 @@ def test_prediction_line() -> None:
 @pytest.mark.parametrize(
     ("case", "said"),
     [
-        (Case(text="x"), []),
-        (Case(text="x", status="resolved", label="lamp_on"), []),
-        (Case(text="x", entities=(CaseEntity(label="place", text="kitchen"),)), []),
-        (Case(text="x", label="chat"), ["label is lamp_on, expected chat"]),
-        (Case(text="x", status="unresolved"), ["status is resolved"]),
-        (Case(text="x", entities=()), ["entities is"]),
+        (ExampleCase(text="x"), []),
+        (ExampleCase(text="x", status="resolved", label="lamp_on"), []),
         (
-            Case(text="x", entities=(CaseEntity(label="place", text="bed"),)),
+            ExampleCase(
+                text="x", entities=(CaseEntity(label="place", text="kitchen"),)
+            ),
+            [],
+        ),
+        (ExampleCase(text="x", label="chat"), ["label is lamp_on, expected chat"]),
+        (ExampleCase(text="x", status="unresolved"), ["status is resolved"]),
+        (ExampleCase(text="x", entities=()), ["entities is"]),
+        (
+            ExampleCase(text="x", entities=(CaseEntity(label="place", text="bed"),)),
             ["entities is"],
         ),
-        (Case(text="x", status="unresolved", label="chat"), ["status", "label"]),
+        (ExampleCase(text="x", status="unresolved", label="chat"), ["status", "label"]),
     ],
 )
-def test_cases(case: Case, said: list[str]) -> None:
+def test_cases(case: ExampleCase, said: list[str]) -> None:
     """A case compares what it names, and says what came out otherwise."""
     found = list(differences(case, Resolved(GUESS, None)))
     assert len(found) == len(said)
@@ -177,7 +182,7 @@ def test_wrong_cases(tmp_path: Path) -> None:
     path = tmp_path / "home.cases.jsonl"
     path.write_text('{"text": "a"}\n{"text": "a", "lable": "x"}\n')
     with pytest.raises(ConfigError, match=r"home\.cases\.jsonl:2: "):
-        read_records(path, Case, "cases")
+        read_records(path, ExampleCase, "cases")
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085"])

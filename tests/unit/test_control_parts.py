@@ -11,12 +11,12 @@ import pytest
 from tiny import arrived
 
 from agent.core.errors import ConfigError, Unreadable
-from agent.core.types import Guarantee, Message, Reason, Road, Timing
+from agent.core.types import Guarantee, Message, Reason, Routing, Timing
 from agent.daemon.control import LARGEST, WAITING, Control
-from agent.daemon.history import RECENT, RECENT_BYTES, Recent, Terms
-from agent.fleet.values import Leaf
+from agent.daemon.history import RECENT, RECENT_BYTES, DecisionTerms, History
+from agent.fleet.values import Sourced
 from agent.inference.decide import Policy
-from agent.inference.engine import Parcel
+from agent.inference.engine import Outgoing
 from agent.protocol.cases import Case
 from agent.protocol.messages import Topics, dead_letter_payload
 from agent.protocol.payload import Reader
@@ -29,27 +29,27 @@ pytestmark = pytest.mark.timeout(10)
 BASE = "slm/pi/request/"
 
 
-def terms(name: str, *, tells: bool = False, **more: Any) -> Terms:
+def terms(name: str, *, tells: bool = False, **more: Any) -> DecisionTerms:
     """Return the terms of a pipeline."""
     policy = Policy(Guarantee.LABEL, 0.8)
     key = "decide.max_error"
-    return replace(Terms(name, Reader(), policy, 0.05, key, tells, {}), **more)
+    return replace(DecisionTerms(name, Reader(), policy, 0.05, key, tells, {}), **more)
 
 
-def recent(*known: Terms) -> Recent:
+def recent(*known: DecisionTerms) -> History:
     """Return an empty memory that knows these pipelines, else `home`."""
-    memory = Recent()
+    memory = History()
     memory.govern({each.pipeline: each for each in known or [terms("home")]})
     return memory
 
 
 def parcel(
     name: str = "m", pipeline: str = "home", payload: bytes = b"turn it on"
-) -> Parcel:
+) -> Outgoing:
     """Return what comes of a message: one result."""
     said = {"v": 1, "id": name, "pipeline": pipeline, "entities": []}
     body = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
-    return Parcel(arrived(payload), (("out", body),))
+    return Outgoing(arrived(payload), (("out", body),))
 
 
 def case(name: str, text: str = "secret") -> Case:
@@ -97,7 +97,7 @@ def test_the_last_of_two_is_found() -> None:
 def test_a_case_is_found_and_its_text_is_not_kept() -> None:
     """The text of a case waits in the outbox, and nowhere else."""
     memory = recent(terms("home"))
-    memory.add(Parcel(arrived(b"secret"), (), (case("c"),)))
+    memory.add(Outgoing(arrived(b"secret"), (), (case("c"),)))
     found = memory.find("c")
     assert found
     assert "secret" not in repr(found)
@@ -110,7 +110,7 @@ def test_a_dead_letter_is_kept_without_what_it_carries() -> None:
     body = dead_letter_payload(message, "pi", "home", why, 10**7)
     memory = recent(terms("home"))
     for _ in range(RECENT):
-        memory.add(Parcel(message, (("dead", body),)))
+        memory.add(Outgoing(message, (("dead", body),)))
     found = memory.find(message.id)
     assert found
     assert found.size < 1000
@@ -140,7 +140,7 @@ def test_only_a_pipeline_that_allows_it_tells_the_text() -> None:
     memory = recent(terms("open", tells=True), terms("closed"))
     memory.add(parcel("o", "open"))
     memory.add(parcel("c", "closed"))
-    memory.add(Parcel(arrived(b"hm"), (), (replace(case("u"), pipeline="open"),)))
+    memory.add(Outgoing(arrived(b"hm"), (), (replace(case("u"), pipeline="open"),)))
     texts = [found and found.text for found in map(memory.find, ("o", "c", "u"))]
     assert texts == ["turn it on", None, "hm"]
 
@@ -174,7 +174,7 @@ def test_only_a_pipeline_that_allows_it_tells_the_text() -> None:
 )
 def test_each_reason_has_its_key(said: dict[str, Any], key: str | None) -> None:
     """Whoever changes the key that is named changes what becomes of such a message."""
-    roads = {"up": Road.ALWAYS_UPSTREAM, "here": Road.ALWAYS_LOCAL}
+    roads = {"up": Routing.ALWAYS_UPSTREAM, "here": Routing.ALWAYS_LOCAL}
     policy = Policy(Guarantee.LABEL, 0.8, roads=roads)
     known = terms("home", policy=policy, reader=Reader(id="id"))
     found = known.decided_by(said)
@@ -193,8 +193,8 @@ def test_each_reason_has_its_key(said: dict[str, Any], key: str | None) -> None:
 def test_a_fleet_layer_that_decided_is_named(origin: str, file: str) -> None:
     """Nobody looks for a value in a file where it does not stand."""
     values = {
-        ("pipelines", "home", "decide", "max_error"): Leaf(0.1, origin),
-        ("pipelines", "media", "decide", "max_error"): Leaf(0.2, "other"),
+        ("pipelines", "home", "decide", "max_error"): Sourced(0.1, origin),
+        ("pipelines", "media", "decide", "max_error"): Sourced(0.2, "other"),
     }
     known = terms("home", values=values)
     assert known.decided_by({"status": "resolved"})["file"] == file
@@ -222,7 +222,7 @@ def test_a_case_is_explained_with_its_timings() -> None:
     """How long it waited and was thought about here is told of cases, too."""
     memory = recent()
     timed = replace(case("c"), timing=Timing(1.5, 20, 22))
-    memory.add(Parcel(arrived(b"hm"), (), (timed,)))
+    memory.add(Outgoing(arrived(b"hm"), (), (timed,)))
     found = memory.find("c")
     assert found
     [said] = found.explained()["cases"]

@@ -16,14 +16,14 @@ from agent.core.types import (
     Timing,
     Unresolved,
 )
-from agent.telemetry.counters import RECENT, Counts
+from agent.telemetry.counters import RECENT, Counters
 
 GUESS = Prediction(Tier.ENCODER, "lamp_on", 0.9)
 
 
-def counted(*totals: float) -> Counts:
+def counted(*totals: float) -> Counters:
     """Return counts of resolved results that took so many milliseconds."""
-    counts = Counts()
+    counts = Counters()
     for total in totals:
         counts.result("home", Resolved(GUESS, None), Timing(0, 0, total))
     return counts
@@ -31,7 +31,7 @@ def counted(*totals: float) -> Counts:
 
 def test_nothing_yet() -> None:
     """Before the first message all is empty, and there is no latency."""
-    assert Counts().summary() == {
+    assert Counters().summary() == {
         "received": 0,
         "unrouted": 0,
         "lost": 0,
@@ -97,7 +97,7 @@ ASKED = Prediction(Tier.UPSTREAM, "lamp_on", None)
 
 def test_no_shares_of_nothing() -> None:
     """Before the first message nobody knows, and dead letters say nothing."""
-    counts = Counts()
+    counts = Counters()
     counts.dead_letter("home", Reason.EMPTY)
     assert counts.shares() == {"share_local": None, "share_escalated": None}
 
@@ -116,7 +116,7 @@ def test_shares_are_of_the_messages_of_this_process(
     local: list[str], ends: list[tuple[Decision, Outcome]]
 ) -> None:
     """However cases end, be they those of a process before, or answers too long."""
-    counts = Counts()
+    counts = Counters()
     for what in local:
         decision = Resolved(GUESS, None) if what == "here" else OPEN
         counts.result("home", decision, Timing(0, 0, 1), escalated=what == "up")
@@ -131,7 +131,7 @@ def test_shares_are_of_the_messages_of_this_process(
 @pytest.mark.parametrize("escalated", [False, True])
 def test_a_model_that_failed_is_known(*, escalated: bool) -> None:
     """Also where upstream answers in its stead: a version on probation is to blame."""
-    counts = Counts()
+    counts = Counters()
     failed = Unresolved(Reason.MODEL_FAILED)
     counts.result("home", failed, Timing(0, 0, 1), escalated=escalated)
     counts.case("home", Resolved(ASKED, None), Outcome.ANSWERED, Timing(0, 0, 1))
@@ -140,7 +140,7 @@ def test_a_model_that_failed_is_known(*, escalated: bool) -> None:
 
 def test_who_could_read_nothing() -> None:
     """A pipeline counts if so many messages came, and all were dead letters."""
-    counts = Counts()
+    counts = Counters()
     for pipeline, number in {"few": 2, "all": 3, "most": 3}.items():
         for _ in range(number):
             counts.dead_letter(pipeline, Reason.NOT_JSON)

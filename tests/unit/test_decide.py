@@ -13,7 +13,7 @@ from agent.core.types import (
     Prediction,
     Reason,
     Resolved,
-    Road,
+    Routing,
     Tier,
     Unresolved,
 )
@@ -23,12 +23,12 @@ from agent.inference.decide import (
     Rule,
     confidence,
     decide,
-    escalates,
-    stands,
+    passes,
+    wants_upstream,
 )
 
 LABEL, ENTITIES, BOTH = Guarantee
-OTHER = Road.PREFER_LOCAL
+OTHER = Routing.PREFER_LOCAL
 SCORES = st.none() | st.floats(0, 1)
 
 
@@ -84,7 +84,7 @@ def test_decide(
     """A guess stands if the score of what is guaranteed reaches the threshold."""
     policy = Policy(guarantee, threshold, error_bound=0.05)
     decision = decide(prediction, policy)
-    assert stands(prediction, policy) is resolved
+    assert passes(prediction, policy) is resolved
     if resolved:
         assert decision == Resolved(prediction, 0.05)
     else:
@@ -130,8 +130,8 @@ def test_a_higher_threshold_never_resolves_more(
     """What passes a threshold passes every lower one."""
     low, high = sorted((low, high))
     prediction = guess(label, entities)
-    passes_high = stands(prediction, Policy(guarantee, high))
-    assert stands(prediction, Policy(guarantee, low)) or not passes_high
+    passes_high = passes(prediction, Policy(guarantee, high))
+    assert passes(prediction, Policy(guarantee, low)) or not passes_high
 
 
 @given(SCORES, SCORES)
@@ -154,19 +154,19 @@ def lamp(*entities: tuple[str, str]) -> Prediction:
 @pytest.mark.parametrize(
     ("road", "prediction", "decision", "up"),
     [
-        (Road.PREFER_LOCAL, guess(0.9), Resolved(guess(0.9), 0.05), False),
-        (Road.PREFER_LOCAL, guess(0.1), Reason.LOW_CONFIDENCE, True),
-        (Road.NEVER_UPSTREAM, guess(0.9), Resolved(guess(0.9), 0.05), False),
-        (Road.NEVER_UPSTREAM, guess(0.1), Reason.LOW_CONFIDENCE, False),
-        (Road.ALWAYS_UPSTREAM, guess(0.9), Reason.POLICY, True),
-        (Road.ALWAYS_UPSTREAM, guess(0.1), Reason.POLICY, True),
-        (Road.ALWAYS_LOCAL, guess(0.9), Resolved(guess(0.9), 0.05), False),
-        (Road.ALWAYS_LOCAL, guess(0.1), Resolved(guess(0.1), None), False),
+        (Routing.PREFER_LOCAL, guess(0.9), Resolved(guess(0.9), 0.05), False),
+        (Routing.PREFER_LOCAL, guess(0.1), Reason.LOW_CONFIDENCE, True),
+        (Routing.NEVER_UPSTREAM, guess(0.9), Resolved(guess(0.9), 0.05), False),
+        (Routing.NEVER_UPSTREAM, guess(0.1), Reason.LOW_CONFIDENCE, False),
+        (Routing.ALWAYS_UPSTREAM, guess(0.9), Reason.POLICY, True),
+        (Routing.ALWAYS_UPSTREAM, guess(0.1), Reason.POLICY, True),
+        (Routing.ALWAYS_LOCAL, guess(0.9), Resolved(guess(0.9), 0.05), False),
+        (Routing.ALWAYS_LOCAL, guess(0.1), Resolved(guess(0.1), None), False),
     ],
 )
 @pytest.mark.parametrize("by_label", [False, True])
 def test_the_road_says_who_answers(
-    road: Road,
+    road: Routing,
     prediction: Prediction,
     decision: Resolved | Reason,
     *,
@@ -182,15 +182,15 @@ def test_the_road_says_who_answers(
         assert found == Unresolved(decision, prediction)  # type: ignore[arg-type]
     else:
         assert found == decision
-    assert escalates(found, policy) is up
+    assert wants_upstream(found, policy) is up
 
 
 def test_what_failed_goes_the_way_of_the_pipeline() -> None:
     """A text without any guess follows the pipeline's own policy."""
     failed = Unresolved(Reason.MODEL_FAILED)
-    roads = {"lamp_on": Road.NEVER_UPSTREAM}
-    assert escalates(failed, Policy(LABEL, 0.8, roads=roads))
-    assert not escalates(failed, Policy(LABEL, 0.8, road=Road.NEVER_UPSTREAM))
+    roads = {"lamp_on": Routing.NEVER_UPSTREAM}
+    assert wants_upstream(failed, Policy(LABEL, 0.8, roads=roads))
+    assert not wants_upstream(failed, Policy(LABEL, 0.8, road=Routing.NEVER_UPSTREAM))
 
 
 @pytest.mark.parametrize(
@@ -228,4 +228,4 @@ def test_rules_for_entities(
         assert found == Resolved(prediction, 0.05)
     else:
         assert found == Unresolved(reason, prediction)
-        assert escalates(found, policy)
+        assert wants_upstream(found, policy)

@@ -10,11 +10,11 @@ from tiny import arrived
 from agent.core.errors import Refused, Undelivered
 from agent.core.types import Message
 from agent.daemon.delivery import Delivery
-from agent.inference.engine import Parcel
+from agent.inference.engine import Outgoing
 from agent.protocol.messages import Topics
 from agent.telemetry.alerts import Alerts
-from agent.telemetry.counters import Counts
-from agent.telemetry.rejected_topics import RESULT_REFUSED, Refusals
+from agent.telemetry.counters import Counters
+from agent.telemetry.rejected_topics import RESULT_REFUSED, RejectedTopics
 
 if TYPE_CHECKING:
     from agent.mqtt.link import Link
@@ -66,14 +66,14 @@ class Bench:
     delivery: Delivery
     done: list[str]
     acked: list[int]
-    counts: Counts
+    counts: Counters
     alerts: Alerts
 
     def put(self, number: int, *topics: str, qos: int = 1) -> None:
         """Hand over the parcel of a message."""
         message = arrived(number=number, qos=qos, acked=self.acked)
         sends = tuple((topic, b"%d" % number) for topic in topics or ("result",))
-        self.delivery.put(Parcel(message, sends))
+        self.delivery.put(Outgoing(message, sends))
 
 
 async def settle() -> None:
@@ -85,11 +85,11 @@ async def settle() -> None:
 @pytest.fixture
 def bench() -> Bench:
     """Return a delivery with nothing in hand."""
-    road, counts = Road(), Counts()
+    road, counts = Road(), Counters()
     done: list[str] = []
     link = cast("Link", road)
     alerts = Alerts(link, Topics("pi"))
-    refusals = Refusals(alerts, counts)
+    refusals = RejectedTopics(alerts, counts)
     delivery = Delivery(link, counts, refusals, lambda m: done.append(m.id))
     return Bench(road, delivery, done, [], counts, alerts)
 

@@ -212,5 +212,5 @@ def test_reading_after_the_daemon(path: Path) -> None:
     """Nobody needs to run for the ledger to be read, nor to have closed it."""
     Store(path, SCHEMA, 2**20).close()
     assert list(egress.listed(path)) == []
-    assert egress.judged(path) == egress.Verdict(None, 0, "00" * 32)
+    assert egress.judged(path) == egress.EgressVerdict(None, 0, "00" * 32)
     assert str(egress.judged(path)).startswith("the chain holds; entry 0")

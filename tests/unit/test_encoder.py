@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from tiny import ENTITIES, LABELS, VOCABULARY, seal, tokenizer, write_bundle
 
 from agent.core.errors import BundleError
-from agent.core.types import Guarantee, Guess, Prediction, Reason, Tier, Unresolved
+from agent.core.types import (
+    Guarantee,
+    Prediction,
+    RawPrediction,
+    Reason,
+    Tier,
+    Unresolved,
+)
 from agent.inference.bundle import Bundle, open_bundle
 from agent.inference.decide import Policy, decide
 from agent.inference.encoder import Encoder, EncoderSpec, Floats
@@ -50,7 +57,7 @@ def spec(max_tokens: int = 16, stride: int = 4) -> EncoderSpec:
     )
 
 
-def places(prediction: Guess | Prediction) -> list[tuple[str, int, int, str]]:
+def places(prediction: RawPrediction | Prediction) -> list[tuple[str, int, int, str]]:
     """Return label, offsets and text of each entity."""
     return [(e.label, e.start, e.end, e.text) for e in prediction.entities]
 
@@ -303,7 +310,7 @@ def test_opinion_is_heeded(
 ) -> None:
     """The label is that of the product of both, weighed; what is outside stays."""
     [alone] = heeding.predict(["turn on"])
-    [found] = heeding.predict(["turn on"], [Guess("chat", opinion=opinion)])
+    [found] = heeding.predict(["turn on"], [RawPrediction("chat", opinion=opinion)])
     assert found.label == label
     assert found.outside == pytest.approx(alone.outside)
     product = np.exp(np.array([0.0, 6.0, 0.0]) + 0.5 * np.array(opinion))
@@ -321,9 +328,9 @@ def test_opinion_is_heeded(
 def test_no_opinion(heeding: Encoder, bundle: Bundle) -> None:
     """Without a tier before it, or where none is heeded, the encoder says its own."""
     [alone] = heeding.predict(["turn on"])
-    assert heeding.predict(["turn on"], [Guess("chat")]) == [alone]
+    assert heeding.predict(["turn on"], [RawPrediction("chat")]) == [alone]
     deaf = bundle.stages[0].model
-    said = [Guess("lamp_off", opinion=(-0.1, -14.0, -9.0))]
+    said = [RawPrediction("lamp_off", opinion=(-0.1, -14.0, -9.0))]
     assert deaf.predict(["turn on"], said) == deaf.predict(["turn on"])
 
 

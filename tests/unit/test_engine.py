@@ -9,14 +9,14 @@ import pytest
 from structlog.testing import capture_logs
 from tiny import arrived
 
-from agent.core.types import Guarantee, Guess, Message, Task, Text, Tier
+from agent.core.types import Guarantee, Message, RawPrediction, Task, Text, Tier
 from agent.inference.bundle import Bundle, Stage
 from agent.inference.calibration import Logistic, TierCalibration
 from agent.inference.decide import Policy
-from agent.inference.engine import Engine, Job, Order, Parcel, answer
+from agent.inference.engine import Engine, Outgoing, TextTask, WorkItem, answer
 from agent.inference.pipeline import Pipeline
 from agent.protocol.payload import Reader
-from agent.telemetry.counters import Counts
+from agent.telemetry.counters import Counters
 
 PACKET = 5475  # bytes; leaves 10 for the original in a dead letter
 
@@ -30,12 +30,12 @@ class Brittle:
     fails_on: str = "bad"
     asked: list[list[str]] = field(default_factory=list)
 
-    def predict(self, texts: Sequence[str], _earlier: object) -> list[Guess]:
+    def predict(self, texts: Sequence[str], _earlier: object) -> list[RawPrediction]:
         """Return the same for every text; raise if a bad one is among them."""
         self.asked.append(list(texts))
         if any(self.fails_on in text for text in texts):
             raise MemoryError
-        return [Guess(text, label_evidence=(2.0,)) for text in texts]
+        return [RawPrediction(text, label_evidence=(2.0,)) for text in texts]
 
 
 @dataclass
@@ -43,8 +43,8 @@ class Bench:
     """An engine whose parcels pile up in a list."""
 
     engine: Engine
-    parcels: list[Parcel]
-    counts: Counts
+    parcels: list[Outgoing]
+    counts: Counters
 
     def results(self) -> list[dict[str, Any]]:
         """Return every payload, parsed, in order."""
@@ -54,8 +54,8 @@ class Bench:
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     """Return an engine that takes three messages at once."""
-    parcels: list[Parcel] = []
-    counts = Counts()
+    parcels: list[Outgoing] = []
+    counts = Counters()
     engine = Engine("pi-3", 3, counts, lambda: PACKET, parcels.append)
     yield Bench(engine, parcels, counts)
     engine._worker.shutdown()
@@ -89,7 +89,7 @@ def message(payload: bytes, number: int = 1) -> Message:
 
 async def test_a_message_becomes_a_result(bench: Bench, bundle: Bundle) -> None:
     """The parcel holds the result, ready to be published on the pipeline's topic."""
-    order = Order(message(b"turn on the lamp in the kitchen"), (road(bundle),))
+    order = WorkItem(message(b"turn on the lamp in the kitchen"), (road(bundle),))
     bench.engine.put(order)
     await bench.engine.work_once()
     [parcel] = bench.parcels
@@ -109,7 +109,7 @@ async def test_takes_all_that_waits_up_to_a_batch(bench: Bench, bundle: Bundle) 
     model = Brittle()
     pipeline = road(asking(bundle, model))
     for number in range(7):
-        bench.engine.put(Order(message(b"%d" % number, number), (pipeline,)))
+        bench.engine.put(WorkItem(message(b"%d" % number, number), (pipeline,)))
     for _ in range(3):
         await bench.engine.work_once()
     assert model.asked == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
@@ -123,7 +123,7 @@ async def test_unreadable_messages_keep_their_place(
     """A bad message ends as a dead letter between the results of its neighbours."""
     pipeline = road(bundle)
     for number, payload in enumerate((b"hello", b"\xff" * 20, b"turn off")):
-        bench.engine.put(Order(message(payload, number), (pipeline,)))
+        bench.engine.put(WorkItem(message(payload, number), (pipeline,)))
     await bench.engine.work_once()
     topics = [topic for parcel in bench.parcels for topic, _ in parcel.sends]
     assert topics == ["result/home", "dead/home", "result/home"]
@@ -142,7 +142,7 @@ async def test_one_topic_feeds_several_pipelines(bench: Bench, bundle: Bundle) -
         road(bundle, "field", reader=fields),
         road(bundle, "labels", tasks=frozenset({Task.CLASSIFY})),
     )
-    bench.engine.put(Order(message(b"turn on the kitchen"), pipelines))
+    bench.engine.put(WorkItem(message(b"turn on the kitchen"), pipelines))
     await bench.engine.work_once()
     [parcel] = bench.parcels
     assert [topic for topic, _ in parcel.sends] == [
@@ -161,7 +161,7 @@ async def test_one_bad_text_takes_no_neighbour_with_it(
     """When a batch fails, each text is asked alone; only the culprit is unresolved."""
     pipeline = road(asking(bundle, Brittle()))
     for number, payload in enumerate((b"a", b"bad", b"c")):
-        bench.engine.put(Order(message(payload, number), (pipeline,)))
+        bench.engine.put(WorkItem(message(payload, number), (pipeline,)))
     with capture_logs() as logs:
         await bench.engine.work_once()
     statuses = [(r["status"], r["reason"], r["label"]) for r in bench.results()]
@@ -176,7 +176,7 @@ async def test_one_bad_text_takes_no_neighbour_with_it(
 async def test_low_confidence(bench: Bench, bundle: Bundle) -> None:
     """What the policy does not let stand comes out unresolved, with the best guess."""
     pipeline = road(bundle, policy=Policy(Guarantee.LABEL, 0.999))
-    bench.engine.put(Order(message(b"turn on"), (pipeline,)))
+    bench.engine.put(WorkItem(message(b"turn on"), (pipeline,)))
     await bench.engine.work_once()
     [result] = bench.results()
     assert (result["status"], result["reason"]) == ("unresolved", "low_confidence")
@@ -188,7 +188,7 @@ async def test_log(bench: Bench, bundle: Bundle) -> None:
     secrets = (b"my secret pin", b"secret\0", b"bad secret")
     pipeline = road(asking(bundle, Brittle()))
     for number, payload in enumerate(secrets):
-        bench.engine.put(Order(message(payload, number), (pipeline,)))
+        bench.engine.put(WorkItem(message(payload, number), (pipeline,)))
     with capture_logs() as logs:
         await bench.engine.work_once()
     assert "secret" not in str(logs)
@@ -213,7 +213,7 @@ def test_each_bundle_is_asked_once(bundle: Bundle) -> None:
         )
         for n, model in enumerate(models)
     ]
-    jobs = [Job(roads[n % 2], Text(str(n), str(n))) for n in range(5)]
+    jobs = [TextTask(roads[n % 2], Text(str(n), str(n))) for n in range(5)]
     found = [decision.prediction for decision in answer(jobs)]
     assert [p and p.label for p in found] == list("01234")
     assert [model.asked for model in models] == [[["0", "2", "4"]], [["1", "3"]]]
@@ -222,6 +222,6 @@ def test_each_bundle_is_asked_once(bundle: Bundle) -> None:
 async def test_busy(bench: Bench, bundle: Bundle) -> None:
     """Idle is 0 seconds busy, before the first batch and after each."""
     assert bench.engine.busy_s() == 0.0
-    bench.engine.put(Order(message(b"hello"), (road(bundle),)))
+    bench.engine.put(WorkItem(message(b"hello"), (road(bundle),)))
     await bench.engine.work_once()
     assert bench.engine.busy_s() == 0.0

@@ -10,12 +10,18 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.core.errors import ConfigError
-from agent.core.types import Entity, Guarantee, Guess, Tier
+from agent.core.types import Entity, Guarantee, RawPrediction, Tier
 from agent.evaluation import certify as certifying
 from agent.evaluation import fitting
 from agent.evaluation.certify import Case, Claim, certify
 from agent.evaluation.examples import Example, Span
-from agent.evaluation.fitting import Heard, calibrate, logistic, parted, table
+from agent.evaluation.fitting import (
+    CalibrationSample,
+    calibrate,
+    logistic,
+    parted,
+    table,
+)
 from agent.inference.calibration import (
     Calibration,
     Logistic,
@@ -29,7 +35,10 @@ LABEL, ENTITIES, BOTH = Guarantee
 
 
 def fitted(
-    heard: Sequence[Heard], outside: Sequence[Heard] = (), *, certified: bool = True
+    heard: Sequence[CalibrationSample],
+    outside: Sequence[CalibrationSample] = (),
+    *,
+    certified: bool = True,
 ) -> Calibration:
     """Return the calibration of as many tiers as were heard."""
     tiers = TIERS[-len(heard[0].guesses) :]
@@ -110,7 +119,7 @@ def told(  # one text and what two tiers say
     label: str | None,
     *said: tuple[str | None, float],
     entity: bool | None = None,
-) -> Heard:
+) -> CalibrationSample:
     """Return a text with its true label, and label and log-odds of each tier.
 
     `entity`: whether the last tier finds the one entity; None where nobody looks.
@@ -120,16 +129,18 @@ def told(  # one text and what two tiers say
     guesses = []
     for name, odds in said:
         evidence = () if name is None else (odds, odds)
-        guesses.append(Guess(name, (), evidence))
+        guesses.append(RawPrediction(name, (), evidence))
     if entity is not None:
         found = (Entity("place", "kitchen", 0, 7, 0.9),) if entity else ()
         last = guesses[-1]
         sure = 3.0 if entity else -3.0
-        guesses[-1] = Guess(last.label, found, last.label_evidence, (sure,))
-    return Heard(Example(text=text, label=label, spans=spans), guesses)
+        guesses[-1] = RawPrediction(last.label, found, last.label_evidence, (sure,))
+    return CalibrationSample(Example(text=text, label=label, spans=spans), guesses)
 
 
-def ranked(n: int, wrong: Callable[[int], bool], label: str = "a") -> list[Heard]:
+def ranked(
+    n: int, wrong: Callable[[int], bool], label: str = "a"
+) -> list[CalibrationSample]:
     """Return texts with one tier that is the less sure the higher the number."""
     return [told(i, label, ("b" if wrong(i) else "a", 4 - 8 * i / n)) for i in range(n)]
 
@@ -277,7 +288,9 @@ def test_more_texts_from_outside() -> None:
     outside = [told(i, "oos", ("a", -5.0)) for i in range(800, 1000)]
     without, made = fitted(heard), fitted(heard, outside)
     [guess] = outside[0].guesses
-    one, other = (m.tiers[0].judged(Tier.ENCODER, guess).score for m in (without, made))
+    one, other = (
+        m.tiers[0].calibrated(Tier.ENCODER, guess).score for m in (without, made)
+    )
     assert (one or 0) > 0.9
     assert (other or 1) < 0.2
     assert made.certified_on == without.certified_on
@@ -307,12 +320,14 @@ def test_what_the_data_says_nothing_of_stays() -> None:
     assert alone.tables != made.tables
 
 
-def half_said(heard: Sequence[Heard], **truth: str | None) -> list[Heard]:
+def half_said(
+    heard: Sequence[CalibrationSample], **truth: str | None
+) -> list[CalibrationSample]:
     """Return the texts with something else said of them, or nothing."""
     return [replace(one, example=one.example.model_copy(update=truth)) for one in heard]
 
 
-def both_told(n: int) -> list[Heard]:
+def both_told(n: int) -> list[CalibrationSample]:
     """Return texts with labels and entities, of which the last tier knows some."""
     heard = []
     for i in range(n):
@@ -377,9 +392,9 @@ def test_worthless_evidence_is_left_out() -> None:
         odds = float(chance.normal(1.0, 2.0))
         right = chance.random() < 1 / (1 + math.exp(-odds))
         noise = tuple(chance.normal(0, 1, 40).tolist())
-        guess = Guess("a", (), (odds, *noise))
+        guess = RawPrediction("a", (), (odds, *noise))
         example = Example(text=str(i), label="a" if right else "b")
-        heard.append(Heard(example, [guess]))
+        heard.append(CalibrationSample(example, [guess]))
     label = fitted(heard).tiers[0].label
     assert label is not None
     assert label.weights[0] > 0.5
@@ -391,7 +406,7 @@ def test_worthless_evidence_is_left_out() -> None:
 
 def early(
     n: int, rights: Callable[[int], tuple[bool, bool]], odds: Callable[[int], float]
-) -> list[Heard]:
+) -> list[CalibrationSample]:
     """Return texts with two tiers, whether each is right and how sure the first is."""
     heard = []
     for i in range(n):
@@ -400,10 +415,10 @@ def early(
     return heard
 
 
-def answering(made: Calibration, heard: Sequence[Heard]) -> float:
+def answering(made: Calibration, heard: Sequence[CalibrationSample]) -> float:
     """Return the share of texts that the first tier may answer."""
     tier = made.tiers[0]
-    judged = (tier.judged(Tier.LINEAR, h.guesses[0]) for h in heard)
+    judged = (tier.calibrated(Tier.LINEAR, h.guesses[0]) for h in heard)
     return sum(tier.may_answer(p) for p in judged) / len(heard)
 
 
@@ -478,7 +493,7 @@ def test_an_early_tier_that_finds_nothing_answers_where_nothing_is() -> None:
         last = last if there else replace(last, entities=())
         spans = one.example.spans if there else ()
         example = one.example.model_copy(update={"spans": spans})
-        heard.append(Heard(example, [first, last]))
+        heard.append(CalibrationSample(example, [first, last]))
     made = fitted(heard)
     assert answering(made, heard) == pytest.approx(0.5, abs=0.02)
     assert made.tables[BOTH][0].error == 0.0
@@ -544,7 +559,7 @@ def mute(chance: np.random.Generator, n: int) -> Sample:
 Draw = Callable[[np.random.Generator, int], Sample]
 
 
-def overheard(sample: Sample, chance: np.random.Generator) -> list[Heard]:
+def overheard(sample: Sample, chance: np.random.Generator) -> list[CalibrationSample]:
     """Return the texts with a truth drawn by the known probabilities."""
     heard = []
     luck = chance.random(len(sample.agree))
@@ -555,10 +570,12 @@ def overheard(sample: Sample, chance: np.random.Generator) -> list[Heard]:
             truth = "a" if luck[i] < last else "c"
         else:
             truth = "b" if luck[i] < last else "a" if luck[i] < last + first else "c"
-        one = Guess("a", (), tuple(sample.evidence[0][i].tolist()))
-        other = Guess("a" if agree else "b", (), tuple(sample.evidence[1][i].tolist()))
+        one = RawPrediction("a", (), tuple(sample.evidence[0][i].tolist()))
+        other = RawPrediction(
+            "a" if agree else "b", (), tuple(sample.evidence[1][i].tolist())
+        )
         guesses = [one, with_agreement(other, one)]
-        heard.append(Heard(Example(text=str(name), label=truth), guesses))
+        heard.append(CalibrationSample(Example(text=str(name), label=truth), guesses))
     return heard
 
 
@@ -581,21 +598,27 @@ def true_error(made: Calibration, threshold: float, world: Sample) -> float:
     return float(wrong[answered].mean()) if answered.any() else 0.0
 
 
-def cases(made: Calibration, heard: Sequence[Heard]) -> list[Case]:
+def cases(made: Calibration, heard: Sequence[CalibrationSample]) -> list[Case]:
     """Return the claims of the cascade."""
     return [fitting._case(h, made.tiers, TIERS, LABEL) for h in heard]
 
 
-Choose = Callable[[Calibration, list[Heard], list[Heard]], float | None]
+Choose = Callable[
+    [Calibration, list[CalibrationSample], list[CalibrationSample]], float | None
+]
 
 
-def certified(made: Calibration, _: list[Heard], __: list[Heard]) -> float | None:
+def certified(
+    made: Calibration, _: list[CalibrationSample], __: list[CalibrationSample]
+) -> float | None:
     """Choose what the calibration itself says."""
     row = made.threshold(LABEL, MAX_ERROR)
     return row and row.threshold
 
 
-def tuned(made: Calibration, _: list[Heard], held: list[Heard]) -> float | None:
+def tuned(
+    made: Calibration, _: list[CalibrationSample], held: list[CalibrationSample]
+) -> float | None:
     """Choose as one would without thinking: the error seen is the error to come."""
     claims = sorted(
         (max(case, key=lambda claim: claim.score) for case in cases(made, held)),
@@ -609,14 +632,16 @@ def tuned(made: Calibration, _: list[Heard], held: list[Heard]) -> float | None:
     return chosen
 
 
-def same_half(made: Calibration, fit: list[Heard], _: list[Heard]) -> float | None:
+def same_half(
+    made: Calibration, fit: list[CalibrationSample], _: list[CalibrationSample]
+) -> float | None:
     """Certify on the texts that the scores were fitted to."""
     rows = table(fit, made.tiers, TIERS, LABEL)
     return rows[0].threshold if rows else None
 
 
 def last_tier_only(
-    made: Calibration, _: list[Heard], held: list[Heard]
+    made: Calibration, _: list[CalibrationSample], held: list[CalibrationSample]
 ) -> float | None:
     """Forgive the first tier its errors."""
     forgiven = [
@@ -628,7 +653,9 @@ def last_tier_only(
 
 
 @cache
-def calibrations(draw: Draw) -> list[tuple[Calibration, list[Heard], list[Heard]]]:
+def calibrations(
+    draw: Draw,
+) -> list[tuple[Calibration, list[CalibrationSample], list[CalibrationSample]]]:
     """Return calibrations on fresh texts, with their parts."""
     made = []
     for number in range(CALIBRATIONS):
@@ -668,7 +695,9 @@ def test_the_promise_is_kept(draw: Draw) -> None:
         assert given > 0.4  # it is no use to promise nothing
 
 
-def lax(made: Calibration, _: list[Heard], held: list[Heard]) -> float | None:
+def lax(
+    made: Calibration, _: list[CalibrationSample], held: list[CalibrationSample]
+) -> float | None:
     """Forget that two sequences share DELTA: each has twice of it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certifying, "SEQUENCES", ((0.5, 2.0), (0.0, 2.0)))
@@ -698,7 +727,7 @@ def test_a_broken_calibration_is_caught(
 # -- the promise where few texts come again and again
 
 
-def recurring(world: int) -> tuple[list[Heard], Floats]:
+def recurring(world: int) -> tuple[list[CalibrationSample], Floats]:
     """Return 40 texts and how often each comes; some are always answered wrongly.
 
     These are 10 to 12 % of what comes. If possible their first copies fit: a
@@ -708,7 +737,7 @@ def recurring(world: int) -> tuple[list[Heard], Floats]:
     often = 1 / np.arange(1, 41)
     often /= often.sum()
     texts = [f"alarm {world}-{i}" for i in range(40)]
-    fit, _ = parted([Heard(Example(text=text), ()) for text in texts])
+    fit, _ = parted([CalibrationSample(Example(text=text), ()) for text in texts])
     first = [one.example.text for one in fit]
     wrong: list[str] = []
     share = 0.0
@@ -722,7 +751,7 @@ def recurring(world: int) -> tuple[list[Heard], Floats]:
     heard = []
     for text, odds in zip(texts, chance.normal(3, 1, 40).tolist(), strict=True):
         example = Example(text=text, label="b" if text in wrong else "a")
-        heard.append(Heard(example, [Guess("a", (), (odds, odds))]))
+        heard.append(CalibrationSample(example, [RawPrediction("a", (), (odds, odds))]))
     return heard, often
 
 
@@ -737,7 +766,7 @@ def test_the_promise_is_kept_where_texts_come_again() -> None:
         row = made.threshold(LABEL, MAX_ERROR)
         if row is None:
             continue
-        judged = [made.tiers[0].judged(Tier.ENCODER, h.guesses[0]) for h in heard]
+        judged = [made.tiers[0].calibrated(Tier.ENCODER, h.guesses[0]) for h in heard]
         passed = [(prediction.score or 0.0) >= row.threshold for prediction in judged]
         wrong = [not h.label_right(0) for h in heard]
         risk = often[np.array(passed) & wrong].sum() / often[passed].sum()
@@ -754,6 +783,8 @@ def test_the_simulation_sees_what_is_at_work() -> None:
     opinion = np.array([h.guesses[1].label_evidence[-1] for h in heard])
     seen = np.column_stack([sample.evidence[1], opinion])
     for tier, evidence in enumerate((sample.evidence[0], seen)):
-        judged = [made.tiers[tier].judged(TIERS[tier], h.guesses[tier]) for h in heard]
+        judged = [
+            made.tiers[tier].calibrated(TIERS[tier], h.guesses[tier]) for h in heard
+        ]
         scores = scores_of(made.tiers[tier].label, evidence)
         assert [p.score for p in judged] == pytest.approx(scores.tolist())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.fleet.checks import Finding, _overlapping, check, worst
-from agent.fleet.diff import Change, radius
+from agent.fleet.diff import Change, diff_report
 from agent.mqtt.topic_filters import overlap
 
 FLEET = inventory(500)
@@ -223,14 +223,14 @@ def test_no_devices() -> None:
 
 def test_radius_of_nothing() -> None:
     """A new version with the same values changes no device."""
-    same = radius(fleet(TOML, FLEET), fleet(TOML.replace("= 7", "= 8"), FLEET))
+    same = diff_report(fleet(TOML, FLEET), fleet(TOML.replace("= 7", "= 8"), FLEET))
     assert (same.changed, same.devices, same.new_version) == (0, 500, 8)
 
 
 def test_radius_of_a_layer() -> None:
     """A change in a layer changes its devices and no other, and says what."""
     new = TOML.replace('"warning"', '"error"')
-    found_radius = radius(fleet(TOML, FLEET), fleet(new, FLEET))
+    found_radius = diff_report(fleet(TOML, FLEET), fleet(new, FLEET))
     [group] = found_radius.alike
     assert group.changes == (
         Change("agent.log.level", "warning", "error", "layer perth"),
@@ -245,7 +245,7 @@ def test_radius_of_a_stage() -> None:
         '"warning"', '"error"'
     ).replace("version = 7", "")
     new = fleet("version = 8\n" + staged, FLEET)
-    found_radius = radius(fleet(TOML, FLEET), new)
+    found_radius = diff_report(fleet(TOML, FLEET), new)
     assert found_radius.changed == 100
     assert 0 < found_radius.now < 25
     assert set(found_radius.alike[0].now) <= set(found_radius.alike[0].devices)
@@ -254,13 +254,13 @@ def test_radius_of_a_stage() -> None:
 def test_radius_of_a_variable() -> None:
     """One device's own value changes one device; a new broker is marked as risky."""
     edited = FLEET.replace('line-7"', 'line-seven"')
-    [group] = radius(fleet(TOML, FLEET), fleet(TOML, edited)).alike
+    [group] = diff_report(fleet(TOML, FLEET), fleet(TOML, edited)).alike
     assert group.devices == ("pi-7",)
     [change] = group.changes
     assert change.new == ["plant/kyoto/line-seven/+/note"]
     assert not change.risky
     moved = fleet(TOML.replace("broker.example", "other.example"), FLEET)
-    [everybody] = radius(fleet(TOML, FLEET), moved).alike
+    [everybody] = diff_report(fleet(TOML, FLEET), moved).alike
     assert len(everybody.devices) == 500
     assert everybody.changes[0].risky
 
@@ -268,7 +268,7 @@ def test_radius_of_a_variable() -> None:
 def test_radius_of_the_list() -> None:
     """Devices that come and go are told, and those that a version breaks."""
     more = FLEET.replace('"pi-3"', '"pi-new"') + '{"id": "odd"}\n'
-    found_radius = radius(fleet(TOML, FLEET), fleet(TOML, more))
+    found_radius = diff_report(fleet(TOML, FLEET), fleet(TOML, more))
     assert found_radius.added == ("pi-new", "odd")
     assert found_radius.removed == ("pi-3",)
     assert list(found_radius.broken) == ["odd"]

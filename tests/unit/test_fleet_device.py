@@ -15,9 +15,9 @@ from fleets import Keys
 
 from agent.core.errors import ConfigError
 from agent.fleet.clock import Clock
-from agent.fleet.memory import Memory
+from agent.fleet.memory import FleetMemory
 from agent.fleet.resolve import Effective, stand_in
-from agent.fleet.rollout import REBOOTS, FleetDevice, Outcome
+from agent.fleet.rollout import REBOOTS, FleetDevice, RolloutOutcome
 
 PROBATION_S = 300.0
 START = datetime(2026, 12, 1, tzinfo=UTC)
@@ -79,18 +79,18 @@ class Bench:
         self.device.begin()
         return self.batch
 
-    def offer(self, version: int, batch: int = 1, more: str = "") -> Outcome:
+    def offer(self, version: int, batch: int = 1, more: str = "") -> RolloutOutcome:
         """Offer a signed file, and run what comes of it."""
         return self.take(self.keys.signed(toml(version, batch, more)))
 
-    def take(self, data: bytes) -> Outcome:
+    def take(self, data: bytes) -> RolloutOutcome:
         """Offer bytes, and run what comes of it."""
         outcome = self.device.offer(data)
         if outcome.switch:
             self.device.switched()
         return outcome
 
-    def prove(self) -> Outcome:
+    def prove(self) -> RolloutOutcome:
         """Let the probation pass, all being well."""
         self.seconds += PROBATION_S
         return self.device.judge(None)
@@ -703,7 +703,7 @@ def test_a_disk_that_fails(
     disk.fail(number, OSError(code, os.strerror(code)), after=after)
     outcome = proven.take(data)
     disk.mend()
-    remembered = Memory(proven.folder / "state", lambda: START).state.applied
+    remembered = FleetMemory(proven.folder / "state", lambda: START).state.applied
     assert remembered is not None
     assert remembered.version == proven.batch
     assert proven.batch == (6 if outcome.switch else 5)

@@ -11,8 +11,8 @@ from fleets import Keys
 from agent.cli.check import membership
 from agent.core.errors import ConfigError
 from agent.fleet.signing import Content
-from agent.fleet.state import FOLDER, Ref, State, Status, Store
-from agent.fleet.status import Standing, standing
+from agent.fleet.state import FOLDER, Ref, RolloutState, StateStore, Status
+from agent.fleet.status import FleetStatus, fleet_status
 
 OWN = 0.05
 FLEET = """\
@@ -52,8 +52,8 @@ class Device:
         toml = f"version = {version}\n{toml}"
         ref = Ref(version=version, sha256=Content(toml.encode()).digest)
         known = {"desired": ref, "applied": ref, "status": "applied"}
-        store = Store(self.folder / "state" / FOLDER)
-        store.commit(State(**{**known, **state}), {ref: self.keys.signed(toml)})
+        store = StateStore(self.folder / "state" / FOLDER)
+        store.commit(RolloutState(**{**known, **state}), {ref: self.keys.signed(toml)})
 
     def files(self) -> Mapping[Path, bytes]:
         """Return all there is on its disk."""
@@ -69,12 +69,12 @@ def device(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Device:
     return made
 
 
-def max_error(found: Standing, pipeline: str = "home") -> float:
+def max_error(found: FleetStatus, pipeline: str = "home") -> float:
     """Return what a pipeline may get wrong."""
     return found.config.pipelines[pipeline].decide.max_error
 
 
-def levels(found: Standing) -> list[str]:
+def levels(found: FleetStatus) -> list[str]:
     """Return how `check` and `doctor` judge it."""
     return [finding.level for finding in membership(found)]
 
@@ -83,13 +83,13 @@ def test_without_a_fleet(tmp_path: Path) -> None:
     """The own files count, and of a fleet nothing is said."""
     path = tmp_path / "agent.toml"
     path.write_text('[device]\nid = "pi-1"\n', "utf-8")
-    found = standing(path)
+    found = fleet_status(path)
     assert (max_error(found), levels(found)) == (OWN, [])
 
 
 def test_before_the_first_version(device: Device) -> None:
     """The own files count, and that is as it should be."""
-    found = standing(device.config)
+    found = fleet_status(device.config)
     assert (max_error(found), levels(found)) == (OWN, ["ok"])
     assert str(found) == "no version is applied, the device's own files count"
 
@@ -98,7 +98,7 @@ def test_what_runs_is_seen_and_left_alone(device: Device) -> None:
     """The version applied counts, it is named, and nothing is written."""
     device.remember(3)
     before = device.files()
-    found = standing(device.config)
+    found = fleet_status(device.config)
     assert (max_error(found), levels(found)) == (0.1, ["ok"])
     assert list(found.config.pipelines) == ["home", "desk"]
     assert str(found) == "version 3 is applied"
@@ -108,7 +108,7 @@ def test_what_runs_is_seen_and_left_alone(device: Device) -> None:
 def test_the_own_files_alone(device: Device) -> None:
     """Who asks for the own files gets them, and no word of the fleet."""
     device.remember(3)
-    found = standing(device.config, own=True)
+    found = fleet_status(device.config, own=True)
     assert (max_error(found), levels(found)) == (OWN, [])
 
 
@@ -126,7 +126,7 @@ def test_the_own_files_alone(device: Device) -> None:
 def test_one_pipeline(device: Device, pipeline: str, said: str) -> None:
     """One that the fleet made or changed is as it runs, another as its own file."""
     device.remember(3)
-    found = standing(device.config, pipeline)
+    found = fleet_status(device.config, pipeline)
     assert (list(found.config.pipelines), str(found)) == ([pipeline], said)
 
 
@@ -145,7 +145,7 @@ def test_what_became_of_the_version_desired(
     """It is said in the same line, with the reason."""
     desired = Ref(version=4, sha256="0")
     device.remember(3, desired=desired, status=status, reason=reason)
-    found = standing(device.config)
+    found = fleet_status(device.config)
     assert str(found) == f"version 3 is applied; version 4 is {said}"
     assert (max_error(found), levels(found)) == (0.1, [level])
 
@@ -153,7 +153,7 @@ def test_what_became_of_the_version_desired(
 def test_a_version_that_cannot_be_used(device: Device) -> None:
     """The own files count, as in the daemon, and that is an error with the reason."""
     device.remember(3, f'{FLEET}[bundles]\nhome = "sha256:{"0" * 64}"\n')
-    found = standing(device.config)
+    found = fleet_status(device.config)
     assert (max_error(found), levels(found)) == (OWN, ["error"])
     assert "version 3 cannot be used: bundles.home: " in str(found)
 
@@ -165,7 +165,7 @@ def test_a_damaged_disk(device: Device, what: str) -> None:
     [path] = (device.folder / "state" / FOLDER).glob(what)
     path.write_bytes(path.read_bytes()[:-3])
     before = device.files()
-    found = standing(device.config)
+    found = fleet_status(device.config)
     assert (max_error(found), levels(found)) == (OWN, ["error"])
     assert device.files() == before
 
@@ -173,7 +173,7 @@ def test_a_damaged_disk(device: Device, what: str) -> None:
 def test_what_may_not_be_read(device: Device) -> None:
     """Who cannot see what the device remembers is told so."""
     (device.folder / "state" / FOLDER / "state").mkdir(parents=True)
-    found = standing(device.config)
+    found = fleet_status(device.config)
     assert levels(found) == ["error"]
     assert "Is a directory" in str(found)
 
@@ -183,4 +183,4 @@ def test_own_files_must_do_in_any_case(device: Device) -> None:
     device.remember(3)
     device.write('[pipelines]\nenable = ["hom"]\n')
     with pytest.raises(ConfigError, match="no such pipeline"):
-        standing(device.config)
+        fleet_status(device.config)

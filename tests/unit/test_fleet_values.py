@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.fleet.values import (
     Key,
-    Leaf,
+    Sourced,
     Undefined,
     Values,
     changed,
@@ -101,7 +101,7 @@ def test_changed() -> None:
     assert [key for key, _, _ in changed(below, above)] == [("b",)]
 
 
-def said(value: Any, **variables: Any) -> Leaf:
+def said(value: Any, **variables: Any) -> Sourced:
     """Return a value filled in."""
     document = {"key": value, "variables": variables}
     return filled(flat(document, "layer x"), {"device.id": "pi-1"})[("key",)]
@@ -162,12 +162,12 @@ def test_undefined(value: str, variables: dict[str, Any], why: str) -> None:
 @given(st.dictionaries(st.tuples(NAMES, NAMES), st.integers()))
 def test_without_references_nothing_is_filled(plain: dict[Key, int]) -> None:
     """Values without references come out as they are."""
-    given_values = {key: Leaf(value, "x") for key, value in plain.items()}
+    given_values = {key: Sourced(value, "x") for key, value in plain.items()}
     assert filled(given_values, {}) == given_values
 
 
 def test_literal() -> None:
     """What stands in files that are no templates stays as it is."""
     assert filled(flat({"key": "${x}"}, "local"), {}, {"local"}) == {
-        ("key",): Leaf("${x}", "local")
+        ("key",): Sourced("${x}", "local")
     }

@@ -17,13 +17,13 @@ from leaks import values as words_of
 
 from agent.config.config import Limit
 from agent.core.types import Entity, Message, Outcome, Prediction, Reason, Tier, Timing
-from agent.escalation.budget import Prices, Purse
+from agent.escalation.budget import BudgetLedger, Prices
 from agent.escalation.http import HttpTransport
 from agent.escalation.mqtt import MqttTransport
 from agent.escalation.privacy_gate import Finder, Redacted, redact
 from agent.escalation.transports import Settings, Transport
-from agent.escalation.upstream import Terms, Upstream
-from agent.inference.pipeline import Plan
+from agent.escalation.upstream import UpstreamClient, UpstreamSettings
+from agent.inference.pipeline import EscalationSpec
 from agent.mqtt.connection import Endpoint, Envelope
 from agent.outbox import SCHEMA
 from agent.outbox.store import Store
@@ -64,7 +64,7 @@ class Told(Finder):
 class Device:
     """An upstream on a real outbox, and what left by its transport."""
 
-    upstream: Upstream
+    upstream: UpstreamClient
     finder: Told
     left: list[Left]
 
@@ -148,7 +148,7 @@ def by_mqtt(left: list[Left]) -> Transport:
 
 
 WAYS = {"http": by_http, "mqtt": by_mqtt}
-PLAN = Plan(
+PLAN = EscalationSpec(
     labels={"alarm_set": "set an alarm"},
     entities={"thing": "anything"},
     redacts=True,
@@ -185,11 +185,13 @@ def new_device(store: Store, way: str) -> Device:
     """Return a device on an outbox."""
     left: list[Left] = []
     transport, told = WAYS[way](left), Told()
-    purse = Purse(store, transport, Limit("", None, None, None), Prices(0.0, 0.0, 9, 1))
-    terms = Terms(timeout_s=5.0, rate=1e6, cache_entries=0, cache_age_s=60.0)
+    purse = BudgetLedger(
+        store, transport, Limit("", None, None, None), Prices(0.0, 0.0, 9, 1)
+    )
+    terms = UpstreamSettings(timeout_s=5.0, rate=1e6, cache_entries=0, cache_age_s=60.0)
     worker = ThreadPoolExecutor(1)
     return Device(
-        Upstream("pi", terms, transport, purse, store, told, worker), told, left
+        UpstreamClient("pi", terms, transport, purse, store, told, worker), told, left
     )
 
 

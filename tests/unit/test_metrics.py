@@ -19,14 +19,14 @@ from agent.core.types import (
     Timing,
     Unresolved,
 )
-from agent.telemetry.counters import Counts
+from agent.telemetry.counters import Counters
 from agent.telemetry.metrics import Collector, served
 
 pytestmark = pytest.mark.timeout(20)
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 BARE: dict[str, Any] = {
-    **Counts().summary(),
-    **Counts().shares(),
+    **Counters().summary(),
+    **Counters().shares(),
     "rss_bytes": None,
     "temperature_c": None,
     "throttled": None,
@@ -70,7 +70,7 @@ def test_what_is_not_known_has_no_sample() -> None:
 
 def test_every_figure_is_there() -> None:
     """Counts by outcome, reason and tier, alerts, models, outbox, cases, budget."""
-    counts = Counts(received=3, refused=2)
+    counts = Counters(received=3, refused=2)
     timing = Timing(0, 0, 2000)
     guess = Prediction(Tier.LINEAR, "on", 0.9)
     counts.result("home", Resolved(guess, None), timing)

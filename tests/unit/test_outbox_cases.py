@@ -18,15 +18,15 @@ from hypothesis.stateful import (
 )
 
 from agent.outbox import SCHEMA, cases
-from agent.outbox.cases import Final, Row, Stats, Verdict
+from agent.outbox.cases import AddVerdict, CaseRow, Final, Stats
 from agent.outbox.store import Full, room
 
 PAGE = 4096
 
 
-def row(name: str, **but: object) -> Row:
+def row(name: str, **but: object) -> CaseRow:
     """Return a case."""
-    made = Row(name, f"body of {name}".encode(), "home", 0, 1000.0, 0)
+    made = CaseRow(name, f"body of {name}".encode(), "home", 0, 1000.0, 0)
     return replace(made, **but)  # type: ignore[arg-type]
 
 
@@ -44,7 +44,7 @@ def db() -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def keys(rows: list[Row]) -> str:
+def keys(rows: list[CaseRow]) -> str:
     """Return the keys of cases, in order."""
     return "".join(row.key for row in rows)
 
@@ -52,7 +52,7 @@ def keys(rows: list[Row]) -> str:
 def add_all(db: sqlite3.Connection, names: str) -> None:
     """Add a case for each letter."""
     for now, name in enumerate(names):
-        assert cases.add(db, row(name), now) is Verdict.NEW
+        assert cases.add(db, row(name), now) is AddVerdict.NEW
 
 
 def end(db: sqlite3.Connection, key: str, payload: bytes = b"final") -> None:
@@ -63,19 +63,19 @@ def end(db: sqlite3.Connection, key: str, payload: bytes = b"final") -> None:
 
 def test_a_case_comes_back_as_it_was(db: sqlite3.Connection) -> None:
     """Nothing of a case is lost in the table."""
-    case = Row("k", b"\x00\xff", "home", -3, 1764000000.123, 2)
+    case = CaseRow("k", b"\x00\xff", "home", -3, 1764000000.123, 2)
     cases.add(db, case, 1.0)
     assert cases.waiting(db, 10) == [case]
 
 
 def test_verdicts(db: sqlite3.Connection) -> None:
     """A case is new once; then known, and done when its result is published."""
-    assert cases.add(db, row("a"), 1.0) is Verdict.NEW
-    assert cases.add(db, row("a", body=b"other"), 2.0) is Verdict.KNOWN
+    assert cases.add(db, row("a"), 1.0) is AddVerdict.NEW
+    assert cases.add(db, row("a", body=b"other"), 2.0) is AddVerdict.KNOWN
     cases.finish(db, "a", "topic", b"final")
-    assert cases.add(db, row("a"), 3.0) is Verdict.KNOWN
+    assert cases.add(db, row("a"), 3.0) is AddVerdict.KNOWN
     cases.forget(db, "a", 4.0)
-    assert cases.add(db, row("a"), 5.0) is Verdict.DONE
+    assert cases.add(db, row("a"), 5.0) is AddVerdict.DONE
     assert cases.waiting(db, 10) == []
 
 
@@ -155,7 +155,7 @@ def test_dropped_before_it_waited(db: sqlite3.Connection) -> None:
     assert cases.stats(db) == Stats(0, 1, 5, None)
     cases.forget(db, "a", 3.0)
     assert not cases.drop(db, row("a"), 4.0, "topic", b"other")
-    assert cases.add(db, row("a"), 5.0) is Verdict.DONE
+    assert cases.add(db, row("a"), 5.0) is AddVerdict.DONE
 
 
 def test_waits(db: sqlite3.Connection) -> None:
@@ -188,7 +188,7 @@ def test_only_what_ended_is_forgotten(db: sqlite3.Connection) -> None:
     cases.forget(db, "unknown", 1.0)
     assert keys(cases.waiting(db, 10)) == "a"
     assert cases.prune(db, 100.0) == 0
-    assert cases.add(db, row("unknown"), 1.0) is Verdict.NEW
+    assert cases.add(db, row("unknown"), 1.0) is AddVerdict.NEW
 
 
 def test_prune(db: sqlite3.Connection) -> None:
@@ -198,8 +198,8 @@ def test_prune(db: sqlite3.Connection) -> None:
         cases.finish(db, name, "topic", b"final")
         cases.forget(db, name, float(at))
     assert cases.prune(db, 2.0) == 2
-    assert cases.add(db, row("a"), 9.0) is Verdict.NEW
-    assert cases.add(db, row("c"), 9.0) is Verdict.DONE
+    assert cases.add(db, row("a"), 9.0) is AddVerdict.NEW
+    assert cases.add(db, row("c"), 9.0) is AddVerdict.DONE
 
 
 def test_tombstones_are_bounded(
@@ -211,7 +211,7 @@ def test_tombstones_are_bounded(
     for name in "abcde":
         end(db, name)
     verdicts = [cases.add(db, row(name), 9.0) for name in "abcde"]
-    assert verdicts == 2 * [Verdict.NEW] + 3 * [Verdict.DONE]
+    assert verdicts == 2 * [AddVerdict.NEW] + 3 * [AddVerdict.DONE]
 
 
 def test_stats(db: sqlite3.Connection) -> None:
@@ -256,7 +256,7 @@ def test_a_full_outbox_can_be_worked_off(small: sqlite3.Connection) -> None:
     assert 700 < count < 1000
     with pytest.raises(Full, match=f"{count} cases wait"):
         cases.add(small, row("more"), 1.0)
-    assert cases.add(small, row(f"{1:032x}"), 1.0) is Verdict.KNOWN
+    assert cases.add(small, row(f"{1:032x}"), 1.0) is AddVerdict.KNOWN
     for case in cases.waiting(small, count):
         cases.tried(small, case.key)
         end(small, case.key, bytes(700))
@@ -313,8 +313,8 @@ def test_nothing_left_at_all(small: sqlite3.Connection) -> None:
     for case in ended:
         end(small, case.key, bytes(600))
     assert cases.stats(small).waiting == 0
-    assert cases.add(small, ended[0], 1.0) is Verdict.NEW
-    assert cases.add(small, ended[-1], 1.0) is Verdict.DONE  # there was room again
+    assert cases.add(small, ended[0], 1.0) is AddVerdict.NEW
+    assert cases.add(small, ended[-1], 1.0) is AddVerdict.DONE  # there was room again
 
 
 def test_room_that_others_took(small: sqlite3.Connection) -> None:
@@ -377,7 +377,7 @@ def test_costs(db: sqlite3.Connection) -> None:
 class Known:
     """What the model knows of a case."""
 
-    row: Row
+    row: CaseRow
     added: float
     place: int
     final: bytes | None = None
@@ -413,14 +413,14 @@ class AnyLife(RuleBasedStateMachine):
     def add(self, name: str, priority: int, wait: int, pipeline: str) -> str:
         """Add a case, known or not."""
         self.now += 1
-        case = Row(name, name.encode(), pipeline, priority, self.now + wait, 0)
+        case = CaseRow(name, name.encode(), pipeline, priority, self.now + wait, 0)
         verdict = cases.add(self.db, case, self.now)
         if name in self.tombs:
-            assert verdict is Verdict.DONE
+            assert verdict is AddVerdict.DONE
         elif name in self.live:
-            assert verdict is Verdict.KNOWN
+            assert verdict is AddVerdict.KNOWN
         else:
-            assert verdict is Verdict.NEW
+            assert verdict is AddVerdict.NEW
             self.places += 1
             self.live[name] = Known(case, self.now, self.places)
         return name

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from leaks import every_word, fragments, stands, values
 
 from agent.core.errors import BundleError
-from agent.core.types import Entity, Guess, Prediction, Tier
+from agent.core.types import Entity, Prediction, RawPrediction, Tier
 from agent.escalation.privacy_gate import (
     Finder,
     Redacted,
@@ -430,10 +430,12 @@ class Said:
         """`words` are found where they stand first."""
         self._words = words
 
-    def predict(self, texts: Sequence[str]) -> list[Guess]:
+    def predict(self, texts: Sequence[str]) -> list[RawPrediction]:
         """Find them, however doubtful."""
         return [
-            Guess(None, tuple(named(text, *((w, "PERSON") for w in self._words))))
+            RawPrediction(
+                None, tuple(named(text, *((w, "PERSON") for w in self._words)))
+            )
             for text in texts
         ]
 

@@ -6,7 +6,7 @@ import pytest
 
 from agent.core.types import Resolved
 from agent.evaluation.examples import Example, read_examples
-from agent.evaluation.scoring import Answer, Scoreboard, scoreboard
+from agent.evaluation.scoring import Scoreboard, ScoredAnswer, scoreboard
 from agent.inference.bundle import Bundle, open_bundle
 
 HERE = Path(__file__).parent
@@ -23,7 +23,7 @@ def score(bundle: Bundle, examples: list[Example]) -> Scoreboard:
     """Score all that is found, sure or not."""
     texts = [example.text for example in examples]
     answers = [
-        Answer(example, Resolved(said, None), said.entities_score or 0.0)
+        ScoredAnswer(example, Resolved(said, None), said.entities_score or 0.0)
         for example, said in zip(examples, bundle.predict(texts), strict=True)
     ]
     return scoreboard(answers, frozenset())

@@ -15,13 +15,13 @@ from agent.escalation import budget as module
 from agent.escalation.budget import (
     MOST_CALLS,
     Booking,
+    BudgetLedger,
     OverBudget,
     Prices,
-    Purse,
     TooOften,
 )
 from agent.outbox import SCHEMA, cases, spending
-from agent.outbox.cases import Row
+from agent.outbox.cases import CaseRow
 from agent.outbox.spending import Spend, today
 from agent.outbox.store import Full, Store
 from agent.protocol.cases import (
@@ -88,7 +88,7 @@ class Books:
 
     def __post_init__(self) -> None:
         """Open the purse."""
-        self.purse = Purse(self.store, self.wire, self.limit, PRICES, [self.own])
+        self.purse = BudgetLedger(self.store, self.wire, self.limit, PRICES, [self.own])
 
     def request(self, number: int = 0) -> Request:
         """Return the request of a case: every time the same."""
@@ -104,7 +104,7 @@ class Books:
     async def take(self, number: int = 0) -> None:
         """Put a case into the outbox."""
         one = case(number)
-        row = Row(one.key, encode_case(one), "home", 0, 9e9, 0)
+        row = CaseRow(one.key, encode_case(one), "home", 0, 9e9, 0)
         await self.store.write(lambda db: cases.add(db, row, 1.0))
 
     async def book(self, number: int = 0) -> Booking:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agent.core.types import Entity, Prediction, Reason, Resolved, Tier, Unresolved
 from agent.evaluation.examples import Example, Span
 from agent.evaluation.scoring import (
-    Answer,
+    ScoredAnswer,
     aurc,
     calibration_error,
     scoreboard,
@@ -28,13 +28,13 @@ def answer(
     resolved: bool = True,
     spans: tuple[tuple[int, int, str], ...] = (),
     found: tuple[tuple[int, int, str], ...] = (),
-) -> Answer:
+) -> ScoredAnswer:
     """Return an answer to a text whose truth is known."""
     text = "x" * 100
     true_spans = tuple(Span(start=s, end=e, label=n) for s, e, n in spans)
     entities = tuple(Entity(n, text[s:e], s, e, score) for s, e, n in found)
     guess = Prediction(Tier.ENCODER, said, score, entities)
-    return Answer(
+    return ScoredAnswer(
         Example(text=text, label=true, spans=true_spans),
         Resolved(guess, None) if resolved else Unresolved(Reason.LOW_CONFIDENCE, guess),
         score,
@@ -141,7 +141,7 @@ def test_lines_without_spans_say_nothing_of_entities() -> None:
 def test_model_that_failed() -> None:
     """An answer without a guess is wrong, and no tier's."""
     example = Example(text="x", label="on", spans=(Span(start=0, end=1, label="a"),))
-    failed = Answer(example, Unresolved(Reason.MODEL_FAILED), 0.0)
+    failed = ScoredAnswer(example, Unresolved(Reason.MODEL_FAILED), 0.0)
     found = scoreboard([failed], KNOWN)
     assert (found.accuracy, found.span_f1, found.coverage) == (0.0, 0.0, 0.0)
     assert found.by_tier == {"none": 1}

@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import agent.daemon.config_source
 import pytest
 from fleets import Keys
 
+import agent.daemon.config_source
 from agent.config.config import Config
 from agent.core.errors import ConfigError
-from agent.daemon.assembly import Parts, endpoint
-from agent.daemon.config_source import Steering
+from agent.daemon.assembly import Opened, endpoint
+from agent.daemon.config_source import ConfigSource
 from agent.fleet.clock import Clock, machine_clock
-from agent.fleet.probation import Signs
+from agent.fleet.probation import HealthSignals
 
 PROBATION_S = 300.0
-WELL = Signs(connected=True)
+WELL = HealthSignals(connected=True)
 
 
 @dataclass
@@ -43,24 +43,24 @@ class Bench:
             "utf-8",
         )
 
-    def prepare(self, config: Config) -> Parts:
+    def prepare(self, config: Config) -> Opened:
         """Open nothing."""
         self.opened.append(config)
         if self.fails(config):
             raise ConfigError("a bundle is missing")
-        return Parts(config, endpoint(config), [], None, None)
+        return Opened(config, endpoint(config), [], None, None)
 
-    def start(self) -> Steering:
+    def start(self) -> ConfigSource:
         """Begin a process, and run what it shall."""
-        steering = Steering(self.folder / "agent.toml", lambda _config: None)
+        steering = ConfigSource(self.folder / "agent.toml", lambda _config: None)
         steering.runs(steering.begin())
         return steering
 
-    def offer(self, steering: Steering, version: int, more: str = "") -> None:
+    def offer(self, steering: ConfigSource, version: int, more: str = "") -> None:
         """Offer a fleet file, and run it."""
         toml = f'version = {version}\nunlisted = "accept"\n{more}'
         outcome = steering.offer(
-            self.keys.signed(toml), Signs(connected=True, alerts=self.alerts)
+            self.keys.signed(toml), HealthSignals(connected=True, alerts=self.alerts)
         )
         assert outcome
         assert outcome.switch, outcome
@@ -68,7 +68,7 @@ class Bench:
         steering.leaves()
         steering.runs(parts)
 
-    def reload(self, steering: Steering) -> Steering:
+    def reload(self, steering: ConfigSource) -> ConfigSource:
         """Reload, and run what comes of it."""
         fresh, parts = steering.anew()
         fresh.runs(parts)
@@ -93,7 +93,7 @@ def bench(
     return made
 
 
-def state(steering: Steering) -> Sequence[object]:
+def state(steering: ConfigSource) -> Sequence[object]:
     """Return what is said of the version, and whether it is still on probation."""
     report = steering.report()
     assert report
@@ -104,7 +104,7 @@ def test_parts_know_who_set_what(bench: Bench) -> None:
     """Whoever explains a decision can name the layer that a value comes from."""
     steering = bench.start()
     toml = 'version = 1\nunlisted = "accept"\npipelines.home.decide.max_error = 0.1\n'
-    signs = Signs(connected=True, alerts=bench.alerts)
+    signs = HealthSignals(connected=True, alerts=bench.alerts)
     outcome = steering.offer(bench.keys.signed(toml), signs)
     assert outcome
     values = steering.parts(outcome.effective).values
@@ -185,12 +185,12 @@ def test_who_changed_the_way_is_to_blame(
     for _ in range(reloads):
         steering = bench.reload(steering)
     bench.seconds += PROBATION_S
-    outcome = steering.judge(Signs(connected=False))
+    outcome = steering.judge(HealthSignals(connected=False))
     assert outcome
     assert outcome.switch is blamed
 
 
-REFUSED = Signs(connected=False, refused=frozenset({"x/y"}))
+REFUSED = HealthSignals(connected=False, refused=frozenset({"x/y"}))
 ELSEWHERE = '[pipelines.home.output]\ntopic = "x/y"\n'
 
 
@@ -254,7 +254,7 @@ def test_what_was_wrong_before_is_remembered(
         steering.leaves()
         steering = bench.start()
     bench.seconds += PROBATION_S
-    steering.judge(Signs(connected=True, alerts=GONE))
+    steering.judge(HealthSignals(connected=True, alerts=GONE))
     assert state(steering)[1] == ("applied" if known else "rolled_back")
 
 

@@ -6,9 +6,9 @@ import pytest
 from fleets import resolve
 
 from agent.config.config import Config
-from agent.fleet.probation import Signs, Trial
+from agent.fleet.probation import HealthSignals, Probation
 
-WELL = Signs(connected=True)
+WELL = HealthSignals(connected=True)
 MINE = frozenset({"home"})
 UPSTREAM = '[agent.upstream]\ntransport = "http"\nmodel = "a"\nurl = "http://one/v1"\n'
 HOME = "[pipelines.home.input]\n"
@@ -19,12 +19,12 @@ def config(toml: str) -> Config:
     return resolve(f'unlisted = "accept"\n{toml}').config
 
 
-def trial(now: str, before: str, *alerts: str) -> Trial:
+def trial(now: str, before: str, *alerts: str) -> Probation:
     """Return a trial of one fleet file after another."""
-    return Trial(config(now), config(before), frozenset(alerts))
+    return Probation(config(now), config(before), frozenset(alerts))
 
 
-def refused(topic: str) -> Signs:
+def refused(topic: str) -> HealthSignals:
     """Return the signs of a topic that the broker refuses."""
     return replace(WELL, refused=frozenset({topic}))
 

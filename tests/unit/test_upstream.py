@@ -14,12 +14,12 @@ import pytest
 from agent.config.config import Limit
 from agent.core.types import Entity, Outcome, Reason, Timing
 from agent.escalation import upstream as module
-from agent.escalation.budget import OverBudget, Prices, Purse
+from agent.escalation.budget import BudgetLedger, OverBudget, Prices
 from agent.escalation.privacy_gate import Finder
 from agent.escalation.transports import EncodeAgain, Rejected, Unavailable
-from agent.escalation.upstream import Terms, Upstream
+from agent.escalation.upstream import UpstreamClient, UpstreamSettings
 from agent.inference.patterns import find
-from agent.inference.pipeline import Plan
+from agent.inference.pipeline import EscalationSpec
 from agent.outbox import SCHEMA, answers, ledger, spending
 from agent.outbox.spending import today
 from agent.outbox.store import Full, Store
@@ -73,7 +73,7 @@ class Bench:
 
     wire: Wire
     store: Store
-    upstream: Upstream
+    upstream: UpstreamClient
 
     async def spent(self) -> tuple[int, int]:
         """Return calls and tokens that are booked today."""
@@ -106,13 +106,15 @@ async def new(tmp_path: Path) -> AsyncIterator[Callable[..., Bench]]:
         store = Store(tmp_path / f"{len(stores)}.db", SCHEMA, 2**21)
         stores.append(store)
         prices = Prices(1.0, 2.0, 100, 1)
-        purse = Purse(store, wire, Limit("", calls, None, None), prices)
-        terms = Terms(timeout_s=5.0, rate=rate, cache_entries=10, cache_age_s=60.0)
+        purse = BudgetLedger(store, wire, Limit("", calls, None, None), prices)
+        terms = UpstreamSettings(
+            timeout_s=5.0, rate=rate, cache_entries=10, cache_age_s=60.0
+        )
         worker = ThreadPoolExecutor(1)
         return Bench(
             wire,
             store,
-            Upstream("pi", terms, wire, purse, store, Patterns(), worker),
+            UpstreamClient("pi", terms, wire, purse, store, Patterns(), worker),
         )
 
     yield make
@@ -137,9 +139,9 @@ def case(text: str = TEXT, name: str = "m-1", patience_s: float = 20.0) -> Case:
     )
 
 
-def plan(*, redacts: bool = False, calls: int | None = None) -> Plan:
+def plan(*, redacts: bool = False, calls: int | None = None) -> EscalationSpec:
     """Return what may be answered, and on which terms."""
-    return Plan(
+    return EscalationSpec(
         labels={"off": "off", "on": "on"},
         entities={"place": "a place", "address": "an address"},
         redacts=redacts,

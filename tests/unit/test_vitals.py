@@ -33,7 +33,7 @@ def test_a_clock_that_nothing_speaks_against(state: Path) -> None:
     """On a machine without systemd-timesyncd, and without any state, too."""
     assert clock_fault(state) == ""
     assert clock_fault(state / "gone") == ""
-    assert not host.vitals(state).clock_wrong
+    assert not host.host_vitals(state).clock_wrong
 
 
 def test_a_clock_that_is_years_behind(
@@ -54,7 +54,7 @@ def test_a_clock_behind_what_was_written(
     then = time.time() + ahead_s
     os.utime(state / "outbox.db", (then, then))
     assert ("outbox.db" in clock_fault(state)) is fault
-    assert host.vitals(state).clock_wrong is fault
+    assert host.host_vitals(state).clock_wrong is fault
 
 
 def test_a_clock_that_waits_for_a_time_server(

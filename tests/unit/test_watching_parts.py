@@ -14,8 +14,8 @@ from agent.cli.tables import plain
 from agent.cli.watching import (
     CLEAR,
     HEADINGS,
-    Fleet,
-    Heard,
+    FleetView,
+    ReceivedMessage,
     _cells,
     _settle,
     _shown,
@@ -99,7 +99,7 @@ def test_no_json_is_no_result() -> None:
 )
 def test_top_shows_whatever_comes(health: object) -> None:
     """A device that says odd things has a row, and the others theirs."""
-    fleet = Fleet()
+    fleet = FleetView()
     fleet.take(said({"received": 5, "ms_p50": 1.25}, "slm/good/health"))
     fleet.take(said(health, "slm/[red]odd[bold/health"))
     fleet.take(replace(arrived(b"\xff[/]"), topic="slm/[red]odd[bold/status"))
@@ -121,7 +121,7 @@ def test_top_without_rich(
     monkeypatch.setitem(sys.modules, "rich", None)
     monkeypatch.setattr("agent.cli.watching.find_spec", lambda _: None)
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
-    fleet = Fleet()
+    fleet = FleetView()
     fleet.take(said({"received": 5, "rss_bytes": 2e6}, "slm/pi/health"))
     with _shown(fleet) as show:
         first = capsys.readouterr().out
@@ -149,7 +149,7 @@ async def test_who_listens_hears_of_the_end() -> None:
     """A connection that is lost is an error, not silence for ever."""
     came: asyncio.Queue[Message] = asyncio.Queue()
     road = Road()
-    heard = Heard(cast("Connection", road), came)
+    heard = ReceivedMessage(cast("Connection", road), came)
     came.put_nowait(said(1))
     assert (await heard.get()).payload == b"1"
     road.ended.set_result(Ended("broken"))
@@ -172,7 +172,7 @@ async def test_top_settles_though_devices_go_on(
             await asyncio.sleep(0.01)
 
     speaking = asyncio.ensure_future(speak())
-    fleet = Fleet()
-    await _settle(Heard(cast("Connection", Road()), came), fleet)
+    fleet = FleetView()
+    await _settle(ReceivedMessage(cast("Connection", Road()), came), fleet)
     speaking.cancel()
     assert list(fleet.health) == ["pi"]

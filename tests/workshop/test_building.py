@@ -16,7 +16,7 @@ import torch
 from agent.core.errors import ConfigError
 from agent.core.types import Guarantee, Reason, Tier, Unresolved
 from agent.inference.bundle import failed_probes, open_bundle
-from agent.inference.decide import Policy, decide, stands
+from agent.inference.decide import Policy, decide, passes
 from agent.workshop.bundle import bundle_writer
 from agent.workshop.bundle.building import train_bundle
 from agent.workshop.data.material import read_material
@@ -82,7 +82,7 @@ def test_other_domains_are_unresolved(built: Path, data: Path) -> None:
     policy = Policy(Guarantee.LABEL, row.threshold)
 
     def ask(texts: list[str]) -> list[Unresolved]:
-        found = bundle.predict(texts, lambda p: stands(p, policy))
+        found = bundle.predict(texts, lambda p: passes(p, policy))
         decisions = [decide(prediction, policy) for prediction in found]
         return [d for d in decisions if isinstance(d, Unresolved)]
 

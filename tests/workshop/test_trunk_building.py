@@ -32,7 +32,7 @@ from agent.workshop.data.recipe import (
     read_members,
 )
 from agent.workshop.export.export import export_heads, export_trunk
-from agent.workshop.training.network import Trunk
+from agent.workshop.training.network import SharedTrunk
 from agent.workshop.training.training import Lesson
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the exporters
@@ -240,9 +240,9 @@ def test_interrupted_run_goes_on(
 
     Teachers are not asked again.
     """
-    ends: list[Trunk] = []
+    ends: list[SharedTrunk] = []
 
-    def finish(_part: Path, _plan: object, trunk: Trunk, _report: object) -> None:
+    def finish(_part: Path, _plan: object, trunk: SharedTrunk, _report: object) -> None:
         ends.append(trunk)
 
     monkeypatch.setattr(trunk_building, "finish_plan", finish)
@@ -290,7 +290,7 @@ def test_batches_are_of_one_member_each(
         order.append(pupil.lesson.known.tags)  # type: ignore[attr-defined]
         return step(self, pupil, batch)
 
-    def together(trunk: Trunk, given: dict[str, Lesson], *rest: object) -> None:
+    def together(trunk: SharedTrunk, given: dict[str, Lesson], *rest: object) -> None:
         lessons.update(given)
         honest(trunk, given, *rest)  # type: ignore[arg-type]
 

@@ -11,7 +11,13 @@ from tokenizers import Tokenizer
 from agent.inference.encoder import EncoderSpec
 from agent.workshop.bundle import bundle_writer as bundle
 from agent.workshop.bundle.card import Encoding
-from agent.workshop.bundle.finishing import Places, Report, feeds, finish_bundle, heeded
+from agent.workshop.bundle.finishing import (
+    Places,
+    Report,
+    feeds,
+    finish_bundle,
+    fitted_prior_weight,
+)
 from agent.workshop.data.catalogue import Catalogue
 from agent.workshop.data.material import Material, Workpiece, fingerprint, read_material
 from agent.workshop.data.recipe import Pretrained, Recipe, Training
@@ -161,7 +167,7 @@ def finish(part: Path, piece: Workpiece, network: Network, report: Report) -> Fi
             stride=spec.stride,
             outside=_encoded(piece).outside is not None,
             levels=recipe.levels,
-            heeds=heeded(piece),
+            heeds=fitted_prior_weight(piece),
             transitions=TRANSITIONS if material.known.entities else None,
         )
         encoding = Encoding(

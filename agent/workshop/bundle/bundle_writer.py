@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.types import Prediction, Tier
-from agent.evaluation.fitting import Heard
+from agent.evaluation.fitting import CalibrationSample
 from agent.inference.bundle import CALIBRATION, PROBES
 from agent.inference.calibration import Calibration
 from agent.inference.manifest import CARD, MANIFEST, Manifest
-from agent.workshop.data.recipe import Said
+from agent.workshop.data.recipe import BundleClaims
 from agent.workshop.training.scoring import Figures
 
 MODEL = "encoder.onnx"
@@ -54,7 +54,7 @@ def replaced_together(folder: Path, name: str) -> Iterator[Path]:
     (folder / f".{name}.set").rmdir()
 
 
-def told(about: Said) -> dict[str, Any]:
+def told(about: BundleClaims) -> dict[str, Any]:
     """Return what manifests have of a recipe's words."""
     return {
         "name": about.name,
@@ -101,8 +101,8 @@ def write_probes(
     folder: Path,
     made: Calibration,
     tiers: Sequence[Tier],
-    exact: Sequence[Heard],
-    quantised: Sequence[Heard],
+    exact: Sequence[CalibrationSample],
+    quantised: Sequence[CalibrationSample],
 ) -> None:
     """Store the answers that another CPU must repeat.
 
@@ -114,8 +114,8 @@ def write_probes(
         for number, (tier, calibration) in enumerate(
             zip(tiers, made.tiers, strict=True)
         ):
-            one = calibration.judged(tier, before.guesses[number])
-            other = calibration.judged(tier, after.guesses[number])
+            one = calibration.calibrated(tier, before.guesses[number])
+            other = calibration.calibrated(tier, after.guesses[number])
             if _agree(one, other):
                 probe = _probe(after.example.text, number, other)
                 lines.append(json.dumps(probe, ensure_ascii=False))

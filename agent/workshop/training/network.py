@@ -68,7 +68,7 @@ class Network(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is option
         return found
 
 
-class Trunk(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
+class SharedTrunk(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
     """One encoder, and the networks of its members, which share it."""
 
     def __init__(self, encoder: Any, members: Mapping[str, Network]) -> None:

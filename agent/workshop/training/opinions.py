@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agent.evaluation.examples import Example
 from agent.workshop.data.catalogue import Catalogue
-from agent.workshop.data.features import Row, collate, rows
+from agent.workshop.data.features import FeatureRow, collate, rows
 from agent.workshop.training.network import Network
 from agent.workshop.training.training import fast_halves
 
@@ -44,7 +44,7 @@ def opinions(
     return found
 
 
-def _said(teacher: Network, some: Sequence[Row], classes: int) -> Tensor:
+def _said(teacher: Network, some: Sequence[FeatureRow], classes: int) -> Tensor:
     batch = collate(some)
     fast = fast_halves(batch.ids.device)
     halves = torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=fast)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.core.types import Decision, Guarantee, Prediction, Resolved, Tier
-from agent.evaluation.fitting import Heard
-from agent.evaluation.scoring import Answer, Scoreboard, scoreboard
+from agent.evaluation.fitting import CalibrationSample
+from agent.evaluation.scoring import Scoreboard, ScoredAnswer, scoreboard
 from agent.inference.calibration import Calibration
-from agent.inference.decide import Policy, confidence, decide, stands
+from agent.inference.decide import Policy, confidence, decide, passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Figures:
 
 
 def figures(
-    heard: Sequence[Heard],
+    heard: Sequence[CalibrationSample],
     calibration: Calibration,
     tiers: Sequence[Tier],
     labels: frozenset[str],
@@ -65,21 +65,28 @@ def certifiable(
 
 
 def decided(
-    heard: Heard, calibration: Calibration, tiers: Sequence[Tier], policy: Policy
+    heard: CalibrationSample,
+    calibration: Calibration,
+    tiers: Sequence[Tier],
+    policy: Policy,
 ) -> Decision:
     """Return what a bundle would decide that says what was heard."""
     for number, made in enumerate(calibration.tiers[:-1]):
-        prediction = made.judged(tiers[number], heard.guesses[number])
-        if made.may_answer(prediction) and stands(prediction, policy):
+        prediction = made.calibrated(tiers[number], heard.guesses[number])
+        if made.may_answer(prediction) and passes(prediction, policy):
             return decide(prediction, policy)
     return decide(_last(heard, calibration, tiers), policy)
 
 
-def _last(heard: Heard, calibration: Calibration, tiers: Sequence[Tier]) -> Prediction:
-    return calibration.tiers[-1].judged(tiers[-1], heard.guesses[-1])
+def _last(
+    heard: CalibrationSample, calibration: Calibration, tiers: Sequence[Tier]
+) -> Prediction:
+    return calibration.tiers[-1].calibrated(tiers[-1], heard.guesses[-1])
 
 
-def _answer(heard: Heard, decision: Decision, guarantee: Guarantee) -> Answer:
+def _answer(
+    heard: CalibrationSample, decision: Decision, guarantee: Guarantee
+) -> ScoredAnswer:
     prediction = decision.prediction
     sure = confidence(prediction, guarantee) if prediction else 0.0
-    return Answer(heard.example, decision, sure)
+    return ScoredAnswer(heard.example, decision, sure)

@@ -22,10 +22,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from agent.evaluation.examples import Example
 from agent.workshop.data.augmentation import Pool, pool, swap
 from agent.workshop.data.catalogue import Catalogue
-from agent.workshop.data.features import IGNORED, Batch, Row, collate, rows
+from agent.workshop.data.features import IGNORED, Batch, FeatureRow, collate, rows
 from agent.workshop.data.negatives import Negatives
 from agent.workshop.data.recipe import Training
-from agent.workshop.training.network import Network, Trunk
+from agent.workshop.training.network import Network, SharedTrunk
 
 Report = Callable[[int, int, str], None]  # done, total, what is worth saying
 
@@ -69,7 +69,7 @@ def train(
 
 
 def train_together(
-    trunk: Trunk,
+    trunk: SharedTrunk,
     lessons: Mapping[str, Lesson],
     plan: Training,
     checkpoint: Path,
@@ -81,7 +81,7 @@ def train_together(
 
 
 def _train(
-    whole: Network | Trunk,
+    whole: Network | SharedTrunk,
     pupils: Sequence[Pupil],
     plan: Training,
     checkpoint: Path,
@@ -110,7 +110,7 @@ class _Run:
     """Owns the optimiser and the running mean of one training."""
 
     def __init__(
-        self, whole: Network | Trunk, pupils: Sequence[Pupil], plan: Training
+        self, whole: Network | SharedTrunk, pupils: Sequence[Pupil], plan: Training
     ) -> None:
         self._pupils = [(pupil, pool(pupil.lesson.examples)) for pupil in pupils]
         self._plan = plan
@@ -144,7 +144,7 @@ class _Run:
 
     def _rows(
         self, lesson: Lesson, swaps: Pool, chance: random.Random
-    ) -> Iterator[Row]:
+    ) -> Iterator[FeatureRow]:
         for number, example in enumerate(lesson.examples):
             if example.marked and chance.random() < self._plan.swapped:
                 example = swap(example, swaps, chance)  # noqa: PLW2901
@@ -263,7 +263,7 @@ def _special_ids(tokenizer: Tokenizer) -> Tensor:
     return torch.tensor(sorted(added), dtype=torch.long)
 
 
-def _grouped(chosen: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+def _grouped(chosen: Sequence[FeatureRow], size: int) -> Iterator[Sequence[FeatureRow]]:
     """Cut shuffled rows into batches of similar length."""
     near = size * SORTED_TOGETHER
     for start in range(0, len(chosen), near):
@@ -324,7 +324,7 @@ def _cpu_flags() -> str:
         return ""
 
 
-def _groups(network: Network | Trunk, plan: Training) -> list[dict[str, object]]:
+def _groups(network: Network | SharedTrunk, plan: Training) -> list[dict[str, object]]:
     """Give each layer its learning rate, and no weight decay to norms and biases."""
     layers = network.encoder.config.num_hidden_layers
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
