@@ -43,20 +43,20 @@ class Coordinator:
     def __init__(
         self,
         file: BrokerFile,
-        asking: LlmRouter,
+        router: LlmRouter,
         store: Store,
         group: BrokerGroup,
-        tally: BrokerCounters,
+        counters: BrokerCounters,
         progress: Deadlines,
     ) -> None:
         """Take all that an answer may come from."""
         self._file = file
-        self._asking = asking
+        self._router = router
         self._names = tuple(model.model for model in file.models)
         self._store = store
         self._group = group
-        self._tally = tally
-        self._progress = progress
+        self._counters = counters
+        self._deadlines = progress
         self._slots = asyncio.Semaphore(file.broker.concurrency)
         self._working: dict[str, asyncio.Future[Reply | None]] = {}
         self._heard: dict[str, SharedAnswer] = {}  # from others, not on our disk yet
@@ -74,13 +74,13 @@ class Coordinator:
         while key in self._working:
             reply = await asyncio.shield(self._working[key])
             if reply or left_s(request) <= 0:
-                self._tally.repeated += 1
+                self._counters.repeated += 1
                 return reply
             # It came before us, and had less time than we have.
         work = asyncio.get_running_loop().create_future()
         self._working[key] = work
         try:
-            with self._progress.within("case", left_s(request)):
+            with self._deadlines.within("case", left_s(request)):
                 reply = await self._found(key, request)
             work.set_result(reply)
         finally:
@@ -114,11 +114,11 @@ class Coordinator:
     async def _found(self, key: str, request: Request) -> Reply | None:
         known = await self._known(key)
         if known:
-            self._tally.repeated += 1
+            self._counters.repeated += 1
             return known
         cached = await self._cached(request)
         if cached:
-            self._tally.cached += 1
+            self._counters.cached += 1
             return cached
         while left_s(request) > 0:
             try:
@@ -134,7 +134,7 @@ class Coordinator:
                 self._slots.release()
             told = await self._waited(other, request)
             if told:
-                self._tally.taken_over += 1
+                self._counters.taken_over += 1
                 return told.reply
         return None
 
@@ -153,11 +153,11 @@ class Coordinator:
             # Another may have told its answer while we waited for our turn.
             known = await self._known(key)
             if known:
-                self._tally.taken_over += 1
+                self._counters.taken_over += 1
                 return known
             if self._resting:
                 raise Resting
-            with self._progress.within("ask", lease_s(self._file)):
+            with self._deadlines.within("ask", lease_s(self._file)):
                 return await self._paid(key, request)
         finally:
             await self._group.end(key)  # nothing to do, if it was told
@@ -167,7 +167,7 @@ class Coordinator:
         self._asked.add(key)
         self._nothing_asked.clear()
         try:
-            reply = await self._asking.ask(request)
+            reply = await self._router.ask(request)
             if reply.status != "error":
                 await self._done(key, request, reply)
             return reply

@@ -59,7 +59,7 @@ class BrokerGroup:
         `retold` finds our answers since a time; `on_told` takes another's, and
         acknowledges it.
         """
-        self._hearing = Membership(topics.name, since)
+        self._membership = Membership(topics.name, since)
         self._topics = topics
         self._lease_s = lease_s
         self._retold = retold
@@ -89,7 +89,7 @@ class BrokerGroup:
     @property
     def others(self) -> frozenset[str]:
         """Who else is there."""
-        return frozenset(self._hearing.others)
+        return frozenset(self._membership.others)
 
     # -- what answering asks of the group
 
@@ -182,7 +182,7 @@ class BrokerGroup:
     # -- what is said in the group
 
     def _arrived(self, message: Message) -> None:
-        self._hearing.heard(time.time())
+        self._membership.heard(time.time())
         if message.topic == self._topics.answers:
             told = decode_told(message.payload)
             if told is None or told.by == self._topics.name:
@@ -212,11 +212,11 @@ class BrokerGroup:
                 self._ledger.ended(word.key, word.id)
                 self._wake(word.key, None)
             case Hello() if word.by == self._topics.name:
-                self._hearing.came_back(word)
+                self._membership.came_back(word)
             case Hello() if word.to in {None, self._topics.name}:
                 self._to_answer.put_nowait(word)
-            case Welcome() if self._hearing.is_to_us(word):
-                if not self._hearing.welcomed(word):
+            case Welcome() if self._membership.is_to_us(word):
+                if not self._membership.welcomed(word):
                     self._to_answer.put_nowait(word)
         self._stirred.set()
 
@@ -224,9 +224,9 @@ class BrokerGroup:
         if name == self._topics.name:
             return
         if payload == b"online":
-            self._hearing.came(name)
+            self._membership.came(name)
             return
-        self._hearing.left(name)
+        self._membership.left(name)
         self._stirred.set()
         for key in self._ledger.left(name, time.monotonic()):
             self._wake(key, None)
@@ -276,8 +276,8 @@ class BrokerGroup:
 
     async def _ask(self, name: str) -> None:
         """Ask another for what we may have missed of it, if there is any."""
-        if self._hearing.deaf_to(name) < inf:
-            await self._say(self._hearing.hello(to=name))
+        if self._membership.deaf_to(name) < inf:
+            await self._say(self._membership.hello(to=name))
 
     def _is_ours(self, claim: CaseClaim) -> bool:
         ours = self._ours.get(claim.key)
@@ -291,15 +291,15 @@ class BrokerGroup:
             self._lost(self._connection)
         self._connection = connection
         connection.ended.add_done_callback(lambda _: self._lost(connection))
-        hello = self._hearing.hello()
+        hello = self._membership.hello()
         await self._say(hello)
         # Our own word comes back; who is there, we have heard before it.
-        await self._until(connection, lambda: self._hearing.is_back(hello))
+        await self._until(connection, lambda: self._membership.is_back(hello))
         try:
             async with asyncio.timeout(WELCOME_S):
-                await self._until(connection, lambda: not self._hearing.missed())
+                await self._until(connection, lambda: not self._membership.missed())
         except TimeoutError:
-            log.warning("no_welcome", by=self._hearing.missed())
+            log.warning("no_welcome", by=self._membership.missed())
         topic = f"{self._topics.members}/{self._topics.name}"
         await (await connection.publish(topic, b"online", retain=True))
         for claim in list(self._ours.values()):
@@ -333,7 +333,7 @@ class BrokerGroup:
     def _lost(self, connection: Connection) -> None:
         if connection is not self._connection:
             return
-        self._hearing.lost(all_heard=self._in.is_set())
+        self._membership.lost(all_heard=self._in.is_set())
         self._in.clear()
         self._connection = None
         self._ledger = Ledger()  # the others tell us what stands when we come back

@@ -29,15 +29,15 @@ class Intake:
     def __init__(
         self,
         plan: BrokerSetup,
-        answering: Coordinator,
-        tally: BrokerCounters,
+        coordinator: Coordinator,
+        counters: BrokerCounters,
         on_up: Callable[[Connection], Awaitable[None]],
         on_stolen: Callable[[], Awaitable[None]],
     ) -> None:
         """Wire it; nothing is connected yet."""
         self._file = plan.file
-        self._answering = answering
-        self._tally = tally
+        self._coordinator = coordinator
+        self._counters = counters
         mqtt = plan.file.mqtt
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
         self._tasks: asyncio.TaskGroup | None = None
@@ -75,7 +75,7 @@ class Intake:
     def _arrived(self, message: Message) -> None:
         if self._closed or self._tasks is None:
             return  # unacknowledged: it comes again, here or elsewhere
-        self._tally.received += 1
+        self._counters.received += 1
         if self._backlog.admit(message) is Admission.TAKEN:
             self.idle.clear()
             task = self._tasks.create_task(self._case(message), name="case")
@@ -93,13 +93,13 @@ class Intake:
                 return
             message.ack()
             ms = (time.perf_counter() - message.arrived) * 1000
-            self._tally.latencies.append(ms)
+            self._counters.latencies.append(ms)
             self._note(outcome, reply, request, ms)
         except Resting:
             return  # unacknowledged: it comes again
         finally:
             if outcome not in {"left", "comes_again"}:
-                self._tally.outcomes[outcome] += 1
+                self._counters.outcomes[outcome] += 1
             if self._backlog.done(message) and not self._closed:
                 self.link.fetch_again(self._backlog.overrun_epoch)
             if self._backlog.messages == 0:
@@ -119,7 +119,7 @@ class Intake:
             return "unaddressed", None, request
         if request.deadline_ms <= time.time() * 1000:
             return "expired", None, request
-        reply = await self._answering.answer(request)
+        reply = await self._coordinator.answer(request)
         if reply is None:
             return "expired", None, request
         outcome = "budget" if reply.error == "budget" else reply.status
@@ -144,7 +144,7 @@ class Intake:
                 await (await connection.publish(address, body, envelope=envelope))
             except Refused as why:
                 # Not ours to mend; whoever asks again gets the stored answer.
-                self._tally.undeliverable += 1
+                self._counters.undeliverable += 1
                 log.warning("reply_refused", topic=address, why=str(why))
             except Undelivered:
                 await asyncio.sleep(0)  # nobody but the loop tells the link

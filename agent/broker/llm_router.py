@@ -76,13 +76,13 @@ class LlmRouter:
         file: BrokerFile,
         models: tuple[LanguageModel, ...],
         store: Store,
-        tally: BrokerCounters,
+        counters: BrokerCounters,
     ) -> None:
         """Take the models in order, and where spending is written down."""
         self._file = file
         self._models = models
         self._store = store
-        self._tally = tally
+        self._counters = counters
         self._limit = limit_of(file)
         self._flaws = {model.spec.model: _Failures() for model in models}
 
@@ -112,11 +112,11 @@ class LlmRouter:
             except (ValueError, BadReply) as why:
                 if question.repair:
                     break
-                self._tally.repairs += 1
+                self._counters.repairs += 1
                 repair = Repair(answer=answer, error=str(why))
                 question = question.model_copy(update={"repair": repair})
                 continue
-            self._tally.answers[model] += 1
+            self._counters.answers[model] += 1
             plain: dict[str, Any] = {"label": found.label} if request.labels else {}
             if request.entities:
                 plain["entities"] = [named.model_dump() for named in found.entities]
@@ -160,7 +160,7 @@ class LlmRouter:
                     model, request, min(left, self._file.broker.timeout_s)
                 )
             except Failed as why:
-                self._tally.failures[f"{model.spec.model}: {why.trouble}"] += 1
+                self._counters.failures[f"{model.spec.model}: {why.trouble}"] += 1
                 log.warning("model_failed", model=model.spec.model, why=str(why))
                 if why.trouble is not ErrorKind.REFUSED:
                     flaws.count += 1
@@ -178,7 +178,7 @@ class LlmRouter:
         """Ask a model within the budget; raises Failed, OverBudget."""
         wanted = _spend(model, *model.at_most(request))
         reserved = await self._reserve(wanted)
-        self._tally.calls += 1
+        self._counters.calls += 1
         try:
             said = await llm.ask(model, request, timeout_s)
         except Failed as why:
@@ -187,7 +187,7 @@ class LlmRouter:
                     await self._store.write(lambda db: spending.release(db, reserved))
             raise
         sent, received = said.input_tokens, said.output_tokens
-        self._tally.paid(sent, received, said.cost)
+        self._counters.paid(sent, received, said.cost)
         if reserved is not None and (sent or received):  # else nobody counted
             actual = _spend(model, sent, received, said.cost)
             with suppress(Full):  # what was booked stands, and the answer is paid

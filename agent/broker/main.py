@@ -24,11 +24,11 @@ log = structlog.get_logger()
 
 async def run(path: Path | None) -> None:
     """Run a broker until it is told to stop; raises ConfigError, Unready."""
-    lasting = Supervision()
+    supervision = Supervision()
     last: BrokerSetup | None = None
-    with signals(lasting):
+    with signals(supervision):
         following: BrokerSetup | None = prepare(path)
-        while following and not lasting.stop.is_set():
+        while following and not supervision.stop.is_set():
             plan = following
             set_level(plan.file.log.level)
             try:
@@ -43,7 +43,9 @@ async def run(path: Path | None) -> None:
                 notify(f"READY=1\nSTATUS=connecting to {plan.cases.url}")
             try:
                 since = await store.read(reply_store.latest)
-                service = Service(plan, store, since, lasting, partial(prepare, path))
+                service = Service(
+                    plan, store, since, supervision, partial(prepare, path)
+                )
                 following = await service.run()
                 del service
             finally:

@@ -48,7 +48,7 @@ class Service:
         plan: BrokerSetup,
         store: Store,
         since: float,
-        lasting: Supervision,
+        supervision: Supervision,
         prepare: Callable[[], BrokerSetup],
     ) -> None:
         """Wire it; nothing is connected yet. `since`: when it last heard an answer."""
@@ -56,12 +56,12 @@ class Service:
         self._plan = plan
         self._file = file
         self._store = store
-        self._lasting = lasting
+        self._supervision = supervision
         self._prepare = prepare
         self._refused = plan.refused
         self._topics = BrokerTopics(file.broker.name, file.broker.group)
-        self._tally = BrokerCounters()
-        self._progress = Deadlines()
+        self._counters = BrokerCounters()
+        self._deadlines = Deadlines()
         self._told: asyncio.Queue[tuple[SharedAnswer, Message]] = asyncio.Queue()
         self._group = BrokerGroup(
             plan.group,
@@ -71,18 +71,18 @@ class Service:
             retold=self._own_since,
             on_told=self._heard,
         )
-        self._answering = Coordinator(
+        self._coordinator = Coordinator(
             file,
-            LlmRouter(file, plan.models, store, self._tally),
+            LlmRouter(file, plan.models, store, self._counters),
             store,
             self._group,
-            self._tally,
-            self._progress,
+            self._counters,
+            self._deadlines,
         )
         self._intake = Intake(
             plan,
-            self._answering,
-            self._tally,
+            self._coordinator,
+            self._counters,
             on_up=self._introduce,
             on_stolen=self._stolen,
         )
@@ -120,7 +120,7 @@ class Service:
             self._intake.drop()
             for task in tasks:
                 task.cancel()
-        return None if self._lasting.stop.is_set() else self._next
+        return None if self._supervision.stop.is_set() else self._next
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Let a bug in a callback end the process, as it would in a task."""
@@ -134,7 +134,7 @@ class Service:
         await self._bug
 
     async def _stops(self) -> None:
-        await self._lasting.stop.wait()
+        await self._supervision.stop.wait()
         self._ending.set()
 
     # -- a new configuration
@@ -142,8 +142,8 @@ class Service:
     async def _reloads(self) -> None:
         """Reload on SIGHUP; what cannot be meant is refused, and we go on as before."""
         while self._next is None:
-            await self._lasting.hangup.wait()
-            self._lasting.hangup.clear()
+            await self._supervision.hangup.wait()
+            self._supervision.hangup.clear()
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 self._next = await asyncio.to_thread(self._prepare)
@@ -162,18 +162,18 @@ class Service:
     # -- what the others answered
 
     def _heard(self, told: SharedAnswer, message: Message) -> None:
-        self._answering.heard(told)
+        self._coordinator.heard(told)
         self._told.put_nowait((told, message))
 
     async def _own_since(self, since: float) -> list[bytes]:
-        return await self._answering.own_since(since)
+        return await self._coordinator.own_since(since)
 
     async def _learn(self) -> None:
         while True:
             waiting = [await self._told.get()]
             while not self._told.empty():
                 waiting.append(self._told.get_nowait())
-            await self._answering.learn([told for told, _ in waiting])
+            await self._coordinator.learn([told for told, _ in waiting])
             for _, message in waiting:
                 message.ack()
 
@@ -202,7 +202,7 @@ class Service:
             "group": self._file.broker.group,
             "version": __version__,
             "models": [model.model for model in self._file.models],
-            **self._tally.summary(),
+            **self._counters.summary(),
             "in_flight": self._intake.in_hand,
             "reload_refused": self._refused or None,
             "others": sorted(self._group.others),
@@ -257,7 +257,7 @@ class Service:
             return "connection"
         if self._store.busy_s() > STALL_S:
             return "disk"
-        return self._progress.hung()
+        return self._deadlines.hung()
 
     async def _stolen(self) -> None:
         notify(f"STATUS=another broker took over the name {self._file.broker.name}")
@@ -266,7 +266,7 @@ class Service:
 
     async def _finish(self) -> None:
         """Stop taking, finish what is in hand, say goodbye."""
-        if self._lasting.stop.is_set():
+        if self._supervision.stop.is_set():
             notify("STOPPING=1")
         log.info("stopping", in_hand=self._intake.in_hand)
         await self._hand_over()
@@ -294,13 +294,13 @@ class Service:
     async def _let_go(self) -> None:
         """Leave the rest to MQTT; a reload waits for answers that are being paid."""
         log.warning("left_unfinished", cases=self._intake.in_hand)
-        waits = [self._lasting.stop.wait(), self._answering.rest()]
+        waits = [self._supervision.stop.wait(), self._coordinator.rest()]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(wait) for wait in waits]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
-        if self._intake.link.connected and not self._lasting.stop.is_set():
+        if self._intake.link.connected and not self._supervision.stop.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(PARTING_S):
                     await self._intake.idle.wait()

@@ -95,10 +95,10 @@ async def _round_trips(asker: Asker, texts: list[str]) -> dict[str, Any]:
     added = []
     for number in range(ROUND_TRIPS):
         began = time.perf_counter()
-        asking = asyncio.ensure_future(asker.ask(number, texts[number % len(texts)]))
+        router = asyncio.ensure_future(asker.ask(number, texts[number % len(texts)]))
         _, answer = await _heard(asker)
         trip = (time.perf_counter() - began) * 1000
-        await asking
+        await router
         trips.append(trip)
         added.append(trip - answer["ms"]["predict"])
     p50, p99 = percentiles(trips) or (None, None)

@@ -58,7 +58,7 @@ log = structlog.get_logger()
 class Next:
     """What takes over, and why something else was refused before."""
 
-    steering: ConfigSource
+    config_source: ConfigSource
     parts: Opened
     refused: str = ""
 
@@ -66,43 +66,55 @@ class Next:
 class Daemon:
     """Owns the parts of a running agent, until it stops or another takes over."""
 
-    def __init__(self, this: Next, ids: IdTable | None, lasting: Supervision) -> None:
+    def __init__(
+        self, this: Next, ids: IdTable | None, supervision: Supervision
+    ) -> None:
         """Open the outbox; raises ConfigError. Nothing is connected yet."""
-        parts, steering, config = this.parts, this.steering, this.parts.config
-        self._lasting, self._config, self._steering = lasting, config, steering
+        parts, config_source, config = this.parts, this.config_source, this.parts.config
+        self._supervision, self._config, self._config_source = (
+            supervision,
+            config,
+            config_source,
+        )
         self._endpoint = parts.endpoint
         self._topics = Topics(config.agent.device.id)
         self._pipelines = parts.pipelines
         mqtt, home = config.agent.mqtt, config.agent.homeassistant
-        self._counts = Counters()
+        self._counters = Counters()
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
         self._home_status = status_topic(home.prefix) if home.enable else None
         self._filters = [topic for p in self._pipelines for topic in p.filters]
-        more = (self._topics.requests, self._home_status, steering.topic)
+        more = (self._topics.requests, self._home_status, config_source.topic)
         self._filters += filter(None, more)
         self._link = Link(
             *(self._endpoint, self._filters, ids),
             on_message=self._arrived,
             on_up=self._introduce,
             on_stolen=self._was_stolen,
-            anew=[steering.topic],
+            anew=[config_source.topic],
         )
         self._alerts = Alerts(self._link, self._topics)
         if this.refused:
             self._alerts.activate(REFUSED, this.refused)
-        self._refusals = RejectedTopics(self._alerts, self._counts)
-        known = (self._link, self._alerts, self._counts, self._refusals)
+        self._rejected_topics = RejectedTopics(self._alerts, self._counters)
+        known = (self._link, self._alerts, self._counters, self._rejected_topics)
         self._escalation = open_escalation(parts, *known)
-        figures = (self._counts, self._backlog, self._alerts, self._refusals)
+        figures = (self._counters, self._backlog, self._alerts, self._rejected_topics)
         sources = Sources(parts, self._link, *figures, self._escalation)
-        self._presence = StatusPublisher(sources)
+        self._status_publisher = StatusPublisher(sources)
         self._delivery = Delivery(
-            *(self._link, self._counts, self._refusals, self._done, self._escalation)
+            *(
+                self._link,
+                self._counters,
+                self._rejected_topics,
+                self._done,
+                self._escalation,
+            )
         )
-        self._recent = lasting.recent
+        self._recent = supervision.recent
         self._recent.govern(decision_terms(self._pipelines, parts.values))
         self._engine = Engine(
-            *(config.agent.device.id, config.agent.engine.max_batch, self._counts),
+            *(config.agent.device.id, config.agent.engine.max_batch, self._counters),
             lambda: self._link.max_packet_bytes,
             self._deliver,
         )
@@ -111,11 +123,11 @@ class Daemon:
         self._control = Control(
             self._topics,
             *(self._link, self._engine, self._pipelines, self._recent),
-            *(self._reload, lasting.begun),
+            *(self._reload, supervision.begun),
         )
         self._turn = asyncio.Lock()  # whose turn it is to say what runs next
-        self._pilot = FleetUpdates(
-            *(steering, self._link, self._topics),
+        self._fleet_updates = FleetUpdates(
+            *(config_source, self._link, self._topics),
             *(self._signs, self._switch, self._turn),
         )
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -141,8 +153,8 @@ class Daemon:
                 group.create_task(self._alerts.run(), name="alerts"),
                 group.create_task(self._control.run(), name="control"),
                 group.create_task(self._reloads(), name="reload"),
-                group.create_task(self._pilot.run(), name="fleet"),
-                group.create_task(self._presence.run(), name="heartbeat"),
+                group.create_task(self._fleet_updates.run(), name="fleet"),
+                group.create_task(self._status_publisher.run(), name="heartbeat"),
                 group.create_task(self._watchdog.run(), name="watchdog"),
                 group.create_task(self._do_not_wait(), name="patience"),
             ]
@@ -150,7 +162,7 @@ class Daemon:
                 tasks.append(group.create_task(self._delivery.commit(), name="commit"))
                 tasks.append(group.create_task(self._escalation.run(), name="cases"))
             metrics = self._config.agent.metrics
-            with served(metrics.address, metrics.port, self._presence.health):
+            with served(metrics.address, metrics.port, self._status_publisher.health):
                 await self._stopping.wait()
                 await self._finish()
             for task in tasks:
@@ -159,19 +171,19 @@ class Daemon:
             self._escalation.close()
         return self._next
 
-    def _deliver(self, parcel: Outgoing) -> None:
-        self._recent.add(parcel)
-        self._delivery.put(parcel)
+    def _deliver(self, outgoing: Outgoing) -> None:
+        self._recent.add(outgoing)
+        self._delivery.put(outgoing)
 
     async def _stops(self) -> None:
-        await self._lasting.stop.wait()
+        await self._supervision.stop.wait()
         self._stopping.set()
 
     # -- a new configuration
 
     async def _reloads(self) -> None:
         """Reload on SIGHUP; what cannot be meant is refused, and we go on as before."""
-        hangup = self._lasting.hangup
+        hangup = self._supervision.hangup
         while self._next is None:
             await hangup.wait()
             hangup.clear()
@@ -185,32 +197,32 @@ class Daemon:
         """Open everything anew, and let it take over; raises ConfigError."""
         async with self._turn:
             if self._next:  # it may have read the files before they were changed
-                self._lasting.hangup.set()
+                self._supervision.hangup.set()
                 return
             try:
-                steering, parts = await asyncio.to_thread(self._steering.anew)
+                config_source, parts = await asyncio.to_thread(self._config_source.anew)
             except ConfigError as error:
                 log.error("reload_refused", why=_one_line(error))  # noqa: TRY400
                 self._alerts.activate(REFUSED, str(error))
                 raise
-            self._make_room_for(Next(steering, parts))
+            self._make_room_for(Next(config_source, parts))
 
     def _switch(self, parts: Opened) -> None:
-        self._make_room_for(Next(self._steering, parts))
+        self._make_room_for(Next(self._config_source, parts))
 
     def _make_room_for(self, following: Next) -> None:
-        if self._lasting.stop.is_set():
-            following.steering.leaves()
+        if self._supervision.stop.is_set():
+            following.config_source.leaves()
             return
         log.info("reloading", config_sha256=following.parts.config.hash)
         self._next = following
-        self._pilot.retire()
+        self._fleet_updates.retire()
         # A moment later, so that who asked for it by MQTT hears of it.
         loop = asyncio.get_running_loop()
         loop.call_later(FAREWELL_S, self._stopping.set)
 
     def _signs(self) -> HealthSignals:
-        return self._presence.signs(hangs=self._engine.busy_s() >= STALL_S)
+        return self._status_publisher.signs(hangs=self._engine.busy_s() >= STALL_S)
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Let a bug in a callback end the process, as it would in a task."""
@@ -231,18 +243,18 @@ class Daemon:
         if (
             self._control.takes(message)
             or self._is_home_assistant(message)
-            or self._pilot.takes(message)
+            or self._fleet_updates.takes(message)
         ):
             return
-        self._counts.received += 1
+        self._counters.received += 1
         filters = self._link.filters_of(message)
         wanted = tuple(p for p in self._pipelines if p.wants(message, filters))
         if not wanted:
-            self._counts.unrouted += 1  # a subscription of an earlier configuration
+            self._counters.unrouted += 1  # a subscription of an earlier configuration
             message.ack()
             return
         for pipeline in wanted:
-            self._counts.heard[pipeline.name] = message.arrived
+            self._counters.heard[pipeline.name] = message.arrived
         verdict = self._backlog.admit(message)
         if verdict is Admission.TAKEN:
             self._idle.clear()
@@ -253,11 +265,11 @@ class Daemon:
             return False
         message.ack()
         if message.payload == b"online":
-            self._presence.home_assistant_is_back()
+            self._status_publisher.home_assistant_is_back()
         return True
 
     async def _was_stolen(self) -> None:
-        await self._presence.stolen()
+        await self._status_publisher.stolen()
 
     def _done(self, message: Message) -> None:
         if self._backlog.done(message) and not self._deaf:
@@ -267,13 +279,15 @@ class Daemon:
 
     async def _finish(self) -> None:
         """Stop taking, finish what is in hand, say goodbye."""
-        if self._lasting.stop.is_set():
+        if self._supervision.stop.is_set():
             notify("STOPPING=1")
         log.info("stopping", in_hand=self._backlog.messages)
         await self._end_calls()
         self._deaf = True
         try:
-            async with asyncio.timeout(HASTE_S if self._refusals.topics else FINISH_S):
+            async with asyncio.timeout(
+                HASTE_S if self._rejected_topics.topics else FINISH_S
+            ):
                 await self._idle.wait()
                 if self._escalation and self._link.connected:
                     await self._escalation.publish_ended()
@@ -285,7 +299,7 @@ class Daemon:
             return
         if (
             self._next
-            and not self._lasting.stop.is_set()
+            and not self._supervision.stop.is_set()
             and _place(self._next.parts.endpoint) == _place(self._endpoint)
         ):
             await self._link.close()  # who takes over says how we are
@@ -324,8 +338,8 @@ class Daemon:
     async def _introduce(self, connection: Connection) -> None:
         """Say who is here, each time we come, once the subscriptions are ours."""
         await self._unsubscribe(connection)
-        await self._presence.introduce(connection)
-        await self._pilot.introduce(connection)
+        await self._status_publisher.introduce(connection)
+        await self._fleet_updates.introduce(connection)
         if not self.introduced:
             self.introduced = True
             log.info("ready", pipelines=[p.name for p in self._pipelines])
@@ -355,24 +369,24 @@ async def run(path: Path | None, told: Callable[[Config], None]) -> None:
 
     `path` is that of agent.toml; `told` hears of every configuration before it runs.
     """
-    lasting = Supervision()
+    supervision = Supervision()
     online: Endpoint | None = None  # where `online` stands while nobody runs
     last: tuple[ConfigSource, Config] | None = None
-    with signals(lasting):
-        steering = ConfigSource(path, told)
-        following: Next | None = Next(steering, steering.begin())
+    with signals(supervision):
+        config_source = ConfigSource(path, told)
+        following: Next | None = Next(config_source, config_source.begin())
         try:
-            while following and not lasting.stop.is_set():
-                steering, parts = following.steering, following.parts
+            while following and not supervision.stop.is_set():
+                config_source, parts = following.config_source, following.parts
                 with ExitStack() as stack:
                     try:
                         ids = id_table(parts.config, stack)
-                        daemon = Daemon(following, ids, lasting)
+                        daemon = Daemon(following, ids, supervision)
                     except ConfigError as error:
-                        following = _instead(steering, last, _one_line(error))
+                        following = _instead(config_source, last, _one_line(error))
                         continue
-                    steering.runs(parts)
-                    last = steering, parts.config
+                    config_source.runs(parts)
+                    last = config_source, parts.config
                     following = await daemon.run()
                     if daemon.introduced:
                         online = parts.endpoint if following else None
@@ -380,17 +394,17 @@ async def run(path: Path | None, told: Callable[[Config], None]) -> None:
                 give_back_memory()
         finally:
             await say_offline(online)
-        steering.leaves()
+        config_source.leaves()
 
 
 def _instead(
-    steering: ConfigSource, last: tuple[ConfigSource, Config] | None, why: str
+    config_source: ConfigSource, last: tuple[ConfigSource, Config] | None, why: str
 ) -> Next:
     """Return what runs instead of what could not be run; raises ConfigError."""
     try:
-        return Next(steering, steering.failed(why))
+        return Next(config_source, config_source.failed(why))
     except ConfigError:
-        if last is None or last[0] is steering:
+        if last is None or last[0] is config_source:
             raise
     before, config = last
     log.error("reload_refused", why=why)

@@ -137,8 +137,8 @@ def open_escalation(
     parts: Opened,
     link: Link,
     alerts: Alerts,
-    counts: Counters,
-    refusals: RejectedTopics,
+    counters: Counters,
+    rejected_topics: RejectedTopics,
 ) -> Escalation | None:
     """Open outbox and upstream; raises ConfigError. None where neither is needed.
 
@@ -187,7 +187,16 @@ def open_escalation(
         queues=said is not None and said.budget.when_spent == "queue",
     )
     return Escalation(
-        *(terms, parts.pipelines, store, asker, link, alerts, counts, refusals),
+        *(
+            terms,
+            parts.pipelines,
+            store,
+            asker,
+            link,
+            alerts,
+            counters,
+            rejected_topics,
+        ),
         clock=Clock(),
     )
 

@@ -37,7 +37,7 @@ class ConfigSource:
         self._own = load(path)
         self._checked: Opened | None = None  # opened by the self-check, not yet run
         self._now = self._own
-        self._trial: Probation | None = None
+        self._probation: Probation | None = None
         self._device: FleetDevice | None = None
         section = self._own.agent.fleet
         self._section = section
@@ -117,7 +117,7 @@ class ConfigSource:
 
     def runs(self, parts: Opened) -> None:
         """Note that these parts run from now on."""
-        self._now, self._trial = parts.config, None
+        self._now, self._probation = parts.config, None
         if self._device:
             self._device.switched()
 
@@ -135,15 +135,15 @@ class ConfigSource:
         """
         if self._device is None:
             return None
-        if self._trial is None:
+        if self._probation is None:
             good = self._device.last_good()
             before = good.config if good else self._own
-            self._trial = Probation(self._now, before, self._device.alerts)
-        fault = self._trial.broke(signs)
+            self._probation = Probation(self._now, before, self._device.alerts)
+        fault = self._probation.broke(signs)
         if fault:
             return self._device.blame(fault)
-        known = signs.connected or self._trial.moved
-        return self._device.judge(self._trial.spoilt(signs), known=known)
+        known = signs.connected or self._probation.moved
+        return self._device.judge(self._probation.spoilt(signs), known=known)
 
     def leaves(self) -> None:
         """Note that the current parts make room, or that the process ends."""

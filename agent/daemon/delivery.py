@@ -33,8 +33,8 @@ class Delivery:
     def __init__(
         self,
         link: Link,
-        counts: Counters,
-        refusals: RejectedTopics,
+        counters: Counters,
+        rejected_topics: RejectedTopics,
         done: Callable[[Message], None],
         escalation: Escalation | None = None,
     ) -> None:
@@ -43,8 +43,8 @@ class Delivery:
         `escalation` takes the cases; None: there are none.
         """
         self._link = link
-        self._counts = counts
-        self._refusals = refusals
+        self._counters = counters
+        self._rejected_topics = rejected_topics
         self._done = done
         self._waiting: list[tuple[int, Outgoing]] = []
         self._filled = asyncio.Event()
@@ -52,13 +52,13 @@ class Delivery:
         self._uncommitted: list[Outgoing] = []
         self._owing = asyncio.Event()
 
-    def put(self, parcel: Outgoing) -> None:
+    def put(self, outgoing: Outgoing) -> None:
         """Take a parcel; the earliest message goes first."""
-        if parcel.cases:
-            self._uncommitted.append(parcel)
+        if outgoing.cases:
+            self._uncommitted.append(outgoing)
             self._owing.set()
             return
-        heapq.heappush(self._waiting, (parcel.message.seq, parcel))
+        heapq.heappush(self._waiting, (outgoing.message.seq, outgoing))
         self._filled.set()
 
     async def run(self) -> None:
@@ -70,97 +70,98 @@ class Delivery:
         """Commit cases until cancelled."""
         while self._escalation:
             await self._owing.wait()
-            parcels, self._uncommitted = self._uncommitted, []
+            outgoings, self._uncommitted = self._uncommitted, []
             self._owing.clear()
-            await self._commit(parcels, self._escalation)
+            await self._commit(outgoings, self._escalation)
 
     async def _commit(
-        self, parcels: Sequence[Outgoing], escalation: Escalation
+        self, outgoings: Sequence[Outgoing], escalation: Escalation
     ) -> None:
-        owing = deque(parcel for parcel in parcels if not self._dropped(parcel))
-        cases = [case for parcel in owing for case in parcel.cases]
-        for parcel in owing:
-            escalation.hold_back(parcel.meanwhile)
+        owing = deque(outgoing for outgoing in outgoings if not self._dropped(outgoing))
+        cases = [case for outgoing in owing for case in outgoing.cases]
+        for outgoing in owing:
+            escalation.hold_back(outgoing.meanwhile)
         waits: dict[str, bool] = {}
         async for taken in escalation.take(cases):
             waits |= taken
             while owing and all(case.key in waits for case in owing[0].cases):
                 self._committed(owing.popleft(), waits)
 
-    def _dropped(self, parcel: Outgoing) -> bool:
+    def _dropped(self, outgoing: Outgoing) -> bool:
         """Forget a parcel whose message comes again, if that is known already."""
-        message = parcel.message
+        message = outgoing.message
         again = self._link.connected and self._link.comes_again(message)
         if again:
             self._done(message)
         return again
 
-    def _committed(self, parcel: Outgoing, waits: Mapping[str, bool]) -> None:
+    def _committed(self, outgoing: Outgoing, waits: Mapping[str, bool]) -> None:
         """Go on with a parcel whose cases are in the outbox.
 
         A case that ended before has its final result: nothing may be said after it.
         """
-        said = (sent for key, sent in parcel.meanwhile.items() if waits[key])
-        sends = (*parcel.sends, *said)
+        said = (sent for key, sent in outgoing.meanwhile.items() if waits[key])
+        sends = (*outgoing.sends, *said)
         if sends:
-            self.put(Outgoing(parcel.message, sends, meanwhile=parcel.meanwhile))
+            self.put(Outgoing(outgoing.message, sends, meanwhile=outgoing.meanwhile))
         else:
-            parcel.message.ack()  # the outbox has it
-            self._let_go(parcel)
+            outgoing.message.ack()  # the outbox has it
+            self._let_go(outgoing)
 
-    def _let_go(self, parcel: Outgoing) -> None:
-        self._done(parcel.message)
+    def _let_go(self, outgoing: Outgoing) -> None:
+        self._done(outgoing.message)
         if self._escalation:
-            self._escalation.let_out(parcel.meanwhile)
+            self._escalation.let_out(outgoing.meanwhile)
 
     async def deliver_once(self) -> None:
         """Wait for a parcel and a connection, and send the one with the other."""
         await self._filled.wait()
         connection = await self._link.connection()
-        _, parcel = heapq.heappop(self._waiting)
+        _, outgoing = heapq.heappop(self._waiting)
         if not self._waiting:
             self._filled.clear()
-        if self._link.comes_again(parcel.message):
-            self._let_go(parcel)
+        if self._link.comes_again(outgoing.message):
+            self._let_go(outgoing)
             return
         answers = [
-            await connection.publish(topic, payload) for topic, payload in parcel.sends
+            await connection.publish(topic, payload)
+            for topic, payload in outgoing.sends
         ]
         together = asyncio.gather(*answers)
-        together.add_done_callback(partial(self._answered, parcel))
+        together.add_done_callback(partial(self._answered, outgoing))
 
     def _answered(
-        self, parcel: Outgoing, together: "asyncio.Future[list[None]]"
+        self, outgoing: Outgoing, together: "asyncio.Future[list[None]]"
     ) -> None:
         if together.cancelled():
             return
         error = together.exception()
-        message = parcel.message
+        message = outgoing.message
         if error is None:
-            for topic, _ in parcel.sends:
-                self._refusals.took(topic)
+            for topic, _ in outgoing.sends:
+                self._rejected_topics.took(topic)
             message.ack()
-            self._let_go(parcel)
+            self._let_go(outgoing)
         elif isinstance(error, Refused):
-            self._refused(parcel, error)
+            self._refused(outgoing, error)
         elif isinstance(error, Undelivered):
-            self.put(parcel)
+            self.put(outgoing)
         else:
             raise error
 
-    def _refused(self, parcel: Outgoing, error: Refused) -> None:
+    def _refused(self, outgoing: Outgoing, error: Refused) -> None:
         """Hang up: the broker sends the message again, and the operator sees it.
 
         Nobody would send a QoS 0 message again, so it is lost, and counted.
         """
-        topics = [topic for topic, _ in parcel.sends]
+        topics = [topic for topic, _ in outgoing.sends]
         log.error(
-            "publish_refused", id=parcel.message.id, topics=topics, why=str(error)
+            "publish_refused", id=outgoing.message.id, topics=topics, why=str(error)
         )
-        self._refusals.refused(error)
-        if parcel.message.qos == 0:
-            self._counts.lost += 1
-            self._let_go(parcel)
+        self._rejected_topics.refused(error)
+        if outgoing.message.qos == 0:
+            self._counters.lost += 1
+            self._let_go(outgoing)
             return
-        self.put(parcel)
+        self.put(outgoing)
         self._link.hang_up()

@@ -30,7 +30,7 @@ class FleetUpdates:
 
     def __init__(
         self,
-        steering: ConfigSource,
+        config_source: ConfigSource,
         link: Link,
         topics: Topics,
         signs: Callable[[], HealthSignals],
@@ -41,7 +41,7 @@ class FleetUpdates:
 
         `turn` is held by whoever looks what runs next: we, or a reload.
         """
-        self._steering = steering
+        self._config_source = config_source
         self._link = link
         self._topic = topics.fleet
         self._signs = signs
@@ -53,7 +53,7 @@ class FleetUpdates:
 
     def takes(self, message: Message) -> bool:
         """Take a message if it is a fleet file; empty: it was taken off its topic."""
-        if not self._steering.topic or message.topic != self._steering.topic:
+        if not self._config_source.topic or message.topic != self._config_source.topic:
             return False
         message.ack()  # it is retained: it comes again with the next connection
         self._came = message.payload or None
@@ -61,7 +61,7 @@ class FleetUpdates:
 
     async def introduce(self, connection: Connection) -> None:
         """Say on a new connection what we run, if we belong to a fleet."""
-        report = self._steering.report()
+        report = self._config_source.report()
         if report:
             said = to_json(report)
             await (await connection.publish(self._topic, said, retain=True))
@@ -72,7 +72,7 @@ class FleetUpdates:
 
     async def run(self) -> None:
         """Work until something else takes over."""
-        while self._steering.active:
+        while self._config_source.active:
             await asyncio.sleep(TURN_S)
             async with self._turn:
                 if self._retired:
@@ -84,11 +84,13 @@ class FleetUpdates:
 
     async def _gave_way(self, outcome: RolloutOutcome) -> bool:
         try:
-            parts = await asyncio.to_thread(self._steering.parts, outcome.effective)
+            parts = await asyncio.to_thread(
+                self._config_source.parts, outcome.effective
+            )
         except ConfigError as error:  # better on probation for ever than not at all
             log.error("fleet_version_kept", why=str(error))  # noqa: TRY400
             return False
-        self._steering.leaves()
+        self._config_source.leaves()
         self._switch(parts)
         return True
 
@@ -96,13 +98,13 @@ class FleetUpdates:
         payload, self._came = self._came, None
         if payload is not None:
             signs = self._signs()
-            return await asyncio.to_thread(self._steering.offer, payload, signs)
-        if not self._steering.on_probation:
+            return await asyncio.to_thread(self._config_source.offer, payload, signs)
+        if not self._config_source.on_probation:
             return None
-        return await asyncio.to_thread(self._steering.judge, self._signs())
+        return await asyncio.to_thread(self._config_source.judge, self._signs())
 
     async def _tell(self) -> None:
-        report = self._steering.report()
+        report = self._config_source.report()
         if report is None or report == self._said or not self._link.connected:
             return
         connection = await self._link.connection()

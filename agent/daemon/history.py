@@ -183,19 +183,19 @@ class History:
             self._handled = deque(replace(each, text=None) for each in self._handled)
             self._bytes = sum(each.size for each in self._handled)
 
-    def add(self, parcel: Outgoing) -> None:
+    def add(self, outgoing: Outgoing) -> None:
         """Remember a message and what came of it, but for what was in it."""
-        message, payload = parcel.message, parcel.message.payload
+        message, payload = outgoing.message, outgoing.message.payload
         text = None
-        if self._open and any(name in self._open for name in _pipelines(parcel)):
+        if self._open and any(name in self._open for name in _pipelines(outgoing)):
             text = payload[:TEXT_MAX].decode("utf-8", "replace")
         handled = Handled(
             topic=message.topic,
             received_at=message.received_at,
             sha256=hashlib.sha256(payload).hexdigest(),
             text=text,
-            sends=tuple(_without_original(sent) for _, sent in parcel.sends),
-            cases=tuple(replace(case, text="") for case in parcel.cases),
+            sends=tuple(_without_original(sent) for _, sent in outgoing.sends),
+            cases=tuple(replace(case, text="") for case in outgoing.cases),
             terms=self._terms,
         )
         self._handled.append(handled)
@@ -214,9 +214,9 @@ class History:
         return None
 
 
-def _pipelines(parcel: Outgoing) -> Sequence[str]:
-    answered = [from_json(sent)["pipeline"] for _, sent in parcel.sends]
-    return [*answered, *(case.pipeline for case in parcel.cases)]
+def _pipelines(outgoing: Outgoing) -> Sequence[str]:
+    answered = [from_json(sent)["pipeline"] for _, sent in outgoing.sends]
+    return [*answered, *(case.pipeline for case in outgoing.cases)]
 
 
 def _without_original(sent: bytes) -> bytes:

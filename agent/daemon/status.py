@@ -49,10 +49,10 @@ class Sources:
 
     parts: Opened
     link: Link
-    counts: Counters
+    counters: Counters
     backlog: Backlog
     alerts: Alerts
-    refusals: RejectedTopics
+    rejected_topics: RejectedTopics
     escalation: Escalation | None
 
 
@@ -63,10 +63,10 @@ class StatusPublisher:
         """Take what is to be told of."""
         self._parts = sources.parts
         self._link = sources.link
-        self._counts = sources.counts
+        self._counters = sources.counters
         self._backlog = sources.backlog
         self._alerts = sources.alerts
-        self._refusals = sources.refusals
+        self._rejected_topics = sources.rejected_topics
         self._escalation = sources.escalation
         agent = sources.parts.config.agent
         self._device = agent.device.id
@@ -101,7 +101,7 @@ class StatusPublisher:
         endpoint = self._parts.endpoint
         notify(f"STATUS=another client took over the id {endpoint.client_id}")
         detail = f"another client uses the id {endpoint.client_id}"
-        times = self._link.counts.takeovers
+        times = self._link.counters.takeovers
         self._alerts.activate(STOLEN, detail, times=times)
         alert = {"alert": STOLEN, "detail": detail, "times": times}
         topic = self._topics.alert(STOLEN)
@@ -197,8 +197,8 @@ class StatusPublisher:
         oldest = self._backlog.oldest
         return {
             "v": 1,
-            **self._counts.summary(),
-            **(shares := self._counts.shares()),
+            **self._counters.summary(),
+            **(shares := self._counters.shares()),
             # Home Assistant's templates cannot multiply what is not known.
             "percent_local": _percent(shares["share_local"]),
             "in_hand": self._backlog.messages,
@@ -206,11 +206,11 @@ class StatusPublisher:
             "in_hand_bytes": self._backlog.bytes,
             "in_hand_bytes_max": mqtt.max_backlog_bytes,
             "in_hand_oldest_s": None if oldest is None else _ago(oldest),
-            "heard_s": {name: _ago(at) for name, at in self._counts.heard.items()},
+            "heard_s": {name: _ago(at) for name, at in self._counters.heard.items()},
             "dropped_qos0": self._backlog.dropped,
             "left_to_broker": self._backlog.left,
-            "connects": self._link.counts.connects,
-            "takeovers": self._link.counts.takeovers,
+            "connects": self._link.counters.connects,
+            "takeovers": self._link.counters.takeovers,
             "uptime_s": round(time.perf_counter() - self._since),
             "fingerprints": {
                 bundle.id: bundle.calibration.fingerprint
@@ -251,15 +251,15 @@ class StatusPublisher:
         `hangs`: whether a model does.
         """
         pipelines = self._parts.pipelines
-        failed = "a model failed" if self._counts.model_failed else ""
+        failed = "a model failed" if self._counters.model_failed else ""
         return HealthSignals(
             connected=self._link.connected,
             broken="a model hangs" if hangs else failed,
-            refused=self._refusals.topics | self._link.refused,
+            refused=self._rejected_topics.topics | self._link.refused,
             uncalibrated=frozenset(
                 p.name for p in pipelines if not p.bundle.calibrated
             ),
-            unread=frozenset(self._counts.unread(UNREAD)),
+            unread=frozenset(self._counters.unread(UNREAD)),
             stalled=frozenset(self._stalled()),
             alerts=frozenset(self._alerts.active),
         )
@@ -269,7 +269,7 @@ class StatusPublisher:
         found = []
         for name, spec in self._parts.config.pipelines.items():
             wanted = spec.input.expect_s
-            heard = self._counts.heard.get(name, self._since)
+            heard = self._counters.heard.get(name, self._since)
             if wanted and time.perf_counter() - heard > wanted:
                 found.append(name)
         return found

@@ -43,13 +43,13 @@ class Supervision:
 
 
 @contextmanager
-def signals(lasting: Supervision) -> Iterator[None]:
+def signals(supervision: Supervision) -> Iterator[None]:
     """Take SIGTERM, SIGINT and SIGHUP while the context lasts."""
     loop = asyncio.get_running_loop()
     events = {
-        signal.SIGTERM: lasting.stop,
-        signal.SIGINT: lasting.stop,
-        signal.SIGHUP: lasting.hangup,
+        signal.SIGTERM: supervision.stop,
+        signal.SIGINT: supervision.stop,
+        signal.SIGHUP: supervision.hangup,
     }
     for number, event in events.items():
         loop.add_signal_handler(number, event.set)

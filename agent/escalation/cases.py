@@ -77,8 +77,8 @@ class Escalation:
         upstream: UpstreamClient | None,
         link: Link,
         alerts: Alerts,
-        counts: Counters,
-        refusals: RejectedTopics,
+        counters: Counters,
+        rejected_topics: RejectedTopics,
         clock: Clock,
     ) -> None:
         """Take what cases need; `run` works on them."""
@@ -88,12 +88,19 @@ class Escalation:
         self._room = OutboxSpace(alerts)
         self._upstream = upstream
         topics = {p.name: p.result_topic for p in pipelines}
-        self._finals = ResultPublisher(
-            terms.device, topics, store, link, counts, self._room, refusals, clock
+        self._publisher = ResultPublisher(
+            terms.device,
+            topics,
+            store,
+            link,
+            counters,
+            self._room,
+            rejected_topics,
+            clock,
         )
         self._clock = clock
         self._alerts = alerts
-        self._counts = counts
+        self._counters = counters
         self._busy: set[str] = set()  # keys that somebody has in hand
         self._resting: dict[str, float] = {}  # until when (monotonic), by key
         self._barred: dict[str, float] = {}  # pipelines over budget: until (monotonic)
@@ -112,7 +119,7 @@ class Escalation:
                 transport = self._upstream.transport
                 group.create_task(transport.run(), name="transport")
             group.create_task(self._watch(), name="deadlines")
-            group.create_task(self._finals.run(), name="finals")
+            group.create_task(self._publisher.run(), name="finals")
             for number in range(self._terms.concurrency):
                 group.create_task(self._work(), name=f"case-{number}")
 
@@ -124,7 +131,7 @@ class Escalation:
 
     async def publish_ended(self) -> None:
         """Wait until the results of what has ended are published."""
-        await self._finals.flush()
+        await self._publisher.flush()
 
     def close(self) -> None:
         """Close the outbox; what waits is taken up at the next start."""
@@ -145,11 +152,11 @@ class Escalation:
             "filled": round(self._filled, 4),
         }
         if self._upstream is None:
-            return {"outbox": outbox, "cases": self._counts.cases()}
+            return {"outbox": outbox, "cases": self._counters.cases()}
         return {
             "outbox": outbox,
-            "cases": self._counts.cases(),
-            "upstream": self._upstream.summary(self._counts.received),
+            "cases": self._counters.cases(),
+            "upstream": self._upstream.summary(self._counters.received),
         }
 
     def busy_s(self) -> dict[str, float]:
@@ -161,7 +168,7 @@ class Escalation:
         return {
             "outbox": self._store.busy_s(),
             "privacy": self._upstream.busy_s() if self._upstream else 0.0,
-            "finals": self._finals.busy_s(),
+            "finals": self._publisher.busy_s(),
             "cases": turning,
         }
 
@@ -174,11 +181,11 @@ class Escalation:
 
     def hold_back(self, keys: Iterable[str]) -> None:
         """Publish no final result of these cases before `let_out`, called as often."""
-        self._finals.hold_back(keys)
+        self._publisher.hold_back(keys)
 
     def let_out(self, keys: Iterable[str]) -> None:
         """Publish final results of these cases again."""
-        self._finals.let_out(keys)
+        self._publisher.let_out(keys)
 
     async def take(self, cases: Sequence[Case]) -> AsyncIterator[Mapping[str, bool]]:
         """Commit cases, in order; tell of those that are by their keys if they wait.
@@ -221,7 +228,7 @@ class Escalation:
         Nothing is dropped while something ended is about to leave.
         """
         if len(row.body) > self._terms.max_bytes // LARGEST:
-            await self._finals.end(row, CaseOutcome(Outcome.REFUSED), waits=False)
+            await self._publisher.end(row, CaseOutcome(Outcome.REFUSED), waits=False)
             return
         lowest = self._terms.when_full == "drop_lowest"
         victim = None
@@ -232,10 +239,10 @@ class Escalation:
         if victim is None or victim.key in self._busy:
             await self._room.wait()
         elif lowest and victim.priority > row.priority:
-            await self._finals.end(row, CaseOutcome(Outcome.FULL), waits=False)
+            await self._publisher.end(row, CaseOutcome(Outcome.FULL), waits=False)
         else:
             with self._in_hand(victim):
-                await self._finals.end(victim, CaseOutcome(Outcome.FULL))
+                await self._publisher.end(victim, CaseOutcome(Outcome.FULL))
 
     # -- up
 
@@ -271,7 +278,7 @@ class Escalation:
         pipeline = self._pipelines.get(row.pipeline)
         case = readable(row)
         if not (case and self._upstream and pipeline and pipeline.plan):
-            await self._finals.end(row, CaseOutcome(Outcome.REFUSED))
+            await self._publisher.end(row, CaseOutcome(Outcome.REFUSED))
             return
         left_s = row.deadline - self._clock.now()
         if left_s <= 0:  # `_watch` ends it, or sets it right where the clock was set
@@ -285,12 +292,12 @@ class Escalation:
             if self._terms.queues:
                 self._bar(over.scope)
             else:
-                await self._finals.end(row, CaseOutcome(Outcome.BUDGET))
+                await self._publisher.end(row, CaseOutcome(Outcome.BUDGET))
         except Unavailable:
             await self._rest(row.key)
         else:
             change = self._upstream.remember(case, pipeline.plan, settled)
-            if await self._finals.end(row, settled) and change:
+            if await self._publisher.end(row, settled) and change:
                 await self._remember(change)
 
     async def _rest(self, key: str) -> None:
@@ -334,7 +341,7 @@ class Escalation:
                 lambda db: (book.stats(db), book.filled(db))
             )
             if self._upstream:
-                await self._upstream.purse.balance()
+                await self._upstream.budget.balance()
             self._tell()
 
     async def _set_right(self) -> None:
@@ -357,7 +364,7 @@ class Escalation:
             for row in late:
                 hands.enter_context(self._in_hand(row))
             outcome = CaseOutcome(Outcome.TIMEOUT)
-            await asyncio.gather(*(self._finals.end(row, outcome) for row in late))
+            await asyncio.gather(*(self._publisher.end(row, outcome) for row in late))
         return len(late)
 
     def _tell(self) -> None:

@@ -113,9 +113,9 @@ class ResultPublisher:
         result_topics: Mapping[str, str],
         store: Store,
         link: Link,
-        counts: Counters,
+        counters: Counters,
         room: OutboxSpace,
-        refusals: RejectedTopics,
+        rejected_topics: RejectedTopics,
         clock: Clock,
     ) -> None:
         """Take what results need; `run` publishes them."""
@@ -123,9 +123,9 @@ class ResultPublisher:
         self._topics = result_topics
         self._store = store
         self._link = link
-        self._counts = counts
+        self._counters = counters
         self._room = room
-        self._refusals = refusals
+        self._rejected_topics = rejected_topics
         self._clock = clock
         self._woken = asyncio.Event()
         self._woken.set()  # what the last process left
@@ -159,7 +159,7 @@ class ResultPublisher:
             if result:
                 self._count(result)
             else:
-                self._counts.dead_letter(row.pipeline, Reason.UNREADABLE_CASE)
+                self._counters.dead_letter(row.pipeline, Reason.UNREADABLE_CASE)
                 log.error("unreadable_case", key=row.key, pipeline=row.pipeline)
             self._woken.set()
         return first
@@ -217,7 +217,7 @@ class ResultPublisher:
     def _count(self, result: Result) -> None:
         if result.upstream is None:
             raise AssertionError("a case ends in an outcome")
-        self._counts.case(
+        self._counters.case(
             result.pipeline, result.decision, result.upstream, result.timing
         )
         guess = result.decision.prediction
@@ -251,16 +251,16 @@ class ResultPublisher:
             await self._wait()
             self._woken.clear()
             await self._forget()
-            while finals := await self._due():
+            while publisher := await self._due():
                 connection = await self._link.connection()
                 self._busy_since = time.monotonic()
-                finals = [self._directed(final) for final in finals]
+                publisher = [self._directed(final) for final in publisher]
                 pubacks = [
                     await connection.publish(final.topic, final.payload)
-                    for final in finals
+                    for final in publisher
                 ]
                 said = await asyncio.gather(*pubacks, return_exceptions=True)
-                await self._published(finals, said)
+                await self._published(publisher, said)
                 self._busy_since = None
 
     def _directed(self, final: Final) -> Final:
@@ -295,16 +295,16 @@ class ResultPublisher:
         return await self._store.read(due)
 
     async def _published(
-        self, finals: Sequence[Final], said: Sequence[BaseException | None]
+        self, publisher: Sequence[Final], said: Sequence[BaseException | None]
     ) -> None:
-        for final, error in zip(finals, said, strict=True):
+        for final, error in zip(publisher, said, strict=True):
             rest = AGAIN_S
             if error is None:
                 self._out.add(final.key)
-                self._refusals.took(final.topic)
+                self._rejected_topics.took(final.topic)
                 continue
             if isinstance(error, Refused):
-                self._refusals.refused(error)
+                self._rejected_topics.refused(error)
                 rest = REFUSED_S
             if isinstance(error, Undelivered):
                 log.warning("final_not_published", topic=final.topic, why=str(error))

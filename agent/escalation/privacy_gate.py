@@ -38,7 +38,7 @@ class Redacted:
 
     text: str
     hidden: Mapping[str, str]
-    counts: Mapping[str, int]
+    counters: Mapping[str, int]
 
 
 class Finder:
@@ -70,7 +70,7 @@ def redact(text: str, found: Sequence[Entity]) -> Redacted:
     finds = [span for entity in found if (span := _trimmed(text, entity))]
     numbers: dict[str, Iterator[int]] = {}
     names: dict[tuple[str, str], str] = {}
-    counts: dict[str, int] = {}
+    counters: dict[str, int] = {}
     parts = []
     end = 0
     for start, stop, kind in _merged([*finds, *_elsewhere(text, finds)]):
@@ -80,10 +80,10 @@ def redact(text: str, found: Sequence[Entity]) -> Redacted:
         if (kind, words) not in names:
             names[kind, words] = f"[{kind}_{next(numbers[kind])}]"
         parts += [text[end:start], names[kind, words]]
-        counts[kind] = counts.get(kind, 0) + 1
+        counters[kind] = counters.get(kind, 0) + 1
         end = stop
     hidden = {name: words for (_, words), name in names.items()}
-    return Redacted("".join([*parts, text[end:]]), hidden, counts)
+    return Redacted("".join([*parts, text[end:]]), hidden, counters)
 
 
 def restore(text: str, hidden: Mapping[str, str]) -> str:

@@ -89,14 +89,14 @@ class UpstreamClient:
         device: str,
         terms: UpstreamSettings,
         transport: Transport,
-        purse: BudgetLedger,
+        budget: BudgetLedger,
         store: Store,
         finder: Finder | None,
         worker: Executor,
     ) -> None:
         """`finder` looks for personal data, in `worker`; None: no pipeline redacts."""
         self.transport = transport
-        self.purse = purse
+        self.budget = budget
         self.down = ""  # why nobody answers; empty: somebody does, or nobody was asked
         self.full = ""  # why nobody can be asked; for whoever looks to take away
         self._leaving = False
@@ -126,7 +126,7 @@ class UpstreamClient:
             "invalid_answers": self._invalid,
             "from_cache": self._cached,
             "late_replies": self.transport.late,
-            **self.purse.summary(seen),
+            **self.budget.summary(seen),
         }
 
     async def settle(
@@ -244,7 +244,7 @@ class UpstreamClient:
                 labels=dict(plan.labels),
                 entities=dict(plan.entities),
                 guess=guess_without(guess_object(case.guess), case.text, hidden),
-                redacted=sum(hidden.counts.values()),
+                redacted=sum(hidden.counters.values()),
                 deadline_ms=int(case.deadline.timestamp() * 1000),
             )
         except Exception as error:
@@ -308,13 +308,13 @@ class UpstreamClient:
         breaker = await self._breakers.get_breaker(self.transport.name)
         async with breaker, self._limiter, self._making():
             body = self.transport.encode(request)
-            booking = await self.purse.book(
-                request, case, plan.limit, body, hidden.counts
+            booking = await self.budget.book(
+                request, case, plan.limit, body, hidden.counters
             )
             try:
                 return await self._call(request, body, booking)
             finally:
-                self.purse.close(booking)
+                self.budget.close(booking)
 
     @asynccontextmanager
     async def _making(self) -> AsyncIterator[None]:
@@ -333,18 +333,18 @@ class UpstreamClient:
         try:
             reply = await self._heard(request, body, booking)
         except EncodeAgain:
-            await self.purse.release(booking)
+            await self.budget.release(booking)
             raise
         except Unavailable as why:
             self._note(why)
             if not why.maybe_paid:
-                await self.purse.release(booking)
+                await self.budget.release(booking)
             raise
         except Rejected:
             self.down = ""
-            await self.purse.release(booking)
+            await self.budget.release(booking)
             raise
-        await self.purse.settle(booking, reply.usage)
+        await self.budget.settle(booking, reply.usage)
         self.down = ""
         return reply
 
@@ -357,7 +357,7 @@ class UpstreamClient:
             return reply
         free = usage.cost == 0
         if not free:
-            await self.purse.settle(booking, usage)
+            await self.budget.settle(booking, usage)
         raise Unavailable(reply.error or "upstream error", maybe_paid=not free)
 
 

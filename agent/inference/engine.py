@@ -78,7 +78,7 @@ class Engine:
         self,
         device: str,
         max_batch: int,
-        counts: Counters,
+        counters: Counters,
         packet_limit: Callable[[], int],
         deliver: Callable[[Outgoing], None],
     ) -> None:
@@ -88,7 +88,7 @@ class Engine:
         """
         self._device = device
         self._max_batch = max_batch
-        self._counts = counts
+        self._counters = counters
         self._packet_limit = packet_limit
         self._deliver = deliver
         self._inbox: deque[WorkItem] = deque()
@@ -181,7 +181,7 @@ class Engine:
     def _dead_letter(
         self, message: Message, pipeline: Pipeline, why: Unreadable
     ) -> tuple[str, bytes]:
-        self._counts.dead_letter(pipeline.name, why.reason)
+        self._counters.dead_letter(pipeline.name, why.reason)
         log.warning(
             "dead_letter",
             id=message.id,
@@ -220,7 +220,7 @@ class Engine:
         )
         result = fitting(whole, self._packet_limit())
         up = bool(pipeline.plan) and should_escalate(result, pipeline.policy)
-        self._counts.result(pipeline.name, result.decision, timing, escalated=up)
+        self._counters.result(pipeline.name, result.decision, timing, escalated=up)
         decision = result.decision
         resolved = isinstance(decision, Resolved)
         guess = decision.prediction

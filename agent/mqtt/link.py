@@ -59,7 +59,7 @@ class Link:
 
         By the filters `anew` what is retained comes with each connection.
         """
-        self.counts = LinkCounters()
+        self.counters = LinkCounters()
         self._endpoint = endpoint
         self._filters = list(dict.fromkeys(filters))
         self._ids = ids
@@ -214,7 +214,7 @@ class Link:
         if connection.ended.done():
             raise Undelivered(connection.ended.result().why)
         self._refused = ""
-        self.counts.connects += 1
+        self.counters.connects += 1
         self._up_since = time.monotonic()
         self._up.set()
         log.info(
@@ -244,7 +244,7 @@ class Link:
 
     async def _give_way(self, times: int) -> None:
         """Leave the client id to whoever took it, and say so; no reconnect war."""
-        self.counts.takeovers += 1
+        self.counters.takeovers += 1
         pause = min(YIELD_MAX_S, YIELD_S * 2.0 ** (times - 1))
         log.error(
             "client_id_taken_over", client_id=self._endpoint.client_id, wait_s=pause

@@ -10,10 +10,10 @@ RESULT_REFUSED = "result_refused"
 class RejectedTopics:
     """Owns the topics on which the broker takes no results, or no dead letters."""
 
-    def __init__(self, alerts: Alerts, counts: Counters) -> None:
+    def __init__(self, alerts: Alerts, counters: Counters) -> None:
         """Nothing is refused yet."""
         self._alerts = alerts
-        self._counts = counts
+        self._counters = counters
         self._refused: dict[str, str] = {}  # by topic, what the broker said
 
     @property
@@ -23,7 +23,7 @@ class RejectedTopics:
 
     def refused(self, error: Refused) -> None:
         """Note that the broker refused something."""
-        self._counts.refused += 1
+        self._counters.refused += 1
         self._refused[error.topic] = str(error)
         self._tell()
 

@@ -158,7 +158,7 @@ async def test_too_large(tmp_path: Path) -> None:
                         await ask(transport, text="x" * size)
                 with pytest.raises(Rejected, match="larger than 3000 bytes"):
                     await ask(transport, text="x" * 3000)
-                assert transport._link.counts.connects == 1
+                assert transport._link.counters.connects == 1
     assert len(upstream.asked) > 1
 
 
@@ -379,7 +379,7 @@ async def test_cut_before_the_reply(upstream: ScriptedBroker, proxy: Proxy) -> N
     async with connected(proxy.port) as transport:
         assert (await ask(transport)).answer == YES
         await transport._link.connection()
-        assert transport._link.counts.connects == 2
+        assert transport._link.counters.connects == 2
         assert transport.late == 0
     assert len(upstream.asked) == 1
 

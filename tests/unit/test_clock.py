@@ -126,12 +126,12 @@ class Away:
 
 def upstream_of(store: Store, wire: Wire) -> UpstreamClient:
     """Return an upstream without a cache."""
-    purse = BudgetLedger(
+    budget = BudgetLedger(
         store, wire, Limit("", None, None, None), Prices(0.0, 0.0, 100, 1)
     )
     terms = UpstreamSettings(5.0, 1e6, 0, 60.0)
     return UpstreamClient(
-        "pi", terms, wire, purse, store, Patterns(), ThreadPoolExecutor(1)
+        "pi", terms, wire, budget, store, Patterns(), ThreadPoolExecutor(1)
     )
 
 
@@ -151,11 +151,11 @@ def new_escalation(
         plan=plan(),
     )
     link: Any = Away()
-    alerts, counts = Alerts(link, Topics("pi")), Counters()
+    alerts, counters = Alerts(link, Topics("pi")), Counters()
     terms = EscalationSettings("pi", 2**21, 1, "stop_acking", queues=True)
     return Escalation(
-        *(terms, [pipeline], store, upstream, link, alerts, counts),
-        *(RejectedTopics(alerts, counts), clock),
+        *(terms, [pipeline], store, upstream, link, alerts, counters),
+        *(RejectedTopics(alerts, counters), clock),
     )
 
 

@@ -43,7 +43,7 @@ def recent(*known: DecisionTerms) -> History:
     return memory
 
 
-def parcel(
+def outgoing(
     name: str = "m", pipeline: str = "home", payload: bytes = b"turn it on"
 ) -> Outgoing:
     """Return what comes of a message: one result."""
@@ -63,8 +63,8 @@ def case(name: str, text: str = "secret") -> Case:
 def test_a_message_is_found_by_its_whole_id(name: str) -> None:
     """Whatever a producer calls it, and not by a part, nor by what else is said."""
     memory = recent(terms("home"))
-    memory.add(parcel(name))
-    memory.add(parcel("other"))
+    memory.add(outgoing(name))
+    memory.add(outgoing("other"))
     found = memory.find(name)
     assert found
     assert found.sha256 == recent_sha()
@@ -75,7 +75,7 @@ def test_a_message_is_found_by_its_whole_id(name: str) -> None:
 def recent_sha() -> str:
     """Return the hash of the usual payload."""
     memory = recent()
-    memory.add(parcel())
+    memory.add(outgoing())
     found = memory.find("m")
     assert found
     return found.sha256
@@ -84,10 +84,10 @@ def recent_sha() -> str:
 def test_the_last_of_two_is_found() -> None:
     """An id that came twice is explained as it was answered last."""
     memory = recent()
-    memory.add(parcel("m", payload=b"one"))
-    memory.add(parcel("m", payload=b"two"))
+    memory.add(outgoing("m", payload=b"one"))
+    memory.add(outgoing("m", payload=b"two"))
     found = memory.find("m")
-    memory.add(parcel("x", payload=b"two"))
+    memory.add(outgoing("x", payload=b"two"))
     other = memory.find("x")
     assert found
     assert other
@@ -123,12 +123,12 @@ def test_memory_is_bounded_in_number_and_bytes() -> None:
     """Neither many messages nor long ones make it grow beyond its bounds."""
     memory = recent(terms("home"))
     for number in range(RECENT + 5):
-        memory.add(parcel(f"m-{number}"))
+        memory.add(outgoing(f"m-{number}"))
     assert memory.find("m-4") is None
     assert memory.find("m-5")
     large = RECENT_BYTES // 4
     for number in range(6):
-        sent = parcel(f"l-{number}")
+        sent = outgoing(f"l-{number}")
         memory.add(replace(sent, sends=((("out"), sent.sends[0][1] + b" " * large),)))
     assert memory.find("l-2") is None
     assert memory.find("l-3")
@@ -138,8 +138,8 @@ def test_memory_is_bounded_in_number_and_bytes() -> None:
 def test_only_a_pipeline_that_allows_it_tells_the_text() -> None:
     """Two pipelines may share a topic for results, but not their rules."""
     memory = recent(terms("open", tells=True), terms("closed"))
-    memory.add(parcel("o", "open"))
-    memory.add(parcel("c", "closed"))
+    memory.add(outgoing("o", "open"))
+    memory.add(outgoing("c", "closed"))
     memory.add(Outgoing(arrived(b"hm"), (), (replace(case("u"), pipeline="open"),)))
     texts = [found and found.text for found in map(memory.find, ("o", "c", "u"))]
     assert texts == ["turn it on", None, "hm"]
@@ -205,7 +205,7 @@ def test_a_fleet_layer_that_decided_is_named(origin: str, file: str) -> None:
 def test_memory_outlasts_a_reload_with_the_terms_of_then() -> None:
     """What decided is what was in force; texts are told only while that is allowed."""
     memory = recent(terms("home", tells=True))
-    memory.add(parcel("m"))
+    memory.add(outgoing("m"))
     memory.govern({"home": terms("home", tells=True, max_error=0.01)})
     kept = memory.find("m")
     assert kept

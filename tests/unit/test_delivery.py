@@ -66,7 +66,7 @@ class Bench:
     delivery: Delivery
     done: list[str]
     acked: list[int]
-    counts: Counters
+    counters: Counters
     alerts: Alerts
 
     def put(self, number: int, *topics: str, qos: int = 1) -> None:
@@ -85,13 +85,13 @@ async def settle() -> None:
 @pytest.fixture
 def bench() -> Bench:
     """Return a delivery with nothing in hand."""
-    road, counts = Road(), Counters()
+    road, counters = Road(), Counters()
     done: list[str] = []
     link = cast("Link", road)
     alerts = Alerts(link, Topics("pi"))
-    refusals = RejectedTopics(alerts, counts)
-    delivery = Delivery(link, counts, refusals, lambda m: done.append(m.id))
-    return Bench(road, delivery, done, [], counts, alerts)
+    rejected_topics = RejectedTopics(alerts, counters)
+    delivery = Delivery(link, counters, rejected_topics, lambda m: done.append(m.id))
+    return Bench(road, delivery, done, [], counters, alerts)
 
 
 async def test_acknowledged_last(bench: Bench) -> None:
@@ -152,7 +152,7 @@ async def test_refused(bench: Bench) -> None:
     bench.road.wire.answers[0].set_exception(Refused("not authorised"))
     await settle()
     assert (bench.road.hung_up, bench.acked, bench.done) == (1, [], [])
-    assert bench.counts.lost == 0
+    assert bench.counters.lost == 0
 
 
 async def test_the_alert_of_a_refused_result(bench: Bench) -> None:
@@ -163,7 +163,7 @@ async def test_the_alert_of_a_refused_result(bench: Bench) -> None:
         bench.road.wire.answers[number].set_exception(Refused("no", topic))
     await settle()
     assert bench.alerts.active == [RESULT_REFUSED]
-    assert bench.counts.summary()["refused"] == 3
+    assert bench.counters.summary()["refused"] == 3
     for number, topic in enumerate(["b", "c", "a"], 3):
         assert bench.alerts.active == [RESULT_REFUSED]
         bench.put(number, topic)
@@ -180,7 +180,7 @@ async def test_refused_at_qos_0(bench: Bench) -> None:
     bench.road.wire.answers[0].set_exception(Refused("not authorised"))
     await settle()
     assert (bench.road.hung_up, bench.done) == (0, ["made-1"])
-    assert bench.counts.lost == 1
+    assert bench.counters.lost == 1
 
 
 async def test_two_results_of_which_one_is_lost(bench: Bench) -> None:

@@ -43,21 +43,21 @@ class Bench:
     """An engine whose parcels pile up in a list."""
 
     engine: Engine
-    parcels: list[Outgoing]
-    counts: Counters
+    outgoings: list[Outgoing]
+    counters: Counters
 
     def results(self) -> list[dict[str, Any]]:
         """Return every payload, parsed, in order."""
-        return [json.loads(p) for parcel in self.parcels for _, p in parcel.sends]
+        return [json.loads(p) for outgoing in self.outgoings for _, p in outgoing.sends]
 
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     """Return an engine that takes three messages at once."""
-    parcels: list[Outgoing] = []
-    counts = Counters()
-    engine = Engine("pi-3", 3, counts, lambda: PACKET, parcels.append)
-    yield Bench(engine, parcels, counts)
+    outgoings: list[Outgoing] = []
+    counters = Counters()
+    engine = Engine("pi-3", 3, counters, lambda: PACKET, outgoings.append)
+    yield Bench(engine, outgoings, counters)
     engine._worker.shutdown()
 
 
@@ -92,9 +92,9 @@ async def test_a_message_becomes_a_result(bench: Bench, bundle: Bundle) -> None:
     order = WorkItem(message(b"turn on the lamp in the kitchen"), (road(bundle),))
     bench.engine.put(order)
     await bench.engine.work_once()
-    [parcel] = bench.parcels
-    assert parcel.message is order.message
-    [(topic, payload)] = parcel.sends
+    [outgoing] = bench.outgoings
+    assert outgoing.message is order.message
+    [(topic, payload)] = outgoing.sends
     assert topic == "result/home"
     result = json.loads(payload)
     assert (result["id"], result["device"]) == ("made-1", "pi-3")
@@ -113,7 +113,7 @@ async def test_takes_all_that_waits_up_to_a_batch(bench: Bench, bundle: Bundle) 
     for _ in range(3):
         await bench.engine.work_once()
     assert model.asked == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
-    assert [p.message.seq & 7 for p in bench.parcels] == list(range(7))
+    assert [p.message.seq & 7 for p in bench.outgoings] == list(range(7))
     assert [r["label"] for r in bench.results()] == list("0123456")
 
 
@@ -125,13 +125,13 @@ async def test_unreadable_messages_keep_their_place(
     for number, payload in enumerate((b"hello", b"\xff" * 20, b"turn off")):
         bench.engine.put(WorkItem(message(payload, number), (pipeline,)))
     await bench.engine.work_once()
-    topics = [topic for parcel in bench.parcels for topic, _ in parcel.sends]
+    topics = [topic for outgoing in bench.outgoings for topic, _ in outgoing.sends]
     assert topics == ["result/home", "dead/home", "result/home"]
     good, dead, fine = bench.results()
     assert (good["label"], fine["label"]) == ("chat", "lamp_off")
     assert (dead["reason"], dead["id"]) == ("not_utf8", "made-1")
     assert (dead["bytes"], dead["truncated"]) == (20, True)
-    assert bench.counts.summary()["dead_letters"] == {"not_utf8": 1}
+    assert bench.counters.summary()["dead_letters"] == {"not_utf8": 1}
 
 
 async def test_one_topic_feeds_several_pipelines(bench: Bench, bundle: Bundle) -> None:
@@ -144,8 +144,8 @@ async def test_one_topic_feeds_several_pipelines(bench: Bench, bundle: Bundle) -
     )
     bench.engine.put(WorkItem(message(b"turn on the kitchen"), pipelines))
     await bench.engine.work_once()
-    [parcel] = bench.parcels
-    assert [topic for topic, _ in parcel.sends] == [
+    [outgoing] = bench.outgoings
+    assert [topic for topic, _ in outgoing.sends] == [
         "result/whole",
         "dead/field",
         "result/labels",

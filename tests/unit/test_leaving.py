@@ -185,13 +185,13 @@ def new_device(store: Store, way: str) -> Device:
     """Return a device on an outbox."""
     left: list[Left] = []
     transport, told = WAYS[way](left), Told()
-    purse = BudgetLedger(
+    budget = BudgetLedger(
         store, transport, Limit("", None, None, None), Prices(0.0, 0.0, 9, 1)
     )
     terms = UpstreamSettings(timeout_s=5.0, rate=1e6, cache_entries=0, cache_age_s=60.0)
     worker = ThreadPoolExecutor(1)
     return Device(
-        UpstreamClient("pi", terms, transport, purse, store, told, worker), told, left
+        UpstreamClient("pi", terms, transport, budget, store, told, worker), told, left
     )
 
 
@@ -252,7 +252,7 @@ def holds_back(text: str, found: Sequence[Entity], left: Left, frame: Left) -> N
     `frame` is what leaves with a text that says nothing.
     """
     hidden: Redacted = redact(text, found)
-    own = [*frame.strings, str(sum(hidden.counts.values()))]
+    own = [*frame.strings, str(sum(hidden.counters.values()))]
     for said in left.strings:
         pieces = fragments(said, hidden)
         for words in words_of(found):

@@ -70,22 +70,22 @@ def test_what_is_not_known_has_no_sample() -> None:
 
 def test_every_figure_is_there() -> None:
     """Counts by outcome, reason and tier, alerts, models, outbox, cases, budget."""
-    counts = Counters(received=3, refused=2)
+    counters = Counters(received=3, refused=2)
     timing = Timing(0, 0, 2000)
     guess = Prediction(Tier.LINEAR, "on", 0.9)
-    counts.result("home", Resolved(guess, None), timing)
-    counts.result("home", Unresolved(Reason.OUT_OF_SCOPE), timing, escalated=True)
-    counts.case("home", Unresolved(Reason.OUT_OF_SCOPE), Outcome.TIMEOUT, timing)
+    counters.result("home", Resolved(guess, None), timing)
+    counters.result("home", Unresolved(Reason.OUT_OF_SCOPE), timing, escalated=True)
+    counters.case("home", Unresolved(Reason.OUT_OF_SCOPE), Outcome.TIMEOUT, timing)
     numbers = ("calls", "tokens", "cost", "unavailable", "invalid_answers")
     upstream = dict.fromkeys((*numbers, "from_cache", "late_replies"), 4)
     found = collected(
         BARE
-        | counts.summary()
-        | counts.shares()
+        | counters.summary()
+        | counters.shares()
         | {
             "alerts": ["disk_low"],
             "fingerprints": {'odd"name@1': "f"},
-            "cases": counts.cases(),
+            "cases": counters.cases(),
             "outbox": {
                 "waiting": 2,
                 "unpublished": 0,

@@ -130,7 +130,7 @@ def test_bundle_must_be_able(
 def test_judge(tmp_path: Path, kind: str, label: str | None, entities: int) -> None:
     """What a pipeline did not ask for is left out of its decisions."""
     [pipeline] = open_pipelines(configured(tmp_path, home=toml(kind)))
-    decision = pipeline.judge(GUESS)
+    decision = pipeline.decide(GUESS)
     assert isinstance(decision, Resolved)
     assert decision.prediction.label == label
     assert (decision.prediction.score is None) == (label is None)

@@ -106,7 +106,7 @@ async def new(tmp_path: Path) -> AsyncIterator[Callable[..., Bench]]:
         store = Store(tmp_path / f"{len(stores)}.db", SCHEMA, 2**21)
         stores.append(store)
         prices = Prices(1.0, 2.0, 100, 1)
-        purse = BudgetLedger(store, wire, Limit("", calls, None, None), prices)
+        budget = BudgetLedger(store, wire, Limit("", calls, None, None), prices)
         terms = UpstreamSettings(
             timeout_s=5.0, rate=rate, cache_entries=10, cache_age_s=60.0
         )
@@ -114,7 +114,7 @@ async def new(tmp_path: Path) -> AsyncIterator[Callable[..., Bench]]:
         return Bench(
             wire,
             store,
-            UpstreamClient("pi", terms, wire, purse, store, Patterns(), worker),
+            UpstreamClient("pi", terms, wire, budget, store, Patterns(), worker),
         )
 
     yield make

@@ -19,7 +19,7 @@ def config(toml: str) -> Config:
     return resolve(f'unlisted = "accept"\n{toml}').config
 
 
-def trial(now: str, before: str, *alerts: str) -> Probation:
+def probation(now: str, before: str, *alerts: str) -> Probation:
     """Return a trial of one fleet file after another."""
     return Probation(config(now), config(before), frozenset(alerts))
 
@@ -31,14 +31,14 @@ def refused(topic: str) -> HealthSignals:
 
 def test_well() -> None:
     """Whatever it changed, a version without a sign of trouble is well."""
-    changed = trial(f'{UPSTREAM}[agent.mqtt]\nurl = "mqtt://b"', "")
+    changed = probation(f'{UPSTREAM}[agent.mqtt]\nurl = "mqtt://b"', "")
     assert changed.broke(WELL) is None
     assert changed.spoilt(WELL) is None
 
 
 def test_models_are_never_in_order_when_they_fail() -> None:
     """A model that fails counts, whatever was changed."""
-    assert trial("", "").broke(replace(WELL, broken="a model failed"))
+    assert probation("", "").broke(replace(WELL, broken="a model failed"))
 
 
 @pytest.mark.parametrize(
@@ -57,30 +57,30 @@ def test_models_are_never_in_order_when_they_fail() -> None:
 )
 def test_refused_topics(now: str, topic: str) -> None:
     """What the broker refuses counts if this version brought the topic."""
-    why = trial(now, "").broke(refused(topic))
+    why = probation(now, "").broke(refused(topic))
     assert why
     assert topic in why
-    assert trial(now, now).broke(refused(topic)) is None
-    assert trial(now, "").broke(refused("slm/pi-1/health")) is None
+    assert probation(now, now).broke(refused(topic)) is None
+    assert probation(now, "").broke(refused("slm/pi-1/health")) is None
 
 
 def test_a_calibration_that_does_not_fit() -> None:
     """It counts if this version chose the bundle."""
     signs = replace(WELL, uncalibrated=MINE)
     other = '[pipelines.home.model]\nbundle = "media"'
-    assert trial(other, "").broke(signs)
-    assert trial("", 'enable = ["media"]').broke(signs)
-    assert trial("agent.engine.max_batch = 2", "").broke(signs) is None
+    assert probation(other, "").broke(signs)
+    assert probation("", 'enable = ["media"]').broke(signs)
+    assert probation("agent.engine.max_batch = 2", "").broke(signs) is None
 
 
 @pytest.mark.parametrize("sign", ["stalled", "unread"])
 def test_dead_input(sign: str) -> None:
     """Nothing heard, or nothing of it understood, counts if the input was changed."""
     signs = replace(WELL, **{sign: MINE})
-    assert trial(f'{HOME}text = "a.b"', "").spoilt(signs)
-    assert trial("agent.engine.max_batch = 2", "").spoilt(signs) is None
-    assert trial(f'{HOME}text = "a.b"', "").broke(signs) is None  # it may pass
-    before = trial(f'{HOME}text = "a.b"', "", "input_stalled").spoilt(signs)
+    assert probation(f'{HOME}text = "a.b"', "").spoilt(signs)
+    assert probation("agent.engine.max_batch = 2", "").spoilt(signs) is None
+    assert probation(f'{HOME}text = "a.b"', "").broke(signs) is None  # it may pass
+    before = probation(f'{HOME}text = "a.b"', "", "input_stalled").spoilt(signs)
     assert (before is None) is (sign == "stalled")
 
 
@@ -104,14 +104,14 @@ def test_dead_input(sign: str) -> None:
 def test_alerts(alert: str, now: str, before: str, other: str) -> None:
     """An alert counts if it is new, and this version changed what it is about."""
     signs = replace(WELL, alerts=frozenset({alert, "disk_low"}))
-    assert trial(now, before).spoilt(signs) == alert
-    assert trial(now, before, alert).spoilt(signs) is None
-    assert trial(other, before).spoilt(signs) is None
-    assert trial(now, before).broke(signs) is None  # it may pass
+    assert probation(now, before).spoilt(signs) == alert
+    assert probation(now, before, alert).spoilt(signs) is None
+    assert probation(other, before).spoilt(signs) is None
+    assert probation(now, before).broke(signs) is None  # it may pass
 
 
 def test_the_way_to_the_broker() -> None:
     """Another address or name is another way; how much may be in hand is none."""
-    assert trial('agent.mqtt.url = "mqtt://b"', "").moved
-    assert trial('agent.mqtt.client_id = "b"', "").moved
-    assert not trial("agent.mqtt.max_backlog = 9", "").moved
+    assert probation('agent.mqtt.url = "mqtt://b"', "").moved
+    assert probation('agent.mqtt.client_id = "b"', "").moved
+    assert not probation("agent.mqtt.max_backlog = 9", "").moved

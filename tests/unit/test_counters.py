@@ -23,10 +23,10 @@ GUESS = Prediction(Tier.ENCODER, "lamp_on", 0.9)
 
 def counted(*totals: float) -> Counters:
     """Return counts of resolved results that took so many milliseconds."""
-    counts = Counters()
+    counters = Counters()
     for total in totals:
-        counts.result("home", Resolved(GUESS, None), Timing(0, 0, total))
-    return counts
+        counters.result("home", Resolved(GUESS, None), Timing(0, 0, total))
+    return counters
 
 
 def test_nothing_yet() -> None:
@@ -47,12 +47,12 @@ def test_nothing_yet() -> None:
 
 def test_outcomes() -> None:
     """Every outcome is counted by pipeline, by tier and by reason."""
-    counts = counted(1.0, 1.0)
+    counters = counted(1.0, 1.0)
     timing = Timing(0, 0, 1.0)
-    counts.result("home", Unresolved(Reason.LOW_CONFIDENCE, GUESS), timing)
-    counts.result("other", Unresolved(Reason.MODEL_FAILED), timing)
-    counts.dead_letter("home", Reason.EMPTY)
-    found = counts.summary()
+    counters.result("home", Unresolved(Reason.LOW_CONFIDENCE, GUESS), timing)
+    counters.result("other", Unresolved(Reason.MODEL_FAILED), timing)
+    counters.dead_letter("home", Reason.EMPTY)
+    found = counters.summary()
     assert found["pipelines"] == {
         "home": {"dead_letter": 1, "resolved": 2, "unresolved": 1},
         "other": {"unresolved": 1},
@@ -86,9 +86,9 @@ def test_latency_is_never_worse_than_the_worst(totals: list[float]) -> None:
 
 def test_latency_is_of_recent_messages() -> None:
     """Only the last thousand count, so memory is bounded and health is of today."""
-    counts = counted(*[100.0] * RECENT, *[1.0] * RECENT)
-    assert len(counts.latencies) == RECENT
-    assert counts.summary()["ms_p99"] == 1.0
+    counters = counted(*[100.0] * RECENT, *[1.0] * RECENT)
+    assert len(counters.latencies) == RECENT
+    assert counters.summary()["ms_p99"] == 1.0
 
 
 OPEN = Unresolved(Reason.LOW_CONFIDENCE, GUESS)
@@ -97,9 +97,9 @@ ASKED = Prediction(Tier.UPSTREAM, "lamp_on", None)
 
 def test_no_shares_of_nothing() -> None:
     """Before the first message nobody knows, and dead letters say nothing."""
-    counts = Counters()
-    counts.dead_letter("home", Reason.EMPTY)
-    assert counts.shares() == {"share_local": None, "share_escalated": None}
+    counters = Counters()
+    counters.dead_letter("home", Reason.EMPTY)
+    assert counters.shares() == {"share_local": None, "share_escalated": None}
 
 
 @given(
@@ -116,13 +116,13 @@ def test_shares_are_of_the_messages_of_this_process(
     local: list[str], ends: list[tuple[Decision, Outcome]]
 ) -> None:
     """However cases end, be they those of a process before, or answers too long."""
-    counts = Counters()
+    counters = Counters()
     for what in local:
         decision = Resolved(GUESS, None) if what == "here" else OPEN
-        counts.result("home", decision, Timing(0, 0, 1), escalated=what == "up")
+        counters.result("home", decision, Timing(0, 0, 1), escalated=what == "up")
     for decision, outcome in ends:
-        counts.case("home", decision, outcome, Timing(0, 0, 1))
-    assert counts.shares() == {
+        counters.case("home", decision, outcome, Timing(0, 0, 1))
+    assert counters.shares() == {
         "share_local": round(local.count("here") / len(local), 4),
         "share_escalated": round(local.count("up") / len(local), 4),
     }
@@ -131,19 +131,19 @@ def test_shares_are_of_the_messages_of_this_process(
 @pytest.mark.parametrize("escalated", [False, True])
 def test_a_model_that_failed_is_known(*, escalated: bool) -> None:
     """Also where upstream answers in its stead: a version on probation is to blame."""
-    counts = Counters()
+    counters = Counters()
     failed = Unresolved(Reason.MODEL_FAILED)
-    counts.result("home", failed, Timing(0, 0, 1), escalated=escalated)
-    counts.case("home", Resolved(ASKED, None), Outcome.ANSWERED, Timing(0, 0, 1))
-    assert counts.model_failed == 1
+    counters.result("home", failed, Timing(0, 0, 1), escalated=escalated)
+    counters.case("home", Resolved(ASKED, None), Outcome.ANSWERED, Timing(0, 0, 1))
+    assert counters.model_failed == 1
 
 
 def test_who_could_read_nothing() -> None:
     """A pipeline counts if so many messages came, and all were dead letters."""
-    counts = Counters()
+    counters = Counters()
     for pipeline, number in {"few": 2, "all": 3, "most": 3}.items():
         for _ in range(number):
-            counts.dead_letter(pipeline, Reason.NOT_JSON)
-    counts.result("most", OPEN, Timing(0, 0, 1))
-    counts.result("fine", OPEN, Timing(0, 0, 1))
-    assert counts.unread(3) == {"all"}
+            counters.dead_letter(pipeline, Reason.NOT_JSON)
+    counters.result("most", OPEN, Timing(0, 0, 1))
+    counters.result("fine", OPEN, Timing(0, 0, 1))
+    assert counters.unread(3) == {"all"}

@@ -137,7 +137,7 @@ def test_what_was_hidden_is_counted() -> None:
     text = "Ann, Bob, Ann: a@b.org"
     found = named(text, ("Ann", "PERSON"), ("Bob", "PERSON"), ("a@b.org", "EMAIL"))
     hidden = redact(text, found)
-    assert hidden.counts == {"PERSON": 3, "EMAIL": 1}
+    assert hidden.counters == {"PERSON": 3, "EMAIL": 1}
     assert hidden.hidden == {
         "[PERSON_1]": "Ann",
         "[PERSON_2]": "Bob",
@@ -151,7 +151,7 @@ def test_restoring_gives_the_original(given_: tuple[str, list[Entity]]) -> None:
     text, found = given_
     hidden = redact(text, found)
     assert restore(hidden.text, hidden.hidden) == text
-    assert sum(hidden.counts.values()) == sum(
+    assert sum(hidden.counters.values()) == sum(
         hidden.text.count(name) for name in hidden.hidden
     )
     assert not any(name in text or name[1:-1] in text for name in hidden.hidden)
@@ -224,7 +224,7 @@ def a_request(
         labels={"alarm_set": "set an alarm"},
         entities={"thing": "anything"},
         guess=guess_without(guess_object(guess), text, hidden),
-        redacted=sum(hidden.counts.values()),
+        redacted=sum(hidden.counters.values()),
         deadline_ms=1_700_000_000_000,
     )
     return request, hidden

@@ -88,7 +88,9 @@ class Books:
 
     def __post_init__(self) -> None:
         """Open the purse."""
-        self.purse = BudgetLedger(self.store, self.wire, self.limit, PRICES, [self.own])
+        self.budget = BudgetLedger(
+            self.store, self.wire, self.limit, PRICES, [self.own]
+        )
 
     def request(self, number: int = 0) -> Request:
         """Return the request of a case: every time the same."""
@@ -111,20 +113,20 @@ class Books:
         """Book a call."""
         asked = self.request(number)
         body = self.wire.encode(asked)
-        return await self.purse.book(asked, case(number), self.own, body, {})
+        return await self.budget.book(asked, case(number), self.own, body, {})
 
     async def fail(self, number: int = 0, *, paid: bool) -> None:
         """Make a call that nobody answers, surely unpaid or not."""
         booking = await self.book(number)
         if not paid:
-            await self.purse.release(booking)
-        self.purse.close(booking)
+            await self.budget.release(booking)
+        self.budget.close(booking)
 
     async def answered(self, usage: Usage, number: int = 0) -> None:
         """Make a call that is answered."""
         booking = await self.book(number)
-        await self.purse.settle(booking, usage)
-        self.purse.close(booking)
+        await self.budget.settle(booking, usage)
+        self.budget.close(booking)
 
     async def spent(self, scope: str = "") -> Spend:
         """Return what is booked today."""
@@ -167,7 +169,7 @@ async def test_nobody_counted(books: Books) -> None:
 
     What is told to be free is free.
     """
-    most = books.purse.at_most(books.request())
+    most = books.budget.at_most(books.request())
     await books.answered(Usage())
     assert await books.spent() == most
     assert most.tokens > 100
@@ -182,7 +184,7 @@ async def test_nobody_counted(books: Books) -> None:
 
 async def test_each_try_may_be_paid(books: Books) -> None:
     """Where every try may be paid, every one is booked; one that was not is not."""
-    most = books.purse.at_most(books.request())
+    most = books.budget.at_most(books.request())
     for _ in range(3):
         await books.fail(paid=True)
     await books.fail(paid=False)
@@ -192,7 +194,7 @@ async def test_each_try_may_be_paid(books: Books) -> None:
 
 async def test_tries_of_one_request(once: Books) -> None:
     """Where a request is paid once, all tries are one call, until it is answered."""
-    most = once.purse.at_most(once.request())
+    most = once.budget.at_most(once.request())
     for _ in range(3):
         await once.fail(paid=True)
     once = Books(once.store, once.wire)  # after a crash
@@ -257,7 +259,7 @@ async def test_tries_of_two_days(once: Books, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "today", lambda: later)
     for _ in range(2):
         await once.fail(paid=True)
-        await once.purse.balance()  # forgets what was reserved before
+        await once.budget.balance()  # forgets what was reserved before
         found = await once.store.read(lambda db: spending.spent(db, later, ""))
         assert found.calls == 1
     assert (await once.spent()).calls == 1
@@ -285,8 +287,8 @@ async def test_figures(store: Store) -> None:
         Limit("home", 4, None, 2020),
     )
     await books.answered(PAID)
-    await books.purse.balance()
-    said = books.purse.summary(1)
+    await books.budget.balance()
+    said = books.budget.summary(1)
     assert said["spent_today"] == {"calls": 1, "tokens": 15, "money": 2e-5}
     assert said["spent_today_by"] == {"home": said["spent_today"]}
     assert said["left_today"] == {"calls": 8, "tokens": 4985, "money": None}
@@ -302,17 +304,17 @@ async def test_cost_of_asking_about_all(books: Books) -> None:
     """
     for usage in (Usage(), Usage(cost=0.0), Usage(input_tokens=9, cost=0.0)):
         await books.answered(usage)
-        assert books.purse.summary(100)["cost_if_all_upstream"] is None
+        assert books.budget.summary(100)["cost_if_all_upstream"] is None
     books = Books(books.store, books.wire)
     await books.answered(Usage(input_tokens=100, output_tokens=50))
     await books.answered(Usage(cost=0.0))
     repair = books.request().model_copy(
         update={"repair": Repair(answer="", error="is no label")}
     )
-    booking = await books.purse.book(repair, case(), HOME, b"again", {})
-    await books.purse.settle(booking, Usage(input_tokens=150, output_tokens=75))
-    books.purse.close(booking)
-    assert books.purse.summary(100)["cost_if_all_upstream"] == 100 * 500 / 1e6
+    booking = await books.budget.book(repair, case(), HOME, b"again", {})
+    await books.budget.settle(booking, Usage(input_tokens=150, output_tokens=75))
+    books.budget.close(booking)
+    assert books.budget.summary(100)["cost_if_all_upstream"] == 100 * 500 / 1e6
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -322,7 +324,7 @@ async def test_never_exceeded(store: Store, seed: int, *, pays_once: bool) -> No
     dice = random.Random(seed)  # noqa: S311
     limit = Limit("", 30, 20_000, 30_000)
     books = Books(store, Wire(pays_once), limit)
-    most = books.purse.at_most(books.request())
+    most = books.budget.at_most(books.request())
     answers: dict[int, Usage] = {}  # what the other side keeps
     paid = Spend()
     for number in range(20):
@@ -346,13 +348,13 @@ async def test_never_exceeded(store: Store, seed: int, *, pays_once: bool) -> No
             micros = usage.input_tokens + 2 * usage.output_tokens
             paid = Spend(paid.calls + 1, paid.tokens + took, paid.micros + micros)
         if fate == "unsent":
-            await books.purse.release(booking)
+            await books.budget.release(booking)
         if fate == "answered":
-            await books.purse.settle(booking, answers[number])
+            await books.budget.settle(booking, answers[number])
         if fate == "crash":
             books = Books(store, Wire(pays_once), limit)
         else:
-            books.purse.close(booking)
+            books.budget.close(booking)
         spent = await books.spent()
         assert paid.calls <= spent.calls <= 30
         assert paid.tokens <= spent.tokens <= 20_000
