@@ -27,7 +27,7 @@ test: .venv/.dev
 
 # The structure in figures: modules, imports, the longest chain, what is long.
 map:
-	$(PYTHON) tests/architecture.py
+	$(PYTHON) -m harness.architecture
 
 # What takes minutes: 5,000 messages while everything breaks again and again. With
 # CHAOS=bench/results/chaos-$$(uname -m).json its figures go to that file.

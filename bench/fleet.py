@@ -19,10 +19,9 @@ from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "unit"))
-
-from fleets import TOML, inventory
 from soak import machine
+
+from harness.fleets import TOML, inventory
 
 DEVICES = 500
 ROUNDS = 7

@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +29,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "e2e"))
-
-from casework import asking, gone, question, wait_alert, well
-from stage import Agent, Client, Mosquitto, free_port
-from upstreams import ScriptedLLM
+from harness.casework import asking, gone, question, wait_alert, well
+from harness.stage import Agent, Client, Mosquitto, free_port
+from harness.upstreams import ScriptedLLM
 
 A_SECOND = 40
 ASKED = 3  # of ten

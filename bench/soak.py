@@ -35,12 +35,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import psutil  # type: ignore[import-untyped]
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "e2e"))
-
-from casework import entries, in_outbox
-from proxy import Proxy
-from stage import DEVICE, Agent, Client, Mosquitto, free_port, text_of
-from upstreams import Asked, Says, ScriptedLLM, first_choice
+from harness.casework import entries, in_outbox
+from harness.proxy import Proxy
+from harness.stage import DEVICE, Agent, Client, Mosquitto, free_port, text_of
+from harness.upstreams import Asked, Says, ScriptedLLM, first_choice
 
 if TYPE_CHECKING:
     import subprocess

@@ -1,6 +1,5 @@
 """What the tests of the broker share: MQTT, models, brokers, and a device that asks."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -8,13 +7,10 @@ from typing import Any
 
 import pytest
 
-# The stage is that of the end-to-end tests.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "e2e"))
-
-from brokers import GOOD, Broker, Device
-from provider import Provider
-from proxy import Proxy
-from stage import Mosquitto
+from harness.brokers import GOOD, Broker, Device
+from harness.provider import Provider
+from harness.proxy import Proxy
+from harness.stage import Mosquitto
 
 SETTINGS = """\
 listener {port} 127.0.0.1

@@ -8,12 +8,12 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from brokers import GOOD, Broker, Device, case
 from conftest import SETTINGS
-from provider import Provider
-from stage import Mosquitto
 
 from agent.protocol.cases import Request
+from harness.brokers import GOOD, Broker, Device, case
+from harness.provider import Provider
+from harness.stage import Mosquitto
 
 Stage = tuple[Mosquitto, Provider, Broker]
 NUMBERS = itertools.count(1)

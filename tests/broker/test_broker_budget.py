@@ -7,15 +7,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from brokers import GOOD, Broker, Device, case
-from provider import Provider, after
-
 from agent.broker.config import BrokerFile
 from agent.broker.counters import BrokerCounters
 from agent.broker.llm import LanguageModel
 from agent.broker.llm_router import LlmRouter
 from agent.broker.main import SCHEMA
 from agent.outbox.store import Database, Full, Store
+from harness.brokers import GOOD, Broker, Device, case
+from harness.provider import Provider, after
 
 New = Callable[..., Broker]
 

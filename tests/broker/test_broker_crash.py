@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Callable
 
-from brokers import GOOD, Broker, Device, case
-from provider import Call, Provider, after
-from proxy import PUBLISH, Fate, Proxy, Way, all_pass, kind
-from stage import DEADLINE_S
+from harness.brokers import GOOD, Broker, Device, case
+from harness.provider import Call, Provider, after
+from harness.proxy import PUBLISH, Fate, Proxy, Way, all_pass, kind
+from harness.stage import DEADLINE_S
 
 New = Callable[..., Broker]
 REPLIES = b"slm/pi/answer"

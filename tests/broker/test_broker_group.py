@@ -7,10 +7,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from brokers import GOOD, Broker, Device, case
-from provider import Call, Provider
-from proxy import Fate, Proxy, Way
-from stage import Mosquitto
+from harness.brokers import GOOD, Broker, Device, case
+from harness.provider import Call, Provider
+from harness.proxy import Fate, Proxy, Way
+from harness.stage import Mosquitto
 
 New = Callable[..., Broker]
 PLAIN = "cache = { entries = 0 }\nconcurrency = 8"

@@ -6,12 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from brokers import GOOD, case
-from provider import Provider, after
 
 from agent.broker import llm
 from agent.broker.config import LlmSection
 from agent.broker.llm import ErrorKind, Failed, LanguageModel
+from harness.brokers import GOOD, case
+from harness.provider import Provider, after
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*ReadOnly:UserWarning")
 HERE = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ sys.addaudithook(spy)
 import asyncio, json
 from pathlib import Path
 from test_broker_providers import ANSWER, FORMS, REQUEST, example
-from provider import Provider
+from harness.provider import Provider
 from agent.broker import llm
 async def main():
     for name in FORMS:

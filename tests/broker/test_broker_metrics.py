@@ -3,10 +3,11 @@
 import urllib.request
 from collections.abc import Callable
 
-from brokers import Broker, Device, case
 from prometheus_client.parser import text_string_to_metric_families
-from provider import Provider
-from stage import free_port
+
+from harness.brokers import Broker, Device, case
+from harness.provider import Provider
+from harness.stage import free_port
 
 LATENCIES = {"ms_p50", "ms_p99"}
 

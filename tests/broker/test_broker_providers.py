@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provider import Call, Provider
 
 from agent.broker import llm
 from agent.broker.config import BrokerFile, load
 from agent.protocol.cases import Request, checked
 from agent.protocol.prompt import parse
+from harness.provider import Call, Provider
 
 # LiteLLM silences this itself, which pytest undoes.
 pytestmark = pytest.mark.filterwarnings("ignore:.*ReadOnly:UserWarning")

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from brokers import GOOD, Broker, Device, case
-from provider import Provider, after
-from stage import Mosquitto
+
+from harness.brokers import GOOD, Broker, Device, case
+from harness.provider import Provider, after
+from harness.stage import Mosquitto
 
 New = Callable[..., Broker]
 PLAIN = "cache = { entries = 0 }\n"

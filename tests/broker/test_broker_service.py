@@ -8,10 +8,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from brokers import GOOD, REPLIES, Broker, Device, case
 from conftest import SETTINGS
-from provider import Provider, after
-from stage import Mosquitto
+
+from harness.brokers import GOOD, REPLIES, Broker, Device, case
+from harness.provider import Provider, after
+from harness.stage import Mosquitto
 
 New = Callable[..., Broker]
 
@@ -154,15 +155,13 @@ def test_a_full_disk(
     new_broker: New,
     device: Device,
     model: Provider,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A disk without any room ends nothing: what was paid for is told, and once."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     broker = new_broker(
         model.base,
         hurry={
             "service.HEALTH_S": 0.1,
-            "main.Store.write": "__import__('full_disk').write",
+            "main.Store.write": "__import__('harness.full_disk').full_disk.write",
         },
     )
     broker.start()

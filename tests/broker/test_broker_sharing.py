@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from brokers import GOOD, Broker, Device, case
 from conftest import SETTINGS
-from provider import Call, Provider
-from proxy import Proxy
-from stage import Mosquitto
 
 from agent.broker.reply_store import case_key
+from harness.brokers import GOOD, Broker, Device, case
+from harness.provider import Call, Provider
+from harness.proxy import Proxy
+from harness.stage import Mosquitto
 
 New = Callable[..., Broker]
 PLAIN = "cache = { entries = 0 }\nconcurrency = 8"

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from brokers import Broker, case
-from provider import Provider
-from stage import Mosquitto
 
 from agent.escalation.mqtt import MqttTransport
 from agent.escalation.transports import Settings, open_transport
 from agent.mqtt.connection import Endpoint
 from agent.protocol.cases import checked
+from harness.brokers import Broker, case
+from harness.provider import Provider
+from harness.stage import Mosquitto
 
 
 @pytest.mark.parametrize("version", [5, 4], ids=["mqtt 5", "mqtt 3.1.1"])

@@ -4,12 +4,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from brokers import GOOD, Broker, Device, case
-from provider import Provider, after
-from stage import Mosquitto
+
+from harness.brokers import GOOD, Broker, Device, case
+from harness.provider import Provider, after
+from harness.stage import Mosquitto
 
 New = Callable[..., Broker]
 # A busy disk may well take longer than that.
@@ -22,7 +22,6 @@ PLAIN = "cache = { entries = 0 }\n"
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let brokers find a watchdog that wants to be fed every 50 ms."""
     monkeypatch.setenv("WATCHDOG_USEC", "100000")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
 def fed(broker: Broker) -> None:
@@ -44,7 +43,7 @@ def told_meanwhile(broker: Broker) -> list[str]:
 
 @pytest.mark.parametrize(
     ("hang", "deadline_s", "what"),
-    [("llm.ask", 3600, "ask"), ("coordinator.Answering._known", 1, "case")],
+    [("llm.ask", 3600, "ask"), ("coordinator.Coordinator._known", 1, "case")],
     ids=["a model", "a case"],
 )
 def test_what_hangs_is_not_fed(
@@ -52,7 +51,7 @@ def test_what_hangs_is_not_fed(
 ) -> None:
     """What is past its time, and ends by no timeout, keeps the watchdog hungry."""
     hurry = HURRY | {
-        hang: "__import__('hung_parts').ask",
+        hang: "__import__('harness.hung_parts').hung_parts.ask",
         "llm_router.PAUSE_MAX_S": 0.1,
         "coordinator.MARGIN_S": 0.1,
     }
@@ -72,7 +71,7 @@ def test_a_disk_that_hangs_is_not_fed(
     """An answer that does not get to the disk keeps the watchdog hungry, too."""
     hurry = HURRY | {
         "service.STALL_S": 0.3,
-        "reply_store.keep": "__import__('hung_parts').write",
+        "reply_store.keep": "__import__('harness.hung_parts').hung_parts.write",
     }
     broker = new_broker(model.base, hurry=hurry)
     broker.start()
@@ -87,7 +86,7 @@ def test_a_connection_that_hangs_is_not_fed(new_broker: New) -> None:
     """A try to connect that never ends keeps the watchdog hungry, too."""
     hurry = {
         "service.CONNECT_S": 0.5,
-        "group.Link._connect": "__import__('hung_parts').ask",
+        "group.Link._connect": "__import__('harness.hung_parts').hung_parts.ask",
     }
     broker = new_broker("http://127.0.0.1:1", hurry=hurry)
     broker.start(ready=False)

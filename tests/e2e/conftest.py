@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetwork import Office
-from proxy import Proxy
-from stage import Agent, Client, Mosquitto
+
+from harness.fleetwork import Office
+from harness.proxy import Proxy
+from harness.stage import Agent, Client, Mosquitto
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from stage import DEVICE, Agent, Client, Mosquitto, free_port, topic_of
+
+from harness.stage import DEVICE, Agent, Client, Mosquitto, free_port, topic_of
 
 TWO_DOORS = """\
 per_listener_settings true

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable
 
-from stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
+from harness.stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
 
 # kind -> topic level, payload, content type, reason
 BAD: dict[str, tuple[str, bytes, str, str]] = {

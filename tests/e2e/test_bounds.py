@@ -6,8 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from proxy import PUBACK, Fate, Proxy, Way, all_pass, kind
-from stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
+
+from harness.proxy import PUBACK, Fate, Proxy, Way, all_pass, kind
+from harness.stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
 
 HEALTH = f"slm/{DEVICE}/health"
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from casework import asking, fill, gone, wait_alert
-from stage import DEVICE, REPOSITORY, Agent, Client, Mosquitto, free_port
-from upstreams import Asked, Says, ScriptedLLM
+
+from harness.casework import asking, fill, gone, wait_alert
+from harness.stage import DEVICE, REPOSITORY, Agent, Client, Mosquitto, free_port
+from harness.upstreams import Asked, Says, ScriptedLLM
 
 HURRY = {
     "daemon.status.HEALTH_S": 0.2,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
+
+from harness.stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
 
 BASE = f"slm/{DEVICE}"
 

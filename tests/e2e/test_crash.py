@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-from proxy import PUBACK, Fate, Proxy, Way, all_pass, kind
-from stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
+
+from harness.proxy import PUBACK, Fate, Proxy, Way, all_pass, kind
+from harness.stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
 
 
 def test_kill_nine(agent: Agent, client: Client) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import BROKER, DEVICE, Agent, Client, Mosquitto, free_port
+
+from harness.stage import BROKER, DEVICE, Agent, Client, Mosquitto, free_port
 
 PLUGIN = "mosquitto_dynamic_security.so"
 BASE = f"slm/{DEVICE}"

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from stage import Mosquitto
 
 from agent.core.errors import NobodyListens
 from agent.core.types import Message
 from agent.mqtt.connection import Connection, Endpoint, Envelope
+from harness.stage import Mosquitto
 
 LETTER = Envelope(
     response_topic="slm/pi/answer",

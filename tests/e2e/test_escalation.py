@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from casework import (
+
+from agent.escalation.budget import MOST_CALLS
+from harness.casework import (
     HASTE,
     LABEL,
     PLACE,
@@ -36,11 +38,16 @@ from casework import (
     wait_health,
     well,
 )
-from proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_pass, kind
-from stage import DEVICE, Agent, Client, Mosquitto, free_port
-from upstreams import Asked, Says, ScriptedBroker, ScriptedLLM, after, completion
-
-from agent.escalation.budget import MOST_CALLS
+from harness.proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_pass, kind
+from harness.stage import DEVICE, Agent, Client, Mosquitto, free_port
+from harness.upstreams import (
+    Asked,
+    Says,
+    ScriptedBroker,
+    ScriptedLLM,
+    after,
+    completion,
+)
 
 NewAgent = Callable[..., Agent]
 ONE = {"ask": asking()}

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import random
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -20,7 +19,9 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from casework import (
+
+from harness.brokers import Broker
+from harness.casework import (
     HASTE,
     asking,
     entries,
@@ -31,13 +32,9 @@ from casework import (
     results,
     well,
 )
-from proxy import Proxy
-from stage import REPOSITORY, Agent, Client, Mosquitto
-from upstreams import Asked, Says, ScriptedLLM
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "broker"))
-
-from brokers import Broker
+from harness.proxy import Proxy
+from harness.stage import REPOSITORY, Agent, Client, Mosquitto
+from harness.upstreams import Asked, Says, ScriptedLLM
 
 NewAgent = Callable[..., Agent]
 SHARE = 10, 3  # of ten messages, three are asked about

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fleetwork import HURRY, LOST, Office, asked, member, version
-from stage import Agent, Client, Mosquitto, text_of
-
 from agent.fleet.model import drawn
+from harness.fleetwork import HURRY, LOST, Office, asked, member, version
+from harness.stage import Agent, Client, Mosquitto, text_of
 
 
 def test_a_version_is_applied_and_proves_itself(

@@ -8,10 +8,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from casework import asking, http, question, well
-from fleetwork import HURRY, LOST, Office, member, version
-from stage import Agent, Client, Mosquitto, text_of
-from upstreams import ScriptedLLM
+
+from harness.casework import asking, http, question, well
+from harness.fleetwork import HURRY, LOST, Office, member, version
+from harness.stage import Agent, Client, Mosquitto, text_of
+from harness.upstreams import ScriptedLLM
 
 FORBIDDEN = "forbidden"
 OPEN = "topic read #\n" + "".join(

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from paho.mqtt import subscribe
-from stage import Mosquitto, free_port
 
 from agent.cli.main import cli
 from agent.core.errors import ConfigError, Undelivered
+from harness.stage import Mosquitto, free_port
 
 TOML = "version = {}\nunlisted = 'accept'\n"
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from stage import DEVICE, Agent, Client, text_of, topic_of
+from harness.stage import DEVICE, Agent, Client, text_of, topic_of
 
 TYPES: dict[str, Any] = {
     "v": int,

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from casework import ask, asking, http, well
 from prometheus_client.parser import text_string_to_metric_families
-from stage import DEVICE, Agent, Client, Mosquitto, free_port
-from upstreams import ScriptedLLM
 
 from agent.telemetry.metrics import Collector
+from harness.casework import ask, asking, http, well
+from harness.stage import DEVICE, Agent, Client, Mosquitto, free_port
+from harness.upstreams import ScriptedLLM
 
 BASE = f"slm/{DEVICE}"
 HURRY = {"daemon.status.HEALTH_S": 0.2, "daemon.status.JITTER_S": (0.0, 0.0)}

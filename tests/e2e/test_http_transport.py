@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import free_port
-from upstreams import Asked, Says, ScriptedLLM, completion
 
 from agent.escalation.http import HttpTransport, open_http
 from agent.escalation.transports import EncodeAgain, Rejected, Settings, Unavailable
 from agent.protocol.cases import Reply, Request, Usage
+from harness.stage import free_port
+from harness.upstreams import Asked, Says, ScriptedLLM, completion
 
 LONG_S = 30.0  # never waited for
 ASKED = Request(

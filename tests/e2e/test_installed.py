@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stage import REPOSITORY, Agent, Mosquitto
+
+from harness.stage import REPOSITORY, Agent, Mosquitto
 
 SITE = Path(sysconfig.get_paths()["purelib"])
 HOME = "/usr/lib/slm-agent"

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stage import free_port
-from upstreams import ScriptedLLM
 
 from agent.escalation.http import HttpTransport, open_http
 from agent.escalation.transports import Settings, Unavailable
 from agent.protocol.cases import Request, checked
+from harness.stage import free_port
+from harness.upstreams import ScriptedLLM
 
 pytestmark = pytest.mark.slow
 START_S = 120.0

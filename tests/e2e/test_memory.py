@@ -1,7 +1,8 @@
 """Memory of a daemon that has worked for a while."""
 
 import pytest
-from stage import Agent, Client
+
+from harness.stage import Agent, Client
 
 
 @pytest.mark.slow

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_drop, all_pass, kind
-from stage import BROKER, Mosquitto
-from upstreams import Asked, Says, ScriptedBroker, reply
 
 from agent.core.types import Message
 from agent.escalation.mqtt import MqttTransport
@@ -23,6 +20,9 @@ from agent.escalation.transports import Rejected, Settings, Unavailable, open_tr
 from agent.mqtt import link
 from agent.mqtt.connection import Endpoint
 from agent.protocol.cases import LONGEST_ANSWER, Reply, Request
+from harness.proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_drop, all_pass, kind
+from harness.stage import BROKER, Mosquitto
+from harness.upstreams import Asked, Says, ScriptedBroker, reply
 
 LONG_S = 30.0  # never waited for
 YES, NO = {"label": "light_on"}, {"label": "light_off"}

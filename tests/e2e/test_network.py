@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from proxy import Proxy, all_drop, all_pass
-from stage import Agent, Client, Mosquitto, topic_of
+
+from harness.proxy import Proxy, all_drop, all_pass
+from harness.stage import Agent, Client, Mosquitto, topic_of
 
 
 def check_all(client: Client, number: int) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
-from casework import http, well
 from paho.mqtt.enums import CallbackAPIVersion
-from stage import DEADLINE_S, REPOSITORY, Agent, Client, Mosquitto, free_port
-from upstreams import ScriptedLLM
+
+from harness.casework import http, well
+from harness.stage import DEADLINE_S, REPOSITORY, Agent, Client, Mosquitto, free_port
+from harness.upstreams import ScriptedLLM
 
 DEVICE = "pi-3"
 BASE = f"slm/{DEVICE}"

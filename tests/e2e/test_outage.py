@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from casework import (
+
+from harness.casework import (
     ask,
     asking,
     calls,
@@ -25,8 +26,8 @@ from casework import (
     wait_finals,
     well,
 )
-from stage import DEVICE, Agent, Client, Mosquitto, free_port
-from upstreams import Asked, Says, ScriptedLLM
+from harness.stage import DEVICE, Agent, Client, Mosquitto, free_port
+from harness.upstreams import Asked, Says, ScriptedLLM
 
 NewAgent = Callable[..., Agent]
 HURRY = {

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import pytest
-from stage import Agent, Client, Mosquitto, text_of
 
 from agent.cli.check import ExampleCase
 from agent.config.config import shipped
 from agent.core.jsonl import read_records
+from harness.stage import Agent, Client, Mosquitto, text_of
 
 TOPICS = {
     "home": "home/{}/utterance",

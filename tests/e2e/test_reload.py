@@ -6,9 +6,10 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from fleetwork import Office, asked, version
-from stage import DEVICE, Agent, Client, Mosquitto
 from test_control import ask
+
+from harness.fleetwork import Office, asked, version
+from harness.stage import DEVICE, Agent, Client, Mosquitto
 
 STATUS = f"slm/{DEVICE}/status"
 ONE: dict[str, tuple[list[str], str]] = {"one": (["home/+/utterance"], "")}

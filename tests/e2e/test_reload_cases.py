@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
-from casework import ask, asking, finals, http, in_outbox, wait_finals, well
-from stage import Agent, Client, Mosquitto
-from upstreams import Asked, Says, ScriptedLLM
+from harness.casework import ask, asking, finals, http, in_outbox, wait_finals, well
+from harness.stage import Agent, Client, Mosquitto
+from harness.upstreams import Asked, Says, ScriptedLLM
 
 CASES = 300
 

@@ -5,8 +5,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from proxy import CONNACK, PUBACK, PUBLISH, Fate, Proxy, Way, all_pass, kind
-from stage import Agent, Client, Mosquitto, text_of, topic_of
+
+from harness.proxy import CONNACK, PUBACK, PUBLISH, Fate, Proxy, Way, all_pass, kind
+from harness.stage import Agent, Client, Mosquitto, text_of, topic_of
 
 FORGETFUL = """\
 listener {port} 127.0.0.1

@@ -1,14 +1,10 @@
 """While everything breaks, nothing grows and each message ends once."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
-
-import soak
+from bench import soak
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
-from stage import DEVICE, Agent, Client, Mosquitto, topic_of
+
+from harness.stage import DEVICE, Agent, Client, Mosquitto, topic_of
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proxy import Proxy
-from stage import Mosquitto, free_port
 from structlog.testing import capture_logs
-from upstreams import Asked, Says, ScriptedBroker, ScriptedLLM, first_choice
 
 from agent.escalation.mqtt import MqttTransport
 from agent.escalation.transports import (
@@ -27,6 +24,9 @@ from agent.escalation.transports import (
 )
 from agent.mqtt.connection import Endpoint
 from agent.protocol.cases import Repair, Reply, Request, Usage
+from harness.proxy import Proxy
+from harness.stage import Mosquitto, free_port
+from harness.upstreams import Asked, Says, ScriptedBroker, ScriptedLLM, first_choice
 
 PRIVATE = "the fig tree behind Zoe's shed"  # no text of ours may hold this
 KINDS = ["mqtt 5", "mqtt 3.1.1", "http"]

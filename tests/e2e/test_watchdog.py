@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from casework import asking, fill, gone, http, wait_alert, well
-from proxy import PUBACK, Fate, Proxy, Way, all_pass, kind
-from stage import Agent, Client, Mosquitto, free_port
-from upstreams import ScriptedLLM
+
+from harness.casework import asking, fill, gone, http, wait_alert, well
+from harness.proxy import PUBACK, Fate, Proxy, Way, all_pass, kind
+from harness.stage import Agent, Client, Mosquitto, free_port
+from harness.upstreams import ScriptedLLM
 
 NewAgent = Callable[..., Agent]
 TICK_S = 0.2

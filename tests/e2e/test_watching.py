@@ -3,7 +3,7 @@
 import json
 import re
 
-from stage import DEVICE, Agent, Client, text_of
+from harness.stage import DEVICE, Agent, Client, text_of
 
 
 def test_tap_shows_what_comes(agent: Agent, client: Client) -> None:

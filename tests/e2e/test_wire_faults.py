@@ -5,13 +5,13 @@ import time
 from itertools import pairwise
 
 import pytest
-from scripted import PUBACK, Peer, scripted
 
 from agent.core.errors import Refused, Undelivered
 from agent.core.types import Message
 from agent.mqtt import connection, link
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link, backoff
+from harness.scripted import PUBACK, Peer, scripted
 
 BROKEN = {
     "property unknown": b"\x32\x09\0\x01t\0\x01\x02\xff\xffx",

@@ -18,9 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from container import Missing, check_possible, in_memory, make_root
+from harness.container import Missing, check_possible, in_memory, make_root
 
 TOLERANCE = 1e-3
 ASK = Path(__file__).with_name("ask_cases.py")

@@ -9,7 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from container import Container, Missing, check_possible, in_memory, make_root
+
+from harness.container import Container, Missing, check_possible, in_memory, make_root
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SITE = Path(sysconfig.get_paths()["purelib"])

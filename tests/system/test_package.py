@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from container import DEADLINE_S, HOST, Container
+
+from harness.container import DEADLINE_S, HOST, Container
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 

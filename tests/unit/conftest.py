@@ -2,9 +2,9 @@
 
 import pytest
 from hypothesis import settings
-from tiny import write_bundle
 
 from agent.inference.bundle import Bundle, open_bundle
+from harness.tiny import write_bundle
 
 settings.register_profile("unit", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("unit")

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import arrived
 
 from agent.core.types import Message
 from agent.mqtt.backlog import Admission, Backlog
+from harness.tiny import arrived
 
 
 def test_room() -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from tiny import seal, write_bundle, write_calibration
 
 from agent.core.errors import BundleError
 from agent.core.types import Entity, Prediction, RawPrediction, Tier
@@ -22,6 +21,7 @@ from agent.inference.bundle import (
 )
 from agent.inference.calibration import Logistic, TierCalibration
 from agent.inference.manifest import read_manifest
+from harness.tiny import seal, write_bundle, write_calibration
 
 NEEDED = (
     *("encoder.onnx", "tokenizer.json", "linear.npz"),

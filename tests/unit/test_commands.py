@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tiny import seal, write_bundle, write_calibration
 
 from agent.cli.check import CaseEntity, ExampleCase, Finding, check, differences
 from agent.cli.main import cli
@@ -28,6 +27,7 @@ from agent.inference.bundle import Bundle
 from agent.inference.decide import Policy
 from agent.inference.pipeline import Pipeline
 from agent.protocol.payload import Reader
+from harness.tiny import seal, write_bundle, write_calibration
 
 GUESS = Prediction(
     Tier.ENCODER, "lamp_on", 0.95, (Entity("place", "kitchen", 0, 7, 0.99),)

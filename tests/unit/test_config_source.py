@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fleets import Keys
 
 import agent.daemon.config_source
 from agent.config.config import Config
@@ -14,6 +13,7 @@ from agent.daemon.assembly import Opened, endpoint
 from agent.daemon.config_source import ConfigSource
 from agent.fleet.clock import Clock, machine_clock
 from agent.fleet.probation import HealthSignals
+from harness.fleets import Keys
 
 PROBATION_S = 300.0
 WELL = HealthSignals(connected=True)

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from tiny import arrived
 
 from agent.core.errors import ConfigError, Unreadable
 from agent.core.types import Guarantee, Message, Reason, Routing, Timing
@@ -20,6 +19,7 @@ from agent.inference.engine import Outgoing
 from agent.protocol.cases import Case
 from agent.protocol.messages import Topics, dead_letter_payload
 from agent.protocol.payload import Reader
+from harness.tiny import arrived
 
 if TYPE_CHECKING:
     from agent.inference.engine import Engine

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from tiny import arrived
 
 from agent.core.errors import Refused, Undelivered
 from agent.core.types import Message
@@ -15,6 +14,7 @@ from agent.protocol.messages import Topics
 from agent.telemetry.alerts import Alerts
 from agent.telemetry.counters import Counters
 from agent.telemetry.rejected_topics import RESULT_REFUSED, RejectedTopics
+from harness.tiny import arrived
 
 if TYPE_CHECKING:
     from agent.mqtt.link import Link

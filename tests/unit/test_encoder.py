@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import ENTITIES, LABELS, VOCABULARY, seal, tokenizer, write_bundle
 
 from agent.core.errors import BundleError
 from agent.core.types import (
@@ -23,6 +22,7 @@ from agent.core.types import (
 from agent.inference.bundle import Bundle, open_bundle
 from agent.inference.decide import Policy, decide
 from agent.inference.encoder import Encoder, EncoderSpec, Floats
+from harness.tiny import ENTITIES, LABELS, VOCABULARY, seal, tokenizer, write_bundle
 
 CAFE = "cafe\u0301"  # an accent of its own
 # A piece of text and the entity that the tiny model must see in it.

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tiny import arrived
 
 from agent.core.types import Guarantee, Message, RawPrediction, Task, Text, Tier
 from agent.inference.bundle import Bundle, Stage
@@ -17,6 +16,7 @@ from agent.inference.engine import Engine, Outgoing, TextTask, WorkItem, answer
 from agent.inference.pipeline import Pipeline
 from agent.protocol.payload import Reader
 from agent.telemetry.counters import Counters
+from harness.tiny import arrived
 
 PACKET = 5475  # bytes; leaves 10 for the original in a dead letter
 

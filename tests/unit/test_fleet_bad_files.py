@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fleets import Keys
 
 from agent.fleet.clock import machine_clock
 from agent.fleet.resolve import stand_in
 from agent.fleet.rollout import FleetDevice
+from harness.fleets import Keys
 
 DEVICES = 500
 TOML = """

@@ -4,13 +4,13 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from fleets import TOML, fleet, inventory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.fleet.checks import Finding, _overlapping, check, worst
 from agent.fleet.diff import Change, diff_report
 from agent.mqtt.topic_filters import overlap
+from harness.fleets import TOML, fleet, inventory
 
 FLEET = inventory(500)
 

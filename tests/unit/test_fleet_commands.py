@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from fleets import TOML, Keys, inventory
 
 from agent.cli.main import cli
 from agent.cli.tables import plain, show
@@ -20,6 +19,7 @@ from agent.fleet.parse import read_path
 from agent.fleet.resolve import Resolver, read_local, stand_in
 from agent.fleet.rollout import FleetDevice
 from agent.fleet.signing import opened, public_keys
+from harness.fleets import TOML, Keys, inventory
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "fleet"
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from fleets import Keys, fleet
 
 from agent.core.errors import ConfigError
 from agent.fleet.parse import read_path
+from harness.fleets import Keys, fleet
 
 TWICE = "[[device]]\nid = 'a'\n" * 2
 

@@ -1,12 +1,12 @@
 """Who takes a version: stable, growing, and fair enough."""
 
 import pytest
-from fleets import fleet, inventory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.fleet.checks import takers
 from agent.fleet.model import Condition, drawn, meets
+from harness.fleets import fleet, inventory
 
 PERCENT = st.floats(0, 100)
 IDS = st.from_regex(r"\A[A-Za-z0-9_-]{1,64}\Z")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from fleets import Keys
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from agent.fleet.signing import (
     verified,
     write_keys,
 )
+from harness.fleets import Keys
 
 TOML = "version = 1\n"
 DEVICES = '{"id": "pi-1"}\n'

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleets import Keys
 
 from agent.core.errors import ConfigError
 from agent.fleet.clock import Clock
 from agent.fleet.memory import FleetMemory
 from agent.fleet.resolve import Effective, stand_in
 from agent.fleet.rollout import REBOOTS, FleetDevice, RolloutOutcome
+from harness.fleets import Keys
 
 PROBATION_S = 300.0
 START = datetime(2026, 12, 1, tzinfo=UTC)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleets import Keys
 
 from agent.cli.check import membership
 from agent.core.errors import ConfigError
 from agent.fleet.signing import Content
 from agent.fleet.state import FOLDER, Ref, RolloutState, StateStore, Status
 from agent.fleet.status import FleetStatus, fleet_status
+from harness.fleets import Keys
 
 OWN = 0.05
 FLEET = """\

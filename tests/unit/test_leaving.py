@@ -12,8 +12,6 @@ import httpx
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from leaks import HERE, every_word, finder, fragments, spellings, stands, strings
-from leaks import values as words_of
 
 from agent.config.config import Limit
 from agent.core.types import Entity, Message, Outcome, Prediction, Reason, Tier, Timing
@@ -28,6 +26,16 @@ from agent.mqtt.connection import Endpoint, Envelope
 from agent.outbox import SCHEMA
 from agent.outbox.store import Store
 from agent.protocol.cases import Case, Reply
+from harness.leaks import (
+    HERE,
+    every_word,
+    finder,
+    fragments,
+    spellings,
+    stands,
+    strings,
+)
+from harness.leaks import values as words_of
 
 pytestmark = pytest.mark.timeout(300)
 

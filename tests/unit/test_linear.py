@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import BITS, ENTITIES, LABELS, write_linear
 
 from agent.core.errors import BundleError
 from agent.core.types import Tier
 from agent.inference.linear import LONGEST_WORD, Linear, LinearSpec, features, top_two
+from harness.tiny import BITS, ENTITIES, LABELS, write_linear
 
 
 def spec(**changes: object) -> LinearSpec:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import arrived
 
 from agent.core.errors import Unreadable
 from agent.core.types import (
@@ -25,6 +24,7 @@ from agent.core.types import (
     Unresolved,
 )
 from agent.protocol.messages import Topics, dead_letter_payload, iso, result_payload
+from harness.tiny import arrived
 
 GUESS = Prediction(
     Tier.ENCODER,

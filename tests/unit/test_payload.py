@@ -7,12 +7,12 @@ from codecs import lookup
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tiny import arrived
 
 from agent.core.errors import Unreadable
 from agent.core.types import Reason, Text
 from agent.mqtt.message_ids import checked_id
 from agent.protocol.payload import UNFIT, Reader, is_text_encoding, read
+from harness.tiny import arrived
 
 FIELD = Reader(text="a.b", id="n")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tiny import arrived, seal, write_bundle, write_calibration
 
 from agent.cli.demo import read_messages
 from agent.config.config import Config, load
@@ -23,6 +22,7 @@ from agent.core.types import (
 from agent.inference.calibration import Calibration, Threshold
 from agent.inference.decide import Policy
 from agent.inference.pipeline import bundles_of, open_pipelines, policy
+from harness.tiny import arrived, seal, write_bundle, write_calibration
 
 GUESS = Prediction(
     Tier.ENCODER, "lamp_on", 0.95, (Entity("place", "kitchen", 0, 7, 0.99),), 0.96

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from leaks import every_word, fragments, stands, values
 
 from agent.core.errors import BundleError
 from agent.core.types import Entity, Prediction, RawPrediction, Tier
@@ -25,6 +24,7 @@ from agent.inference.bundle import Bundle, Stage
 from agent.inference.calibration import TierCalibration
 from agent.protocol.cases import BadReply, Named, Request, checked
 from agent.protocol.messages import guess_object
+from harness.leaks import every_word, fragments, stands, values
 
 HERE = Path(__file__).parent
 TEXTS = (HERE / "personal.txt").read_text("utf-8").splitlines()

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from fleets import resolve
 
 from agent.config.config import Config
 from agent.fleet.probation import HealthSignals, Probation
+from harness.fleets import resolve
 
 WELL = HealthSignals(connected=True)
 MINE = frozenset({"home"})

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import write_bundle
 
 from agent.config.config import Config, load
 from agent.core.errors import ConfigError
@@ -13,6 +12,7 @@ from agent.evaluation.examples import Example, Span
 from agent.evaluation.recalibrate import recalibrate, unknown_labels, unsaid, write
 from agent.inference.bundle import read_calibration
 from agent.inference.pipeline import open_pipelines
+from harness.tiny import write_bundle
 
 WORDS = ("turn", "the", "lamp", "in", "s", "cafe")
 

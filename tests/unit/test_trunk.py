@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tiny import heads, seal, tokenizer, write_bundle, write_calibration, write_trunk
 
 from agent.core.errors import BundleError
 from agent.inference import onnx
@@ -17,6 +16,14 @@ from agent.inference.bundle import Bundle, failed_probes, open_bundle
 from agent.inference.encoder import Encoder
 from agent.inference.manifest import read_manifest, read_trunk
 from agent.inference.onnx import Heads, Trunk
+from harness.tiny import (
+    heads,
+    seal,
+    tokenizer,
+    write_bundle,
+    write_calibration,
+    write_trunk,
+)
 
 TEXTS = ["turn on the lamp in the kitchen", "hello", "bed room noon " * 9]
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from rich.console import Console
-from tiny import arrived
 
 from agent.cli.tables import plain
 from agent.cli.watching import (
@@ -25,6 +24,7 @@ from agent.cli.watching import (
 from agent.core.errors import Undelivered
 from agent.core.types import Message
 from agent.mqtt.connection import Ended
+from harness.tiny import arrived
 
 if TYPE_CHECKING:
     from agent.mqtt.connection import Connection

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stage import Agent, Client, Mosquitto, text_of
-
 from agent.fleet.signing import Content, sign, write_keys
+from harness.stage import Agent, Client, Mosquitto, text_of
 
 TOPIC = "office/fleet"
 HURRY = {"daemon.fleet_updates.TURN_S": 0.1}

@@ -13,8 +13,9 @@ from agent.escalation.occurrences import word_edges
 from agent.escalation.privacy_gate import Finder, Redacted
 from agent.inference.bundle import open_bundle
 
-HERE = Path(__file__).parent
-SHIPPED = HERE.parent.parent / "models" / "privacy"
+REPOSITORY = Path(__file__).resolve().parents[1]
+HERE = REPOSITORY / "tests" / "unit"
+SHIPPED = REPOSITORY / "models" / "privacy"
 
 
 @cache

@@ -19,7 +19,8 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from stage import part
+
+from harness.stage import part
 
 DEADLINE_S = 60.0
 

@@ -27,7 +27,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 DEADLINE_S = 60.0
 DEVICE = "pi"
 UNIT = {"MALLOC_ARENA_MAX": "2"}  # the environment that the unit gives

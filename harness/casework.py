@@ -9,11 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from stage import DEADLINE_S, DEVICE, Agent, Client, text_of
-from upstreams import Asked, Says, Scripted, ScriptedLLM
-
 from agent.outbox import ledger
 from agent.outbox.ledger import LedgerEntry
+from harness.stage import DEADLINE_S, DEVICE, Agent, Client, text_of
+from harness.upstreams import Asked, Says, Scripted, ScriptedLLM
 
 PLACE = "house_place"
 LABEL = "iot_hue_lightoff"

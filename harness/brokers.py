@@ -12,9 +12,9 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from stage import DEADLINE_S, Agent, part
 
 from agent.protocol.cases import Request, encode_request
+from harness.stage import DEADLINE_S, Agent, part
 
 LABELS = {"on": "switch on", "off": "switch off"}
 ENTITIES = {"place": "a room"}

@@ -1,6 +1,6 @@
 """The package as a graph: its modules, who imports whom, and how long things are.
 
-`python tests/architecture.py` (`make map`) prints the figures; test_architecture.py
+`python -m harness.architecture` (`make map`) prints the figures; test_architecture.py
 checks them.
 """
 
