@@ -44,8 +44,13 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield the full name of every module that a module imports, lazily or not."""
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    """Return the full name of every module that a module imports, lazily or not."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
