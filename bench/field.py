@@ -27,8 +27,8 @@ from agent.core.jsonl import read_records
 from agent.core.types import Decision, Resolved, Unresolved
 from agent.escalation.privacy_gate import Finder, Redacted, redact
 from agent.evaluation.evaluate import answer
-from agent.evaluation.examples import Example, read_examples
-from agent.evaluation.scoring import Answer, span_f1
+from agent.evaluation.examples import Example
+from agent.evaluation.scoring import ScoredAnswer, span_f1
 from agent.inference.bundle import open_bundle
 from agent.inference.pipeline import Pipeline, open_pipelines
 
@@ -71,14 +71,19 @@ class Line(Example):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str
+    kind: str = ""
     expect: Literal["resolved", "unresolved", "either"] | None = None
     note: str | None = None
 
 
+def read_lines(path: Path) -> list[Line]:
+    """Read texts of ours or of others; raises ConfigError with file and line."""
+    return read_records(path, Line, "texts")
+
+
 def read_field(name: str) -> list[Line]:
     """Read the texts of one pipeline; raises ConfigError with file and line."""
-    return read_records(TEXTS / f"{name}.jsonl", Line, "texts")
+    return read_lines(TEXTS / f"{name}.jsonl")
 
 
 # --- what came of the texts -----------------------------------------------------------
@@ -88,7 +93,7 @@ def read_field(name: str) -> list[Line]:
 class Outcome:
     """A text and what the pipeline decided about it."""
 
-    line: Example
+    line: Line
     decision: Decision
 
     @property
@@ -103,7 +108,7 @@ class Outcome:
         return None if best is None else best.label
 
 
-def ask(pipeline: Pipeline, lines: Sequence[Example]) -> list[Outcome]:
+def ask(pipeline: Pipeline, lines: Sequence[Line]) -> list[Outcome]:
     """Return what a pipeline decides about each text, as the daemon would."""
     return [Outcome(line, answer(pipeline, line.text)) for line in lines]
 
@@ -139,7 +144,7 @@ def request_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     other labels among the resolved.
     """
     marked = [o for o in outcomes if o.line.spans]
-    scored = span_f1([Answer(o.line, o.decision, 0.0) for o in marked])
+    scored = span_f1([ScoredAnswer(o.line, o.decision, 0.0) for o in marked])
     settled = [o for o in outcomes if o.resolved]
     return {
         "n": len(outcomes),
@@ -263,7 +268,7 @@ def privacy_figures(finder: Finder, lines: Sequence[Line]) -> dict[str, Any]:
 def maintenance_figures(pipeline: Pipeline, lines: Sequence[Line]) -> dict[str, Any]:
     """Score the spans of work orders: in all, and by kind."""
     outcomes = ask(pipeline, lines)
-    answers = [Answer(o.line, o.decision, 0.0) for o in outcomes]
+    answers = [ScoredAnswer(o.line, o.decision, 0.0) for o in outcomes]
     kinds = sorted({line.kind for line in lines})
     scores = {
         kind: span_f1(
@@ -326,24 +331,24 @@ VARIANTS: dict[str, Callable[[str, random.Random], str]] = {
 
 
 def varied(
-    examples: Sequence[Example], vary: Callable[[str, random.Random], str]
-) -> list[Example]:
-    """Return the examples in another wording; where their entities are, is not kept."""
+    lines: Sequence[Line], vary: Callable[[str, random.Random], str]
+) -> list[Line]:
+    """Return the lines in another wording; where their entities are, is not kept."""
     dice = random.Random(SEED)  # noqa: S311  the same dice for everyone
     return [
-        Example(text=vary(example.text.rstrip(" .?!"), dice), label=example.label)
-        for example in examples
+        Line(text=vary(line.text.rstrip(" .?!"), dice), label=line.label)
+        for line in lines
     ]
 
 
-def by_chance(texts: Sequence[str]) -> Iterator[Example]:
+def by_chance(texts: Sequence[str]) -> Iterator[Line]:
     """Yield single words of texts, and some that never stood together."""
     dice = random.Random(SEED)  # noqa: S311
     words = sorted(
         {w.lower() for text in texts for w in re.findall(r"[^\W\d_]+", text)}
     )
     for size in [1] * WORDS + [dice.randint(2, 6) for _ in range(WORDS)]:
-        yield Example(text=" ".join(dice.choices(words, k=size)))
+        yield Line(text=" ".join(dice.choices(words, k=size)))
 
 
 def settled(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -357,11 +362,11 @@ def data_figures(
 ) -> dict[str, Any]:
     """Ask `home` about perturbed and others' requests, all about prose and words."""
     home = pipelines["home"]
-    valid = read_examples(folder / "hwu64" / "valid.jsonl")
-    slurp = read_examples(folder / "slurp" / "valid.jsonl")
-    mail = [e.text for e in read_examples(folder / "ewt" / "train.jsonl")]
-    tweets = [e.text for e in read_examples(folder / "btc" / "train.jsonl")]
-    prose = [Example(text=text) for text in mail[:PROSE] + tweets[:PROSE]]
+    valid = read_lines(folder / "hwu64" / "valid.jsonl")
+    slurp = read_lines(folder / "slurp" / "valid.jsonl")
+    mail = [e.text for e in read_lines(folder / "ewt" / "train.jsonl")]
+    tweets = [e.text for e in read_lines(folder / "btc" / "train.jsonl")]
+    prose = [Line(text=text) for text in mail[:PROSE] + tweets[:PROSE]]
     words = list(by_chance(mail))
     perturbed = {}
     for name, vary in VARIANTS.items():
@@ -483,7 +488,7 @@ def at(figures: Any, path: str) -> float | None:
     """Return the figure at a path; None where there is none."""
     for key in path.split("/"):
         figures = figures.get(key) if isinstance(figures, dict) else None
-    return figures
+    return figures if isinstance(figures, float) else None
 
 
 def cell(bar: Bar, name: str, figures: dict[str, Any], before: dict[str, Any]) -> str:
