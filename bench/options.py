@@ -26,7 +26,7 @@ def measure(case: dict[str, object]) -> dict[str, float]:
     import onnxruntime
 
     from agent.cli.demo import read_messages
-    from agent.config.config import shipped
+    from agent.config.section import shipped
     from agent.inference import encoder, onnx
     from agent.inference.bundle import open_bundle
 

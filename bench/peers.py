@@ -336,7 +336,7 @@ def open_encoder(bundle: Path) -> tuple[Ask, Callable[..., Ranked]]:
 
 def open_cascade() -> tuple[Ask, Callable[..., Ranked]]:
     """Return what `slm-agent eval home` asks."""
-    from agent.config.config import load
+    from agent.config.load import load
     from agent.evaluation.evaluate import answer
     from agent.inference.pipeline import open_pipelines
 
@@ -447,7 +447,7 @@ def measure(
 ) -> dict[str, Any]:
     """Play all rows in turn, round after round; `tick` hears what comes next."""
     from agent.cli.demo import read_messages
-    from agent.config.config import load
+    from agent.config.load import load
 
     bundle = load(None, enable=("home",)).bundle_dir("home")
     texts = read_messages(None)

@@ -98,7 +98,6 @@ LONGEST_CHAIN = 11
 LONG_MODULES = {
     "cli.main": 560,
     "mqtt.connection": 590,
-    "config.config": 710,
     "escalation.upstream": 420,
     "escalation.cases": 410,
     "daemon.app": 420,

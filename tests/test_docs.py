@@ -12,7 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 from agent.broker.config import BrokerFile
-from agent.config.config import AgentFile, PipelineFile
+from agent.config.agent_file import AgentFile
+from agent.config.pipeline_file import PipelineFile
 from agent.core.types import Reason
 from agent.daemon.status import DISK_LOW, FILLING
 from agent.telemetry.alerts import NAMES

@@ -17,7 +17,7 @@ from agent.broker import llm
 from agent.broker.config import BrokerFile
 from agent.broker.counters import BrokerCounters
 from agent.broker.llm import Completion, ErrorKind, Failed, LanguageModel
-from agent.config.config import Limit
+from agent.config.section import Limit
 from agent.outbox import spending
 from agent.outbox.spending import Spend, today
 from agent.outbox.store import Full, Store

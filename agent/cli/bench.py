@@ -15,7 +15,7 @@ from typing import Any
 from agent.cli import embedded
 from agent.cli.demo import ANSWER_S, read_messages
 from agent.cli.embedded import Asker, daemon
-from agent.config.config import load
+from agent.config.load import load
 from agent.inference.pipeline import Pipeline, open_pipelines
 from agent.telemetry.counters import percentiles
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agent.config.config import Config
+from agent.config.load import Config
 from agent.core.jsonl import read_records
 from agent.core.types import Decision, Guarantee
 from agent.daemon.assembly import endpoint, finder_of, transport_of

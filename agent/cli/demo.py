@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from agent.cli.embedded import Asker, daemon, nats
 from agent.cli.simulated import MODEL, Simulated, simulated
-from agent.config.config import shipped
+from agent.config.section import shipped
 from agent.core.errors import ConfigError, Undelivered
 from agent.core.jsonl import read_lines, read_records
 from agent.evaluation.examples import read_examples

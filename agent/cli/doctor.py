@@ -18,7 +18,8 @@ from pydantic_core import from_json
 
 from agent.cli.check import Finding, Level, membership
 from agent.cli.watching import ReceivedMessage
-from agent.config.config import Config, UpstreamSection
+from agent.config.agent_file import UpstreamSection
+from agent.config.load import Config
 from agent.core.errors import ConfigError, Refused, Undelivered
 from agent.core.interpreter import PYTHON, environment
 from agent.core.types import Message

@@ -315,13 +315,9 @@ def push(
     is not replaced.
     """
     from agent.cli.fleet_push import check_newer
-    from agent.config.config import (
-        AgentFile,
-        Config,
-        FleetSection,
-        check_tls,
-        read_file,
-    )
+    from agent.config.agent_file import AgentFile, FleetSection
+    from agent.config.checks import check_tls
+    from agent.config.load import Config, read_file
     from agent.daemon.assembly import endpoint
     from agent.fleet import signing
     from agent.fleet.parse import read_path
@@ -357,7 +353,8 @@ def push(
 def _checked_url(url: str) -> str:
     from pydantic import ValidationError
 
-    from agent.config.config import Mqtt, explain
+    from agent.config.agent_file import Mqtt
+    from agent.config.explain import explain
 
     try:
         return Mqtt.model_validate({"url": url}).url

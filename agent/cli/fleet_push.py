@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from agent.cli.watching import listening
-from agent.config.config import Config
+from agent.config.load import Config
 from agent.core.errors import ConfigError
 from agent.fleet import signing
 from agent.fleet.parse import Fleet, read

@@ -17,7 +17,7 @@ from agent.core.errors import ConfigError, Undelivered, Unready
 
 if TYPE_CHECKING:
     from agent.cli.check import Finding
-    from agent.config.config import Config
+    from agent.config.load import Config
 
 CONFIG = click.option(
     "--config",
@@ -56,7 +56,7 @@ def cli() -> None:
 @CONFIG
 def run(config: Path | None) -> None:
     """Run the daemon until SIGTERM."""
-    from agent.config.config import Config
+    from agent.config.load import Config
     from agent.core import log
     from agent.daemon import app
 
@@ -100,7 +100,7 @@ def check(config: Path | None, *, own: bool, as_json: bool, schema: bool) -> Non
     Of what runs here: in a fleet that is the version applied, over the own files.
     Nothing is connected. Exit status 2 if anything is wrong.
     """
-    from agent.config.config import schemas
+    from agent.config.load import schemas
 
     if schema:
         from agent.broker.config import BrokerFile
@@ -240,7 +240,7 @@ def egress(
       slm-agent egress --verify                 for a daily job
     """  # noqa: D301  \b is click's mark of a paragraph to leave as it is
     from agent.cli import egress as shown
-    from agent.config.config import load
+    from agent.config.load import load
     from agent.daemon.assembly import outbox_path
 
     path = outbox_path(load(config))

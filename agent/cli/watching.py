@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 
 from agent.cli.tables import plain
-from agent.config.config import Config
+from agent.config.load import Config
 from agent.core.errors import Undelivered
 from agent.core.types import Message
 from agent.daemon.assembly import endpoint

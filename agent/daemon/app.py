@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from agent.config.config import Config
+from agent.config.load import Config
 from agent.core.errors import ConfigError, Undelivered
 from agent.core.systemd import notify
 from agent.core.types import Message

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import structlog
 
-from agent.config.config import Config, Limit, UpstreamSection
+from agent.config.agent_file import UpstreamSection
+from agent.config.load import Config
+from agent.config.section import Limit
 from agent.core.clock import Clock
 from agent.core.errors import ConfigError, Unready
 from agent.escalation import upstream

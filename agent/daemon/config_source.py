@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from agent.config.config import DEFAULT_PATH, Config, load
+from agent.config.load import DEFAULT_PATH, Config, load
 from agent.core.errors import ConfigError
 from agent.daemon.assembly import Opened, prepare
 from agent.fleet.clock import machine_clock

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from agent.config.config import Config
+from agent.config.load import Config
 from agent.core.errors import ConfigError, Undelivered
 from agent.daemon.history import History
 from agent.mqtt.connection import Endpoint

@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from agent.config.config import Limit
+from agent.config.section import Limit
 from agent.escalation.transports import Transport
 from agent.outbox import cases as book
 from agent.outbox import idempotency, ledger, spending

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.config.config import Config
+from agent.config.load import Config
 from agent.core.errors import ConfigError, Unreadable
 from agent.core.types import Guarantee
 from agent.evaluation.examples import Example

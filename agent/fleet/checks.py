@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from agent.config.config import nearest
+from agent.config.explain import nearest
 from agent.core.errors import ConfigError
 from agent.fleet.model import Condition, FleetEntry, listed
 from agent.fleet.parse import Fleet

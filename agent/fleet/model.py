@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from agent.config.config import Name, Section
+from agent.config.section import Name, Section
 
 UNSETTABLE = ("agent", "pipelines", "bundles", "variables")
 LARGEST_VERSION = 2**53 - 1  # what every JSON reader keeps exactly

@@ -8,7 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from agent.config.config import AgentFile, PipelineFile, explain, parse_toml
+from agent.config.agent_file import AgentFile
+from agent.config.explain import explain
+from agent.config.load import parse_toml
+from agent.config.pipeline_file import PipelineFile
 from agent.core.errors import ConfigError
 from agent.fleet.model import DeviceGroup, FleetEntry, FleetFile, Part, drawn, meets
 from agent.fleet.signing import Content, Untrusted, opened

@@ -8,7 +8,7 @@ does not.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.config.config import Config
+from agent.config.load import Config
 from agent.protocol.homeassistant import discovery_topic, status_topic
 from agent.protocol.messages import Topics
 from agent.telemetry.alerts import STOLEN

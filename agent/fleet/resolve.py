@@ -14,19 +14,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from agent.config.config import (
-    AgentFile,
-    Config,
-    PipelineFile,
-    Pipelines,
-    assembled,
-    check_tls,
-    explain,
-    nearest,
-    read_file,
-    read_toml,
-    shipped,
-)
+from agent.config.agent_file import AgentFile, Pipelines
+from agent.config.checks import check_tls
+from agent.config.explain import explain, nearest
+from agent.config.load import Config, assembled, read_file, read_toml
+from agent.config.pipeline_file import PipelineFile
+from agent.config.section import shipped
 from agent.core.errors import ConfigError
 from agent.fleet.parse import Fleet, LayerValues, layer_values
 from agent.fleet.values import (

@@ -6,7 +6,8 @@ For commands that look at a device beside its daemon, and are to see what runs.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.config.config import DEFAULT_PATH, AgentFile, Config, load, read_file
+from agent.config.agent_file import AgentFile
+from agent.config.load import DEFAULT_PATH, Config, load, read_file
 from agent.core.errors import ConfigError
 from agent.fleet.parse import read
 from agent.fleet.resolve import Resolver, check_pins, read_local

@@ -8,14 +8,10 @@ from pathlib import Path
 
 import structlog
 
-from agent.config.config import (
-    Config,
-    FieldRule,
-    Limit,
-    Limits,
-    PipelineFile,
-    UpstreamSection,
-)
+from agent.config.agent_file import UpstreamSection
+from agent.config.load import Config
+from agent.config.pipeline_file import FieldRule, PipelineFile
+from agent.config.section import Limit, Limits
 from agent.core.errors import BundleError, ConfigError
 from agent.core.types import Decision, Message, Prediction, Routing, Task
 from agent.inference import patterns

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import structlog
 
-from agent.config.config import Limit
+from agent.config.section import Limit
 from agent.core.errors import ConfigError
 from agent.outbox import spending
 from agent.outbox.readonly import read_only

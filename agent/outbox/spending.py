@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from agent.config.config import Limit
+from agent.config.section import Limit
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS spending (

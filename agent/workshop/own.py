@@ -17,7 +17,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from agent.config.config import PipelineFile, load
+from agent.config.load import load
+from agent.config.pipeline_file import PipelineFile
 from agent.core.errors import ConfigError, Unreadable
 from agent.core.types import Decision, Guarantee, Resolved
 from agent.evaluation.evaluate import evaluate

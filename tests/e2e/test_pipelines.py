@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.cli.check import ExampleCase
-from agent.config.config import shipped
+from agent.config.section import shipped
 from agent.core.jsonl import read_records
 from harness.stage import Agent, Client, Mosquitto, text_of
 

@@ -20,7 +20,7 @@ from typing import Any
 import apsw
 import pytest
 
-from agent.config.config import Limit
+from agent.config.section import Limit
 from agent.outbox import SCHEMA, answers, cases, ledger, spending, store
 from agent.outbox.cases import CaseRow
 from agent.outbox.ledger import Egress

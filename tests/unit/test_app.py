@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.config import AgentFile, Config
+from agent.config.agent_file import AgentFile
+from agent.config.load import Config
 from agent.core.errors import ConfigError
 from agent.daemon.assembly import endpoint
 from agent.daemon.supervise import id_table_path

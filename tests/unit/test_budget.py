@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.config import Limit
+from agent.config.section import Limit
 from agent.core.types import Reason, Timing
 from agent.escalation import budget as module
 from agent.escalation.budget import (

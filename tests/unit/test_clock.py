@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_upstream import Patterns, Wire, case, plan, reply
 
-from agent.config.config import Limit
+from agent.config.section import Limit
 from agent.core.clock import Clock, Step
 from agent.core.types import Guarantee, Outcome, Task
 from agent.escalation import cases as module

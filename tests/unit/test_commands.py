@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from agent.cli.check import CaseEntity, ExampleCase, Finding, check, differences
 from agent.cli.main import cli
-from agent.config.config import load
+from agent.config.load import load
 from agent.core.errors import ConfigError
 from agent.core.jsonl import read_records
 from agent.core.types import (

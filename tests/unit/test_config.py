@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from agent.config.config import AgentFile, Config, PipelineFile, load, schemas, shipped
+from agent.config.agent_file import AgentFile
+from agent.config.load import Config, load, schemas
+from agent.config.pipeline_file import PipelineFile
+from agent.config.section import shipped
 from agent.core.errors import ConfigError
 from agent.core.types import Guarantee, Task
 

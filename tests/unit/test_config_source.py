@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import agent.daemon.config_source
-from agent.config.config import Config
+from agent.config.load import Config
 from agent.core.errors import ConfigError
 from agent.daemon.assembly import Opened, endpoint
 from agent.daemon.config_source import ConfigSource

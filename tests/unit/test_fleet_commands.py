@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from agent.cli.main import cli
 from agent.cli.tables import plain, show
-from agent.config.config import AgentFile, shipped
+from agent.config.agent_file import AgentFile
+from agent.config.section import shipped
 from agent.core.errors import ConfigError
 from agent.fleet.checks import check
 from agent.fleet.clock import Clock, machine_clock

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config.config import shipped
+from agent.config.section import shipped
 from agent.core.errors import ConfigError
 from agent.fleet.resolve import Resolver, check_pins, compared, read_local, stand_in
 from harness.fleets import fleet, origins, resolve, values

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agent.config.config import Limit
+from agent.config.section import Limit
 from agent.core.types import Entity, Message, Outcome, Prediction, Reason, Tier, Timing
 from agent.escalation.budget import BudgetLedger, Prices
 from agent.escalation.http import HttpTransport

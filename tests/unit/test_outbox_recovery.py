@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.config import Limit
+from agent.config.section import Limit
 from agent.outbox import SCHEMA, spending
 from agent.outbox.recovery import rescue
 from agent.outbox.spending import Spend

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from agent.config.config import Limit
+from agent.config.section import Limit
 from agent.outbox import spending
 from agent.outbox.spending import Spend, release, reserve, settle, spent
 

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.cli.demo import read_messages
-from agent.config.config import Config, load
+from agent.config.load import Config, load
 from agent.core.errors import ConfigError
 from agent.core.types import (
     Entity,

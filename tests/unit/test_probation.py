@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.config.config import Config
+from agent.config.load import Config
 from agent.fleet.probation import HealthSignals, Probation
 from harness.fleets import resolve
 

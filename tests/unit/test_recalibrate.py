@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.config import Config, load
+from agent.config.load import Config, load
 from agent.core.errors import ConfigError
 from agent.core.types import Guarantee, Reason, Resolved, Tier, Unresolved
 from agent.evaluation.examples import Example, Span

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.config import AgentFile
+from agent.config.agent_file import AgentFile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNITS = sorted(REPOSITORY.glob("systemd/*.service"))

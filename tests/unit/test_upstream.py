@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.config.config import Limit
+from agent.config.section import Limit
 from agent.core.types import Entity, Outcome, Reason, Timing
 from agent.escalation import upstream as module
 from agent.escalation.budget import BudgetLedger, OverBudget, Prices

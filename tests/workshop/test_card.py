@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="the extra `workshop` is not installed")
 pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 
-from agent.config.config import PipelineFile
+from agent.config.pipeline_file import PipelineFile
 from agent.core.types import Guarantee
 from agent.evaluation.scoring import scoreboard
 from agent.inference.bundle import CALIBRATION, read_calibration

@@ -16,7 +16,7 @@ pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 pytest.importorskip("faker", reason="the extra `workshop` is not installed")
 
 from agent.cli.check import check
-from agent.config.config import load
+from agent.config.load import load
 from agent.core.errors import ConfigError
 from agent.core.types import Resolved
 from agent.evaluation.evaluate import answer

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from agent.cli.demo import read_messages
-from agent.config.config import shipped
+from agent.config.section import shipped
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "peers.py"
 TEXTS = 20

@@ -1,0 +1,148 @@
+"""From TOML to a whole configuration: unknown keys refused, one line an error."""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from agent.config.agent_file import AgentFile, Mqtt
+from agent.config.checks import check_tls, check_together
+from agent.config.explain import explain, nearest
+from agent.config.pipeline_file import PipelineFile
+from agent.core.errors import ConfigError
+from agent.mqtt.connection import Login
+
+DEFAULT_PATH = Path("/etc/slm-agent/agent.toml")
+
+File = TypeVar("File", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the daemon was told, validated and resolved."""
+
+    agent: AgentFile
+    pipelines: Mapping[str, PipelineFile]
+    hash: str  # sha256 of the effective configuration, for `birth`
+
+    @property
+    def client_id(self) -> str:
+        """Stable, so that the broker keeps our session."""
+        return self.agent.mqtt.client_id or f"slm-agent-{self.agent.device.id}"
+
+    def bundle_dir(self, pipeline: str) -> Path:
+        """Return the folder of the bundle that a pipeline asks."""
+        return self.agent.models.dir / self.pipelines[pipeline].model.bundle
+
+    def calibration_file(self, pipeline: str) -> Path:
+        """Return where `slm-agent calibrate` puts an operator's own calibration."""
+        return self.agent.pipelines.dir / f"{pipeline}.calibration.json"
+
+    def calibration(self, pipeline: str) -> Path | None:
+        """Return the operator's own calibration, if there is one."""
+        path = self.calibration_file(pipeline)
+        return path if path.is_file() else None
+
+    def login(self) -> Login:
+        """Read the credential files; raises ConfigError."""
+        return login_of(self.agent.mqtt)
+
+
+def login_of(mqtt: Mqtt) -> Login:
+    """Read the credential files; raises ConfigError."""
+    user = mqtt.username
+    if mqtt.username_file:
+        user = first_line(mqtt.username_file, "mqtt.username_file")
+    secret = None
+    if mqtt.password_file:
+        secret = first_line(mqtt.password_file, "mqtt.password_file")
+    return Login(user or None, secret)
+
+
+def load(path: Path | None, enable: tuple[str, ...] = ()) -> Config:
+    """Load agent.toml and the enabled pipelines; raises ConfigError.
+
+    `path` None means the default path, and built-in defaults where that is missing.
+    `enable` replaces the list in the file (for commands about one pipeline).
+    """
+    if path is None and not DEFAULT_PATH.exists():
+        agent = AgentFile()
+    else:
+        path = path or DEFAULT_PATH
+        agent = read_file(AgentFile, path)
+    check_tls(agent.mqtt, path or DEFAULT_PATH)
+    names = list(enable) or agent.pipelines.enable
+    pipelines = {name: _pipeline(agent.pipelines.dir, name) for name in names}
+    return assembled(agent, pipelines)
+
+
+def assembled(agent: AgentFile, pipelines: Mapping[str, PipelineFile]) -> Config:
+    """Check what each is for the others; raises ConfigError."""
+    check_together(agent, pipelines)
+    document = "".join(
+        model.model_dump_json() for model in (agent, *pipelines.values())
+    )
+    digest = hashlib.sha256(document.encode()).hexdigest()
+    return Config(agent, pipelines, digest)
+
+
+def schemas() -> dict[str, Any]:
+    """Return a JSON Schema for each kind of file."""
+    return {
+        "agent.toml": AgentFile.model_json_schema(),
+        "pipelines/*.toml": PipelineFile.model_json_schema(),
+    }
+
+
+def _pipeline(folder: Path, name: str) -> PipelineFile:
+    path = folder / f"{name}.toml"
+    if not path.exists():
+        known = sorted(p.stem for p in folder.glob("*.toml"))
+        hint = nearest(name, known)
+        there = f"there are: {', '.join(known)}" if known else "the folder has none"
+        raise ConfigError(f"{path}: no such pipeline{hint} ({there})")
+    return read_file(PipelineFile, path)
+
+
+def read_file(model: type[File], path: Path) -> File:
+    """Read a TOML file; raises ConfigError with a line for each thing wrong."""
+    return _validated(model, read_toml(path), path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as it is; raises ConfigError."""
+    try:
+        return parse_toml(path.read_bytes(), path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+
+
+def parse_toml(data: bytes, name: str | Path) -> dict[str, Any]:
+    """Return what bytes say as TOML; raises ConfigError, naming where they are from."""
+    try:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from error
+
+
+def _validated(model: type[File], document: dict[str, Any], path: Path) -> File:
+    try:
+        return model.model_validate(document, context=path.parent)
+    except ValidationError as error:
+        lines = [f"{path}: {explain(model, e)}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def first_line(path: Path, key: str) -> str:
+    """Return the first line of a credential file; raises ConfigError."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: {path}: {error}") from error
+    if not lines or not lines[0]:
+        raise ConfigError(f"{key}: {path}: the first line is empty")
+    return lines[0]

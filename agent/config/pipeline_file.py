@@ -1,0 +1,160 @@
+"""pipelines/<name>.toml as a frozen model: one road from topic to result."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from agent.config.section import Limits, Name, Section
+from agent.core.types import CheckedKind, Guarantee, Task
+from agent.mqtt.topic_filters import checked_filter, checked_topic
+from agent.protocol.payload import is_text_encoding
+
+RoadName = Literal["prefer_local", "always_local", "always_upstream", "never_upstream"]
+
+
+def _is_encoding(name: str) -> str:
+    if not is_text_encoding(name):
+        raise ValueError("is not a text encoding known to Python")
+    return name
+
+
+def _is_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from error
+    return pattern
+
+
+def _is_checked(kind: str) -> str:
+    if kind and kind not in set(CheckedKind):
+        raise ValueError(f"is none of {', '.join(CheckedKind)}")
+    return kind
+
+
+class Input(Section):
+    """Which messages, and where their text is."""
+
+    topics: list[Annotated[str, AfterValidator(checked_filter)]] = Field(min_length=1)
+    """Topic filters; `$share/<group>/...` shares the load with other agents."""
+    text: str = ""
+    """Path of the text in a JSON payload, "a.b.c"; empty: the whole payload."""
+    id: str = ""
+    """Path of the producer's message id in a JSON payload; empty: none."""
+    encoding: Annotated[str, AfterValidator(_is_encoding)] = "utf-8"
+    """Encoding of payloads, where the content type of MQTT 5 names no other."""
+    expect_s: Annotated[float, Field(gt=0)] | None = None
+    """Raise the alert `input_stalled` when no message came for so many seconds."""
+    max_chars: int = Field(default=10_000, ge=1, le=100_000)
+    """Longer texts are refused as `too_long`; texts up to here are read whole."""
+
+
+class ModelSection(Section):
+    """Which bundle answers."""
+
+    bundle: Name
+    """Name of a folder under [models] dir."""
+
+
+class Decide(Section):
+    """When a local answer may stand."""
+
+    max_error: float = Field(default=0.05, gt=0, lt=1)
+    """The share of wrong answers you accept among the resolved ones."""
+    min_score: float = Field(default=0.0, ge=0, le=1)
+    """Resolve nothing below this score, though `max_error` allowed it."""
+    guarantee: Literal["label", "entities", "both"] | None = None
+    """What wrong means: the label, any entity missing, extra or different, or either.
+
+    Default: the label where there is one, else the entities.
+    """
+
+
+class Output(Section):
+    """Where results go."""
+
+    topic: Annotated[str, AfterValidator(checked_topic)] = Field("", max_length=1024)
+    """Result topic; empty: slm/<device>/result/<pipeline>."""
+
+
+class EscalationSection(Section):
+    """What of this pipeline goes upstream, and how; needs [upstream] in agent.toml."""
+
+    policy: RoadName = "prefer_local"
+    """`prefer_local` asks upstream what is not sure enough here, `always_local` takes
+    the local guess however sure, `always_upstream` asks always, `never_upstream` leaves
+    unresolved what is not sure enough."""
+    labels: dict[str, RoadName] = {}
+    """Another policy where the local guess is this label."""
+    privacy: Literal["never", "redact", "allow"] = "redact"
+    """`never` lets no text leave, `redact` hides personal data first, `allow` sends the
+    text as it is."""
+    visible: list[str] = []
+    """Types of personal data that `redact` leaves to be seen, as DATE_TIME."""
+    on_unresolved: Literal["hold", "provisional"] = "hold"
+    """While upstream is asked: publish nothing, or the best guess as not final."""
+    deadline_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    """How long a message may wait for its answer. Default: upstream.deadline_s."""
+    priority: int = Field(default=5, ge=0, le=9)
+    """Larger goes first, and is dropped last."""
+    budget: Limits = Limits()
+    """What this pipeline may spend, within the device's budget."""
+    descriptions: dict[str, str] = {}
+    """What a label or entity type means, for upstream. Default: its name in words."""
+
+
+class FieldRule(Section):
+    """What an entity must be for an answer to stand locally."""
+
+    required: bool = False
+    """The answer needs at least one such entity."""
+    labels: list[str] = []
+    """Required only for these labels; empty: for all."""
+    pattern: Annotated[str, AfterValidator(_is_pattern)] = ""
+    """A regular expression that the whole entity must match."""
+    check: Annotated[str, AfterValidator(_is_checked)] = ""
+    """A checked kind of data that the entity must be, such as EMAIL_ADDRESS."""
+
+
+class PipelineFile(Section):
+    """pipelines/<name>.toml: one road from topic to result."""
+
+    description: str = ""
+    """One line for people."""
+    kind: Literal["understand", "classify", "extract"] = "understand"
+    """`classify` gives a label, `extract` entities, `understand` both in one pass."""
+    input: Input
+    model: ModelSection
+    decide: Decide = Decide()
+    fields: dict[str, FieldRule] = {}
+    """Rules for entities, by type: an answer that breaks one goes upstream."""
+    explain: Literal["hash", "text"] = "hash"
+    """What the request `explain` tells of a message's text: its sha256, or the text."""
+    output: Output = Output()
+    upstream: EscalationSection = EscalationSection()
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """What the bundle must be able to do."""
+        if self.kind == "understand":
+            return frozenset(Task)
+        return frozenset({Task(self.kind)})
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What the error bound speaks of."""
+        if self.decide.guarantee is not None:
+            return Guarantee(self.decide.guarantee)
+        labels = Task.CLASSIFY in self.tasks
+        return Guarantee.LABEL if labels else Guarantee.ENTITIES
+
+    @model_validator(mode="after")
+    def _guarantees_what_it_does(self) -> Self:
+        unfit = {"classify": ("entities", "both"), "extract": ("label", "both")}
+        if self.decide.guarantee in unfit.get(self.kind, ()):
+            raise ValueError(
+                f"decide.guarantee: {self.decide.guarantee!r} does not go with "
+                f"kind {self.kind!r}"
+            )
+        return self
