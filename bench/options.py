@@ -25,7 +25,7 @@ def measure(case: dict[str, object]) -> dict[str, float]:
     """Time the sample texts one by one, then the memory before and after a long one."""
     import onnxruntime
 
-    from agent.cli.demo import read_messages
+    from agent.cli.demo_session import read_messages
     from agent.config.section import shipped
     from agent.inference import encoder, onnx
     from agent.inference.bundle import open_bundle

@@ -446,7 +446,7 @@ def measure(
     rounds: int, passes: int, core: int, tick: Callable[[str], None]
 ) -> dict[str, Any]:
     """Play all rows in turn, round after round; `tick` hears what comes next."""
-    from agent.cli.demo import read_messages
+    from agent.cli.demo_session import read_messages
     from agent.config.load import load
 
     bundle = load(None, enable=("home",)).bundle_dir("home")

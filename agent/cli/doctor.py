@@ -1,280 +1,35 @@
-"""`slm-agent doctor`: whether everything around the daemon is as it needs it.
-
-`check` looks at files; this looks at the machine and the network, too, beside a running
-daemon and without disturbing it: nothing that it publishes means anything to anybody.
-"""
+"""`slm-agent doctor`: whether everything around the daemon is as it needs it."""
 
 import asyncio
-import shutil
-import socket
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
-from itertools import chain
-from urllib.parse import urlsplit
+import sys
+from pathlib import Path
 
-from pydantic_core import from_json
+import click
 
-from agent.cli.check import Finding, Level, membership
-from agent.cli.watching import ReceivedMessage
-from agent.config.agent_file import UpstreamSection
-from agent.config.load import Config
-from agent.core.errors import ConfigError, Refused, Undelivered
-from agent.core.interpreter import PYTHON, environment
-from agent.core.types import Message
-from agent.daemon.assembly import endpoint, settings_of, transport_of
-from agent.daemon.status import DISK_LOW
-from agent.escalation.mqtt import endpoint_of
-from agent.fleet.status import FleetStatus
-from agent.inference.pipeline import bundles_of, open_pipelines
-from agent.mqtt.connection import Connection, Endpoint
-from agent.protocol.homeassistant import status_topic
-from agent.protocol.messages import Topics
-from agent.telemetry.host import UNSYNCHRONIZED, clock_fault, host_vitals
-
-ECHO_S = 5.0
-REACH_S = 5.0
-IMPORT_S = 60.0
-DISK_SCARCE = 0.1
-UNIT = "slm-agent.service"
-RESPONSE = b'{"status":"ok","data":{}}'
-# In a process of its own: a wheel for another processor ends it with a signal.
-RUNTIME = "import numpy, onnxruntime, tokenizers; print(onnxruntime.__version__)"
+from agent.cli.findings import print_finding
+from agent.cli.options import CONFIG, JSON, OWN
 
 
-async def examine(found: FleetStatus) -> AsyncIterator[Finding]:
-    """Yield findings as they are made; raises ConfigError."""
-    config = found.config
-    files = (_machine(config), _runtime(), _bundles(config), _unit())
-    for finding in chain(membership(found), *files):
-        yield finding
-    async for finding in _broker(found):
-        yield finding
-    async for finding in _upstream(config):
-        yield finding
+@click.command()
+@CONFIG
+@OWN
+@JSON
+def doctor(config: Path | None, *, own: bool, as_json: bool) -> None:
+    """Look at everything around the daemon: broker, access, disk, clock, runtime.
 
-
-def _machine(config: Config) -> Iterator[Finding]:
-    folder = config.agent.state.dir
-    probe = folder / ".doctor"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        yield Finding("error", "state", f"{folder}: {error.strerror}")
-    else:
-        yield Finding("ok", "state", f"{folder} can be written")
-    now = host_vitals(folder)
-    if now.disk_bytes and now.disk_free_bytes is not None:
-        share = now.disk_free_bytes / now.disk_bytes
-        yield Finding(_disk_level(share), "disk", f"{share:.0%} free")
-    fault = clock_fault(folder)
-    if fault:
-        level: Level = "warning" if fault == UNSYNCHRONIZED else "error"
-        yield Finding(level, "clock", f"{fault}: budgets and deadlines may fail")
-    else:
-        yield Finding("ok", "clock", "is plausible")
-    if now.throttled:
-        yield Finding("warning", "power", f"throttled: {now.throttled:#x}")
-
-
-def _disk_level(share: float) -> Level:
-    if share < DISK_LOW[0]:
-        return "error"  # as the alert disk_low
-    return "warning" if share < DISK_SCARCE else "ok"
-
-
-def _runtime() -> Iterator[Finding]:
-    try:
-        done = subprocess.run(  # noqa: S603  our own interpreter
-            [*PYTHON, "-c", RUNTIME],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=IMPORT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        yield Finding("error", "runtime", "onnxruntime does not load")
-        return
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
-        yield Finding("error", "runtime", f"onnxruntime does not load: {last[0]}")
-    else:
-        yield Finding("ok", "runtime", f"onnxruntime {done.stdout.strip()}")
-
-
-def _bundles(config: Config) -> Iterator[Finding]:
-    try:
-        pipelines = open_pipelines(config)
-    except ConfigError as error:
-        yield Finding("error", "bundles", str(error))
-        return
-    names = ", ".join(bundle.id for bundle in bundles_of(pipelines))
-    yield Finding("ok", "bundles", f"{names}: hashes and probes as they should be")
-
-
-def _unit() -> Iterator[Finding]:
-    program = shutil.which("systemctl")
-    if program is None:
-        yield Finding("warning", "unit", "no systemd here")
-        return
-    done = subprocess.run(  # noqa: S603  found on the path
-        [program, "is-enabled", UNIT], capture_output=True, text=True, check=False
-    )
-    state = done.stdout.strip() or "not installed"
-    fine = state == "enabled"
-    yield Finding("ok" if fine else "warning", "unit", f"{UNIT} is {state}")
-
-
-@asynccontextmanager
-async def _beside(
-    known: Endpoint, came: asyncio.Queue[Message]
-) -> AsyncIterator[Connection]:
-    """Connect by an id of our own: the daemon keeps its. Raises Undelivered."""
-    client_id = f"{known.client_id}-doctor"
-    aside = replace(known, client_id=client_id, session_expiry_s=0, will=None)
-
-    def hear(message: Message) -> None:
-        message.ack()
-        came.put_nowait(message)
-
-    connection = Connection(aside, 0, None, hear)
-    await connection.open()
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def _broker(found: FleetStatus) -> AsyncIterator[Finding]:
-    """Ask for all that the daemon asks for."""
-    config, known = found.config, endpoint(found.config)
-    came: asyncio.Queue[Message] = asyncio.Queue()
-    topics = Topics(config.agent.device.id)
-    try:
-        async with _beside(known, came) as connection:
-            yield Finding("ok", "broker", f"{known.url} accepts us")
-            if found.state is not None:
-                with suppress(Undelivered):
-                    await connection.subscribe([topics.fleet])
-            for subject, topic in _filters(config):
-                yield await _subscribed(connection, subject, topic)
-    except Undelivered as error:
-        yield Finding("error", "broker", f"{known.url}: {error}")
-        return
-    # The answer to a request that nobody made, and the end of an alert that never was.
-    yield await _published(known, topics.response("doctor"), RESPONSE)
-    yield await _published(known, topics.alert("doctor"), b"")
-    results = [p.output.topic or topics.result(n) for n, p in config.pipelines.items()]
-    yield Finding(
-        "ok",
-        "results",
-        f"not tried, for somebody may read them: {', '.join(results)}; where the "
-        "broker takes none, the log says publish_refused",
-    )
-    # Retained, it came before the subscriptions that followed were granted.
-    while not came.empty():
-        message = came.get_nowait()
-        told = _refusal(message.payload) if message.topic == topics.fleet else None
-        if told and found.state and told != found.state.reason:
-            yield Finding("warning", "fleet", f"the daemon last refused it: {told!r}")
-
-
-def _refusal(report: bytes) -> str | None:
-    """Return why a device refuses its fleet's file, by its report."""
-    try:
-        said = from_json(report)
-        return str(said["reason"]) if said["state"] == "refused" else None
-    except (ValueError, TypeError, KeyError):  # anybody may publish
-        return None
-
-
-def _filters(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield what the daemon subscribes to, and what for."""
-    for name, pipeline in config.pipelines.items():
-        yield from ((name, topic) for topic in pipeline.input.topics)
-    yield "requests", Topics(config.agent.device.id).requests
-    if config.agent.homeassistant.enable:
-        yield "homeassistant", status_topic(config.agent.homeassistant.prefix)
-    if config.agent.fleet and config.agent.fleet.topic:
-        yield "fleet", config.agent.fleet.topic
-
-
-async def _subscribed(connection: Connection, subject: str, topic: str) -> Finding:
-    if topic.startswith("$share/"):  # we would take messages from those who share
-        return Finding("ok", subject, f"{topic} is shared; not tried")
-    try:
-        await connection.subscribe([topic])
-        await connection.unsubscribe([topic])
-    except Undelivered as error:
-        return Finding("error", subject, f"{topic}: {error}")
-    return Finding("ok", subject, f"may subscribe to {topic}")
-
-
-async def _published(known: Endpoint, topic: str, payload: bytes) -> Finding:
-    """Publish what nobody waits for, and see whether the broker takes it.
-
-    With MQTT 3.1.1 it never says no: there it must come back to us. Some brokers hang
-    up after a refusal, so each has a connection of its own.
+    Beside a running daemon, without disturbing it; `check` looks at the files only.
+    Exit status 2 if something is wrong, 0 with warnings.
     """
-    came: asyncio.Queue[Message] = asyncio.Queue()
-    try:
-        async with _beside(known, came) as connection:
-            if not connection.is_v5:
-                await connection.subscribe([topic])
-            await (await connection.publish(topic, payload))
-            if not connection.is_v5:
-                async with asyncio.timeout(ECHO_S):
-                    await ReceivedMessage(connection, came).get()
-    except Undelivered as error:
-        return Finding("error", "publish", f"{topic}: {error}")
-    except TimeoutError:
-        return Finding(
-            "warning",
-            "publish",
-            f"{topic}: published, and it never came back; by MQTT 3.1.1 we cannot "
-            "tell whether we may not publish, or only not read it",
-        )
-    return Finding("ok", "publish", f"may publish to {topic}")
+    from agent.daemon.checks import Finding
+    from agent.daemon.diagnosis import examine
+    from agent.fleet.status import fleet_status
 
+    async def all_of() -> list[Finding]:
+        found = []
+        async for finding in examine(fleet_status(config, own=own)):
+            print_finding(finding, as_json=as_json)
+            found.append(finding)
+        return found
 
-async def _upstream(config: Config) -> AsyncIterator[Finding]:
-    """See whether somebody listens where upstream should be; nothing is asked."""
-    transport = transport_of(config)
-    said = config.agent.upstream
-    if transport is None or said is None:
-        yield Finding("ok", "upstream", "none: nothing leaves this device")
-    elif said.transport == "mqtt":
-        yield await _answers(config, said, transport.to)
-    else:
-        yield await _listens(said.url, transport.to)
-
-
-async def _answers(config: Config, said: UpstreamSection, to: str) -> Finding:
-    """Subscribe to the answers, by the connection that is theirs."""
-    known = endpoint_of(settings_of(said), endpoint(config))
-    topic = Topics(config.agent.device.id).answer
-    try:
-        async with _beside(known, asyncio.Queue()) as connection:
-            await connection.subscribe([topic])
-    except Refused as error:
-        return Finding("error", "upstream", f"{to}: {error}")
-    except Undelivered as error:
-        return Finding("warning", "upstream", f"{to}: {error}")
-    return Finding("ok", "upstream", f"{to}: may subscribe to {topic}; nothing asked")
-
-
-async def _listens(url: str, to: str) -> Finding:
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    try:
-        async with asyncio.timeout(REACH_S):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
-    except (OSError, socket.gaierror, TimeoutError) as error:
-        why = str(error) or "no answer"
-        return Finding("warning", "upstream", f"{to}: {why}")
-    writer.close()
-    return Finding("ok", "upstream", f"{to}: somebody listens")
+    if any(finding.level == "error" for finding in asyncio.run(all_of())):
+        sys.exit(2)

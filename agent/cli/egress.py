@@ -1,61 +1,71 @@
 """`slm-agent egress`: what left the device, by its ledger."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from agent.cli import tables
-from agent.core.errors import ConfigError
-from agent.outbox import ledger
-from agent.outbox.ledger import LedgerEntry
-from agent.outbox.readonly import read_only
-from agent.protocol.messages import iso
+from agent.cli.options import CONFIG, JSON
+from agent.cli.tables import printable
 
-PAGE = 1000  # entries that are read at once
+if TYPE_CHECKING:
+    from agent.outbox.ledger import LedgerEntry
+
 HASH_SHOWN = 12  # characters of a hash, in tables
 
 
-@dataclass(frozen=True, slots=True)
-class EgressVerdict:
-    """Whether the chain holds, and its last entry: noted elsewhere, it is a witness."""
+@click.command()
+@CONFIG
+@JSON
+@click.option(
+    "--last", type=click.IntRange(min=1), help="Only so many; in a table 50 by default."
+)
+@click.option("--verify", is_flag=True, help="Check the chain instead of listing it.")
+def egress(
+    config: Path | None, last: int | None, *, as_json: bool, verify: bool
+) -> None:
+    """Show what left the device, and prove that nobody changed the list.
 
-    problem: str | None
-    number: int
-    hash: str
+    One entry for each request upstream, written before it leaves: when, for which
+    message, to whom, how many bytes, what was hidden in them, and their SHA-256. Never
+    a text. It may be read while the daemon runs.
 
-    def __str__(self) -> str:
-        """Say it in one line."""
-        if self.problem:
-            return f"the chain is broken: {self.problem}"
-        return f"the chain holds; entry {self.number}, hash {self.hash}"
+    Each entry's hash covers the entry before. --verify makes all of them anew: exit
+    status 1 if one was changed or is missing. Keep the last hash, which it prints,
+    somewhere else: who can write the file can write another chain, but none in which
+    your hash stands.
 
+    \b
+      slm-agent egress                          a table of the last 50
+      slm-agent egress --json | jq .redactions  one object a line, all of them
+      slm-agent egress --verify                 for a daily job
+    """  # noqa: D301  \b is click's mark of a paragraph to leave as it is
+    from agent.config.load import load
+    from agent.daemon.assembly import outbox_path
+    from agent.outbox import ledger_reading
 
-def listed(path: Path, last: int | None = None) -> Iterator[LedgerEntry]:
-    """Yield the entries, oldest first, or only the last so many; raises ConfigError."""
-    _exists(path)
-    after = 0
-    if last is not None:
-        with read_only(path) as db:
-            after = max(0, ledger.head(db)[0] - last)
-    # A page at a time: whoever reads slowly is not to keep the daemon's log from
-    # being cut.
-    while entries := _page(path, after):
-        yield from entries
-        after = entries[-1].number
-
-
-def judged(path: Path) -> EgressVerdict:
-    """Check the chain of all entries that are kept; raises ConfigError."""
-    _exists(path)
-    with read_only(path) as db:
-        number, digest = ledger.head(db)
-        return EgressVerdict(ledger.verify(db), number, digest)
+    path = outbox_path(load(config))
+    if verify:
+        verdict = ledger_reading.judged(path)
+        click.echo(json.dumps(asdict(verdict)) if as_json else str(verdict))
+        sys.exit(1 if verdict.problem else 0)
+    if as_json:
+        for entry in ledger_reading.listed(path, last):
+            click.echo(json.dumps(line(entry), ensure_ascii=False))
+        return
+    show(list(ledger_reading.listed(path, last or 50)))
 
 
-def line(entry: LedgerEntry) -> dict[str, Any]:
+def line(entry: "LedgerEntry") -> dict[str, Any]:
     """Return an entry for programs: all that its hash is made of, and when in words."""
+    from agent.protocol.messages import iso
+
     at = datetime.fromtimestamp(entry.egress.at, UTC)
     return {
         "number": entry.number,
@@ -66,7 +76,7 @@ def line(entry: LedgerEntry) -> dict[str, Any]:
     }
 
 
-def show(entries: Sequence[LedgerEntry]) -> None:
+def show(entries: "Sequence[LedgerEntry]") -> None:
     """Print entries as a table."""
     tables.show(
         ("no.", "time", "pipeline", "case", "to", "bytes", "hidden", "sha256"),
@@ -74,24 +84,9 @@ def show(entries: Sequence[LedgerEntry]) -> None:
     )
 
 
-def _page(path: Path, after: int) -> list[LedgerEntry]:
-    with read_only(path) as db:
-        return ledger.entries(db, after, PAGE)
+def _cells(entry: "LedgerEntry") -> tuple[str, ...]:
+    from agent.protocol.messages import iso
 
-
-def _exists(path: Path) -> None:
-    try:
-        path.stat()
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: there is no outbox yet: nothing was sent upstream, or it lies "
-            "elsewhere (state.dir)"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-
-
-def _cells(entry: LedgerEntry) -> tuple[str, ...]:
     said = entry.egress
     hidden = ", ".join(f"{number} {kind}" for kind, number in said.redactions.items())
     cells = (
@@ -104,11 +99,4 @@ def _cells(entry: LedgerEntry) -> tuple[str, ...]:
         hidden or "-",
         said.sha256[:HASH_SHOWN],
     )
-    return tuple(_printable(cell) for cell in cells)
-
-
-def _printable(text: str) -> str:
-    """Return a text that no terminal takes for a command: ids are the producers'."""
-    return "".join(
-        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return tuple(printable(cell) for cell in cells)

@@ -15,7 +15,8 @@ from pydantic_core import from_json
 from agent.core.errors import ConfigError, Undelivered
 from agent.core.interpreter import PYTHON, environment
 from agent.core.types import Message
-from agent.mqtt.connection import Connection, Endpoint
+from agent.mqtt.connection import Endpoint
+from agent.mqtt.side_connection import SideConnection, side_connection
 from agent.protocol.messages import Topics
 
 DEVICE = "demo"
@@ -109,56 +110,44 @@ async def daemon(
     config = folder / "agent.toml"
     text = AGENT.format(device=DEVICE, port=port, version=version, folder=folder)
     config.write_text(text + more, "utf-8")
-    online = asyncio.Event()
-
-    def heard(message: Message) -> None:
-        if message.payload == b"online":
-            online.set()
-        message.ack()
-
-    watcher = Connection(client(port, "watcher"), 0, None, heard)
-    await watcher.open()
-    await watcher.subscribe([Topics(DEVICE).status])
-    with (folder / "agent.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *PYTHON,
-            *("-m", "agent", "run", "--config", str(config)),
-            env=environment(),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        await _online(online, process, folder / "agent.log")
-        await watcher.close()
-        yield process
-    finally:
-        await _stop(process)
+    async with side_connection(client(port), "watcher") as watcher:
+        await watcher.connection.subscribe([Topics(DEVICE).status])
+        with (folder / "agent.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *PYTHON,
+                *("-m", "agent", "run", "--config", str(config)),
+                env=environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            await _online(watcher, process, folder / "agent.log")
+            yield process
+        finally:
+            await _stop(process)
 
 
-def client(port: int, name: str) -> Endpoint:
-    """Return an MQTT 3.1.1 client of the embedded broker, without a session."""
-    return Endpoint(
-        url=f"mqtt://127.0.0.1:{port}",
-        client_id=f"slm-agent-{name}",
-        version=4,
-        session_expiry_s=0,
-    )
+def client(port: int) -> Endpoint:
+    """Return what an MQTT 3.1.1 client needs to know of the embedded broker."""
+    return Endpoint(url=f"mqtt://127.0.0.1:{port}", client_id="slm-agent", version=4)
+
+
+@asynccontextmanager
+async def asking(port: int) -> AsyncIterator["Asker"]:
+    """Connect to a broker on loopback as somebody who asks; raises Undelivered."""
+    async with side_connection(client(port), "asker") as aside:
+        base = f"slm/{DEVICE}"
+        await aside.connection.subscribe([f"{base}/result/#", f"{base}/deadletter/#"])
+        yield Asker(aside)
 
 
 class Asker:
-    """Owns a connection that publishes texts and hears results and dead letters."""
+    """Publishes texts and hears results and dead letters."""
 
-    def __init__(self, port: int) -> None:
-        """`port` is the broker's on loopback."""
-        self.heard: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
-        self._connection = Connection(client(port, "asker"), 0, None, self._take)
-
-    async def open(self) -> None:
-        """Connect and subscribe; raises Undelivered."""
-        await self._connection.open()
-        base = f"slm/{DEVICE}"
-        await self._connection.subscribe([f"{base}/result/#", f"{base}/deadletter/#"])
+    def __init__(self, aside: SideConnection) -> None:
+        """`aside` has subscribed."""
+        self._aside = aside
 
     async def ask(self, number: int, text: str) -> None:
         """Publish a text; its answer names `topic_of(number)`."""
@@ -167,16 +156,22 @@ class Asker:
     async def send(self, number: int, text: str) -> asyncio.Future[None]:
         """Publish a text without waiting for the broker's PUBACK, which is returned."""
         payload = text.encode("utf-8", "surrogatepass")
-        return await self._connection.publish(topic_of(number), payload)
+        return await self._aside.connection.publish(topic_of(number), payload)
 
-    async def close(self) -> None:
-        """Disconnect."""
-        await self._connection.close()
+    async def answer(self) -> "Answer":
+        """Return the next answer; raises Undelivered once no more can come."""
+        return _read(await self._aside.get())
 
-    def _take(self, message: Message) -> None:
-        message.ack()
-        kind = message.topic.split("/")[2]
-        self.heard.put_nowait((kind, from_json(message.payload)))
+    def answers(self) -> list["Answer"]:
+        """Return the answers that are there already."""
+        return [_read(message) for message in self._aside.waiting()]
+
+
+Answer = tuple[str, dict[str, Any]]  # `result` or `deadletter`, and the object
+
+
+def _read(message: Message) -> Answer:
+    return message.topic.split("/")[2], from_json(message.payload)
 
 
 def topic_of(number: int) -> str:
@@ -185,31 +180,31 @@ def topic_of(number: int) -> str:
 
 
 async def _listening(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
-    probe = client(port, "probe")
     async with asyncio.timeout(START_S):
         while process.returncode is None:
-            connection = Connection(probe, 0, None, lambda message: message.ack())
             try:
-                await connection.open()
+                async with side_connection(client(port), "probe"):
+                    return
             except Undelivered:
                 await asyncio.sleep(0.05)
-            else:
-                await connection.close()
-                return
     raise ConfigError(f"the broker ended: {log.read_text('utf-8', 'replace')}")
 
 
 async def _online(
-    online: asyncio.Event, process: asyncio.subprocess.Process, log: Path
+    watcher: SideConnection, process: asyncio.subprocess.Process, log: Path
 ) -> None:
-    waits = {
-        asyncio.ensure_future(online.wait()),
-        asyncio.ensure_future(process.wait()),
-    }
+    async def said() -> None:
+        while (await watcher.get()).payload != b"online":
+            pass
+
+    waits = {asyncio.ensure_future(said()), asyncio.ensure_future(process.wait())}
     await asyncio.wait(waits, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+    ready = process.returncode is None and any(
+        wait.done() and wait.exception() is None for wait in waits
+    )
     for wait in waits:
         wait.cancel()
-    if not online.is_set():
+    if not ready:
         raise ConfigError(f"the daemon did not come up:\n{log.read_text('utf-8')}")
 
 

@@ -321,7 +321,7 @@ def push(
     from agent.daemon.assembly import endpoint
     from agent.fleet import signing
     from agent.fleet.parse import read_path
-    from agent.mqtt.link import publish_aside
+    from agent.mqtt.side_connection import publish_aside
 
     agent = read_file(AgentFile, config) if config else AgentFile()
     told: dict[str, Any] = {"client_id": f"slm-fleet-{secrets.token_hex(4)}"}

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from agent.cli.watching import listening
+from agent.cli.listening import listening
 from agent.config.load import Config
 from agent.core.errors import ConfigError
 from agent.fleet import signing

@@ -23,7 +23,8 @@ from agent.fleet.probation import HealthSignals
 from agent.inference.pipeline import Pipeline, bundles_of
 from agent.mqtt.backlog import Backlog
 from agent.mqtt.connection import Connection
-from agent.mqtt.link import Link, publish_aside
+from agent.mqtt.link import Link
+from agent.mqtt.side_connection import publish_aside
 from agent.protocol import homeassistant
 from agent.protocol.messages import Topics
 from agent.telemetry.alerts import STOLEN, Alerts

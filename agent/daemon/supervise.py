@@ -18,8 +18,8 @@ from agent.config.load import Config
 from agent.core.errors import ConfigError, Undelivered
 from agent.daemon.history import History
 from agent.mqtt.connection import Endpoint
-from agent.mqtt.link import publish_aside
 from agent.mqtt.message_ids import IdTable
+from agent.mqtt.side_connection import publish_aside
 
 FAREWELL_MAX_S = 5.0
 BEGUN = 64  # requests that are remembered, by their ids

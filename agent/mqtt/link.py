@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -12,6 +12,7 @@ from agent.core.errors import Refused, Undelivered
 from agent.core.types import Message
 from agent.mqtt.connection import Connection, Endpoint
 from agent.mqtt.message_ids import IdTable
+from agent.mqtt.side_connection import side_connection
 from agent.mqtt.topic_filters import number_of
 
 STABLE_S = 60.0  # a connection that lasted this long forgives the failures before it
@@ -232,15 +233,12 @@ class Link:
         broker that restarts and from a network that breaks again and again.
         """
         try:
-            witness = await _aside(self._endpoint, "witness")
+            async with side_connection(self._endpoint, "witness") as witness:
+                if not await _ends(connection, FLAP_S):
+                    return False
+                return not await _ends(witness.connection, GRACE_S)
         except Undelivered:
             return False
-        try:
-            if not await _ends(connection, FLAP_S):
-                return False
-            return not await _ends(witness, GRACE_S)
-        finally:
-            await witness.close()
 
     async def _give_way(self, times: int) -> None:
         """Leave the client id to whoever took it, and say so; no reconnect war."""
@@ -251,34 +249,6 @@ class Link:
         )
         await self._on_stolen()
         await asyncio.sleep(random.uniform(pause, 1.5 * pause))  # noqa: S311
-
-
-async def publish_aside(endpoint: Endpoint, topic: str, payload: bytes) -> None:
-    """Publish one retained message by a connection of its own; raises Undelivered.
-
-    For what must be said while another client holds our id.
-    """
-    connection = await _aside(endpoint, "aside")
-    try:
-        await (await connection.publish(topic, payload, retain=True))
-    finally:
-        await connection.close()
-
-
-async def _aside(endpoint: Endpoint, name: str) -> Connection:
-    """Connect with an id of its own and no session; raises Undelivered."""
-    aside = replace(
-        endpoint,
-        client_id=f"{endpoint.client_id}-{name}",
-        session_expiry_s=0,
-        will=None,
-    )
-    try:
-        connection = Connection(aside, 0, None, lambda _message: None)
-    except OSError as error:
-        raise Undelivered(str(error)) from error  # TLS files just being replaced
-    await connection.open()
-    return connection
 
 
 async def _ends(connection: Connection, within_s: float) -> bool:

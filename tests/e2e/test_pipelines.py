@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.cli.check import ExampleCase
 from agent.config.section import shipped
 from agent.core.jsonl import read_records
+from agent.daemon.checks import ExampleCase
 from harness.stage import Agent, Client, Mosquitto, text_of
 
 TOPICS = {

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from agent.cli.check import CaseEntity, ExampleCase, Finding, check, differences
 from agent.cli.main import cli
 from agent.config.load import load
 from agent.core.errors import ConfigError
@@ -21,6 +20,7 @@ from agent.core.types import (
     Tier,
     Unresolved,
 )
+from agent.daemon.checks import CaseEntity, ExampleCase, Finding, check, differences
 from agent.evaluation.evaluate import answer, evaluate, prediction_line
 from agent.evaluation.examples import Example, Span, read_examples
 from agent.inference.bundle import Bundle

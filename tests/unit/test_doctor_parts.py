@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.cli.doctor import _disk_level, _refusal
+from agent.daemon.diagnosis import _disk_level, _refusal
 
 
 @pytest.mark.parametrize(

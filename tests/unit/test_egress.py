@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from agent.cli import egress
 from agent.cli.main import cli
 from agent.core.errors import ConfigError
-from agent.outbox import SCHEMA, ledger
+from agent.outbox import SCHEMA, ledger, ledger_reading
 from agent.outbox.ledger import Egress
 from agent.outbox.readonly import read_only
 from agent.outbox.store import Store
@@ -129,8 +129,8 @@ def test_only_the_last(path: Path, arguments: list[str]) -> None:
 @pytest.mark.usefixtures("store")
 def test_pages(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are read at once, each is told once."""
-    monkeypatch.setattr(egress, "PAGE", 2)
-    entries = list(egress.listed(path))
+    monkeypatch.setattr(ledger_reading, "PAGE", 2)
+    entries = list(ledger_reading.listed(path))
     assert [entry.number for entry in entries] == [1, 2, 3, 4, 5]
     assert all(b.previous == a.hash for a, b in pairwise(entries))
 
@@ -138,7 +138,7 @@ def test_pages(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_was_written_meanwhile(path: Path, store: Store) -> None:
     """Who reads slowly sees what the daemon writes, and does not keep it from it."""
     seen = []
-    for entry in egress.listed(path):
+    for entry in ledger_reading.listed(path):
         seen.append(entry.number)
         if entry.number == 5:
             await store.write(lambda db: ledger.record(db, sent(6)))
@@ -151,7 +151,7 @@ async def test_terminals_get_no_commands(
     """The id of a message is the producer's, and may be anything."""
     odd = Egress(1.0, "home", "\x1b[2J[b]\r\n", "mqtt", "t", 1, "00" * 32, {})
     await store.write(lambda db: ledger.record(db, odd))
-    egress.show(list(egress.listed(path, 1)))
+    egress.show(list(ledger_reading.listed(path, 1)))
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "[2J[b]" in shown
@@ -198,7 +198,7 @@ async def test_a_moment_of_the_file(path: Path, store: Store) -> None:
         await store.write(lambda db: ledger.record(db, sent(6)))
         assert ledger.verify(db) is None
         assert ledger.head(db) == before
-    assert egress.judged(path).number == 6
+    assert ledger_reading.judged(path).number == 6
 
 
 @pytest.mark.usefixtures("store")
@@ -211,6 +211,8 @@ def test_reading_writes_nothing(path: Path) -> None:
 def test_reading_after_the_daemon(path: Path) -> None:
     """Nobody needs to run for the ledger to be read, nor to have closed it."""
     Store(path, SCHEMA, 2**20).close()
-    assert list(egress.listed(path)) == []
-    assert egress.judged(path) == egress.EgressVerdict(None, 0, "00" * 32)
-    assert str(egress.judged(path)).startswith("the chain holds; entry 0")
+    assert list(ledger_reading.listed(path)) == []
+    assert ledger_reading.judged(path) == ledger_reading.EgressVerdict(
+        None, 0, "00" * 32
+    )
+    assert str(ledger_reading.judged(path)).startswith("the chain holds; entry 0")

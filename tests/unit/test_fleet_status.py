@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent.cli.check import membership
 from agent.core.errors import ConfigError
+from agent.daemon.checks import membership
 from agent.fleet.signing import Content
 from agent.fleet.state import FOLDER, Ref, RolloutState, StateStore, Status
 from agent.fleet.status import FleetStatus, fleet_status

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agent.cli.demo import read_messages
+from agent.cli.demo_session import read_messages
 from agent.config.load import Config, load
 from agent.core.errors import ConfigError
 from agent.core.types import (

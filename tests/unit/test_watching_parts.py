@@ -10,20 +10,12 @@ import pytest
 from rich.console import Console
 
 from agent.cli.tables import plain
-from agent.cli.watching import (
-    CLEAR,
-    HEADINGS,
-    FleetView,
-    ReceivedMessage,
-    _cells,
-    _settle,
-    _shown,
-    _table,
-    line,
-)
+from agent.cli.tap import line
+from agent.cli.top import CLEAR, HEADINGS, FleetView, _cells, _settle, _shown, _table
 from agent.core.errors import Undelivered
 from agent.core.types import Message
 from agent.mqtt.connection import Ended
+from agent.mqtt.side_connection import SideConnection
 from harness.tiny import arrived
 
 if TYPE_CHECKING:
@@ -119,7 +111,7 @@ def test_top_without_rich(
 ) -> None:
     """Where rich is not installed the columns are plain, and anew on a terminal."""
     monkeypatch.setitem(sys.modules, "rich", None)
-    monkeypatch.setattr("agent.cli.watching.find_spec", lambda _: None)
+    monkeypatch.setattr("agent.cli.top.find_spec", lambda _: None)
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     fleet = FleetView()
     fleet.take(said({"received": 5, "rss_bytes": 2e6}, "slm/pi/health"))
@@ -147,24 +139,26 @@ class Road:
 
 async def test_who_listens_hears_of_the_end() -> None:
     """A connection that is lost is an error, not silence for ever."""
-    came: asyncio.Queue[Message] = asyncio.Queue()
+    came: asyncio.Queue[Message | Ended] = asyncio.Queue()
     road = Road()
-    heard = ReceivedMessage(cast("Connection", road), came)
+    heard = SideConnection(cast("Connection", road), came)
     came.put_nowait(said(1))
     assert (await heard.get()).payload == b"1"
-    road.ended.set_result(Ended("broken"))
     came.put_nowait(said(2))
-    assert (await heard.get()).payload == b"2"
-    with pytest.raises(Undelivered, match="broken"):
-        await heard.get()
+    road.ended.set_result(Ended("broken"))
+    await asyncio.sleep(0)
+    assert [message.payload for message in heard.waiting()] == [b"2"]
+    for _ in range(2):
+        with pytest.raises(Undelivered, match="broken"):
+            await heard.get()
 
 
 async def test_top_settles_though_devices_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Hundreds of devices leave no silence to wait for."""
-    monkeypatch.setattr("agent.cli.watching.SETTLED_S", 0.2)
-    came: asyncio.Queue[Message] = asyncio.Queue()
+    monkeypatch.setattr("agent.cli.top.SETTLED_S", 0.2)
+    came: asyncio.Queue[Message | Ended] = asyncio.Queue()
 
     async def speak() -> None:
         while True:
@@ -173,6 +167,6 @@ async def test_top_settles_though_devices_go_on(
 
     speaking = asyncio.ensure_future(speak())
     fleet = FleetView()
-    await _settle(ReceivedMessage(cast("Connection", Road()), came), fleet)
+    await _settle(SideConnection(cast("Connection", Road()), came), fleet)
     speaking.cancel()
     assert list(fleet.health) == ["pi"]

@@ -15,10 +15,10 @@ pytest.importorskip("transformers", reason="the extra `workshop` is not installe
 pytest.importorskip("onnx", reason="the extra `workshop` is not installed")
 pytest.importorskip("faker", reason="the extra `workshop` is not installed")
 
-from agent.cli.check import check
 from agent.config.load import load
 from agent.core.errors import ConfigError
 from agent.core.types import Resolved
+from agent.daemon.checks import check
 from agent.evaluation.evaluate import answer
 from agent.evaluation.examples import Example, Span, read_examples
 from agent.inference.pipeline import open_pipelines

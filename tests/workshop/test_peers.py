@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from agent.cli.demo import read_messages
+from agent.cli.demo_session import read_messages
 from agent.config.section import shipped
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "peers.py"

@@ -1,29 +1,28 @@
-"""`slm-agent tap` and `top`: what devices say, as they say it."""
+"""`slm-agent top`: how all devices on the broker are."""
 
 import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import from_json
+import click
 
-from agent.cli.tables import plain
-from agent.config.load import Config
-from agent.core.errors import Undelivered
+from agent.cli.options import CONFIG, JSON, OWN, running
+from agent.cli.tables import plain, printable
 from agent.core.types import Message
-from agent.daemon.assembly import endpoint
-from agent.mqtt.connection import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from rich.table import Table
+
+    from agent.config.load import Config
+    from agent.mqtt.side_connection import SideConnection
 
 OLD_S = 90.0  # a health that was not repeated for so long is shown as old
 QUIET_S = 0.5  # of silence end what is retained,
@@ -35,104 +34,23 @@ HEADINGS = (
 )
 
 
-class ReceivedMessage:
-    """Owns what came by a connection and nobody has seen yet."""
-
-    def __init__(self, connection: Connection, came: asyncio.Queue[Message]) -> None:
-        """`came` is filled by the connection."""
-        self._ended = connection.ended
-        self._came = came
-
-    async def get(self) -> Message:
-        """Return the next message; raises Undelivered once no more can come."""
-        next_one = asyncio.ensure_future(self._came.get())
-        try:
-            waits: set[asyncio.Future[Any]] = {next_one, self._ended}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if not next_one.done():
-                raise Undelivered(self._ended.result().why)
-            return next_one.result()
-        finally:
-            next_one.cancel()
-
-
-@asynccontextmanager
-async def listening(
-    config: Config, filters: Sequence[str]
-) -> "AsyncIterator[ReceivedMessage]":
-    """Hear topics by a connection of our own; raises Undelivered."""
-    known = endpoint(config)
-    aside = replace(
-        known,
-        client_id=f"{known.client_id}-watch-{time.time_ns() % 100_000}",
-        session_expiry_s=0,
-        will=None,
-    )
-    came: asyncio.Queue[Message] = asyncio.Queue()
-
-    def hear(message: Message) -> None:
-        message.ack()
-        came.put_nowait(message)
-
-    connection = Connection(aside, 0, None, hear)
-    await connection.open()
-    try:
-        await connection.subscribe(filters)
-        yield ReceivedMessage(connection, came)
-    finally:
-        await connection.close()
-
-
-async def tap(
-    config: Config, device: str, pipeline: str, limit: int | None, *, as_json: bool
+@click.command()
+@CONFIG
+@OWN
+@JSON
+@click.option("--device", default="+", help="Only this one; default all.")
+@click.option("--once", is_flag=True, help="Show what is known now, and end.")
+def top(
+    config: Path | None, device: str, *, own: bool, once: bool, as_json: bool
 ) -> None:
-    """Print results and dead letters as they come; `limit` ends it."""
-    filters = [f"slm/{device}/{kind}/{pipeline}" for kind in ("result", "deadletter")]
-    async with listening(config, filters) as heard:
-        shown = 0
-        while limit is None or shown < limit:
-            message = await heard.get()
-            shown += 1
-            print(  # noqa: T201
-                message.payload.decode("utf-8", "replace")
-                if as_json
-                else line(message),
-                flush=True,
-            )
+    """Show how all devices on the broker are, live.
 
-
-def line(message: Message) -> str:
-    """Return a result or dead letter in one line for eyes; never its text."""
-    try:
-        shown = _line(from_json(message.payload))
-    except (ValueError, TypeError, KeyError, AttributeError):  # anybody may publish
-        shown = f"{message.topic}: {len(message.payload)} bytes, no result"
-    return _printable(shown)
-
-
-def _printable(shown: str) -> str:
-    """Keep what others wrote from speaking to the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
-
-
-def _line(said: dict[str, Any]) -> str:
-    where = f"{said.get('device')}/{said.get('pipeline')}"
-    if "status" not in said:
-        return f"{where}  dead letter: {said.get('reason')}  {said.get('id')}"
-    score = said.get("score")
-    entities = [f"{e['label']}={e['text']}" for e in said.get("entities", [])]
-    shown = [
-        where,
-        said["status"] if said.get("final", True) else "provisional",
-        str(said.get("label")),
-        "" if score is None else f"{score:.2f}",
-        f"by {said.get('by')}",
-        said.get("reason") or "",
-        ", ".join(entities),
-        f"{said['ms']['total']:.1f} ms",
-        said.get("id", ""),
-    ]
-    return "  ".join(part for part in shown if part)
+    What they say of themselves every half minute: share resolved locally, latencies,
+    what waits, upstream calls, memory, alerts. --json prints one object a device, once.
+    """
+    found = running(config, own=own)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(watch(found, device, once=once, as_json=as_json))
 
 
 @dataclass(slots=True)
@@ -149,6 +67,8 @@ class FleetView:
         if kind == "status":
             self.status[device] = message.payload.decode("utf-8", "replace")
             return
+        from pydantic_core import from_json
+
         try:
             said = from_json(message.payload)
         except ValueError:
@@ -179,8 +99,10 @@ class FleetView:
             }
 
 
-async def top(config: Config, device: str, *, once: bool, as_json: bool) -> None:
+async def watch(config: "Config", device: str, *, once: bool, as_json: bool) -> None:
     """Show all devices, live; `once` shows what is retained and ends."""
+    from agent.cli.listening import listening
+
     filters = [f"slm/{device}/{kind}" for kind in ("status", "health")]
     fleet = FleetView()
     async with listening(config, filters) as heard:
@@ -200,7 +122,7 @@ async def top(config: Config, device: str, *, once: bool, as_json: bool) -> None
                 show()
 
 
-async def _settle(heard: ReceivedMessage, fleet: FleetView) -> None:
+async def _settle(heard: "SideConnection", fleet: FleetView) -> None:
     """Take all that is retained: it comes at once after the subscription."""
     with suppress(TimeoutError):
         async with asyncio.timeout(SETTLED_S):
@@ -271,11 +193,11 @@ def _cells(fleet: FleetView) -> Iterator[tuple[str, ...]]:
         keys = ("received", "percent_local", "ms_p50", "ms_p99", "in_hand", "outbox")
         memory = row["rss_bytes"]
         yield (
-            _printable(row["device"]),
-            _printable(status),
+            printable(row["device"]),
+            printable(status),
             *(_cell(row[key]) for key in (*keys, "calls_today")),
             _cell(memory and memory / 1e6),
-            _printable(", ".join(row["alerts"])),
+            printable(", ".join(row["alerts"])),
         )
 
 

@@ -1,0 +1,335 @@
+"""`slm-agent demo`: the whole system on an embedded broker, with sample messages.
+
+Upstream is simulated (`cli/simulated.py`), and everything that is printed says so.
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from agent.cli.embedded import Asker, asking, daemon, nats
+from agent.cli.simulated import MODEL, Simulated, simulated
+from agent.config.section import shipped
+from agent.core.errors import ConfigError, Undelivered
+from agent.core.jsonl import read_lines, read_records
+from agent.evaluation.examples import read_examples
+from agent.telemetry.counters import percentiles
+
+OLD = '"3.1.1"'  # the MQTT that the embedded broker speaks
+# What a small hosted model cost by list price, in dollars for a million tokens.
+PRICE_IN, PRICE_OUT = 0.15, 0.60
+UPSTREAM = """
+[upstream]
+transport = "http"
+url = "{url}"
+model = "{model}"
+price_in = {price_in}
+price_out = {price_out}
+"""
+BY = {"upstream": "upstream (simulated)"}
+ANSWER_S = 30.0  # no answer within this long is a failure
+SAMPLES = "home.samples.txt"
+KNOWN = "home.upstream.jsonl"  # what the simulated upstream knows by heart
+
+
+class Asked(BaseModel):
+    """A line of a `.jsonl` file of messages; labelled data will do."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class Session:
+    """What was asked and what came back."""
+
+    texts: list[str] = field(default_factory=list)
+    answers: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    planned: int = 0  # how many texts are to be asked at least
+    upstream: Simulated | None = None
+
+    @property
+    def wanted(self) -> int:
+        """How many messages must have ended."""
+        return max(self.planned, len(self.texts))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures that end the demo; times in ms from arrival to publish."""
+        found = [answers[0] for answers in self.answers.values() if answers]
+        results = [answer for answer in found if "status" in answer]
+        outcomes = Counter(answer["status"] for answer in results)
+        local = [answer for answer in results if "upstream" not in answer]
+        here = sum(answer["status"] == "resolved" for answer in local)
+        times = [answer["ms"]["total"] for answer in local]
+        p50, p99 = percentiles(times) or (None, None)
+        resolved = outcomes["resolved"]
+        return {
+            "messages": self.wanted,
+            "results": sum(len(a) for a in self.answers.values()),
+            "resolved": resolved,
+            "resolved_locally": here,
+            "resolved_upstream": resolved - here,
+            "unresolved": outcomes["unresolved"],
+            "dead_letters": len(found) - len(results),
+            "share_resolved": round(resolved / len(results), 4) if results else None,
+            "share_local": round(here / len(results), 4) if results else None,
+            "ms_p50": p50,
+            "ms_p99": p99,
+            "complete": self.complete,
+            "upstream": self._costs(),
+        }
+
+    def _costs(self) -> dict[str, Any]:
+        """Return what the simulated upstream would have cost by list price, dollars."""
+        asked = self.upstream
+        if asked is None or not asked.calls:
+            return {"simulated": True, "calls": 0, "cost": 0.0, "cost_all": None}
+        cost = (asked.tokens_in * PRICE_IN + asked.tokens_out * PRICE_OUT) / 1e6
+        return {
+            "simulated": True,
+            "calls": asked.calls,
+            "cost": round(cost, 6),
+            "cost_all": round(cost / asked.calls * self.wanted, 6),
+        }
+
+    @property
+    def complete(self) -> bool:
+        """Whether every message ended in exactly one final result."""
+        return all(
+            len(found := self.answers.get(number, [])) == 1
+            and found[0].get("final") is True
+            for number in range(self.wanted)
+        )
+
+
+def read_messages(path: Path | None) -> list[str]:
+    """Read a text file (a message a line) or JSON Lines with a `text` field each.
+
+    None reads the shipped samples. Blank lines are no messages.
+    """
+    path = path or shipped("pipelines") / SAMPLES
+    if path.suffix == ".jsonl":
+        return [asked.text for asked in read_records(path, Asked, "messages")]
+    return [line for _, line in read_lines(path, "messages")]
+
+
+async def run(texts: Sequence[str], *, once: bool, as_json: bool) -> int:
+    """Ask everything, print every answer; return the exit status."""
+    interactive = not once and not as_json and sys.stdin.isatty()
+    view = JsonView() if as_json else TableView()
+    session = Session(planned=len(texts))
+    with view.shown():
+        async with _stage() as (asker, session.upstream):
+            for text in texts:
+                if not await _ask(asker, session, view, text):
+                    break  # broker or daemon is gone: the others would wait in vain
+            await _settle(asker, session, view)
+            view.summary(session.summary())
+            if interactive:
+                await _converse(asker, session, view)
+    return 0 if session.complete else 1
+
+
+@asynccontextmanager
+async def _stage() -> AsyncIterator[tuple[Asker, Simulated]]:
+    with tempfile.TemporaryDirectory(prefix="slm-agent-demo-") as name:
+        folder = Path(name)
+        known = read_examples(shipped("pipelines") / KNOWN)
+        with simulated(known) as serving:
+            upstream = UPSTREAM.format(
+                url=serving.url, model=MODEL, price_in=PRICE_IN, price_out=PRICE_OUT
+            )
+            async with (
+                nats(folder) as port,
+                daemon(folder, port, OLD, upstream),
+                asking(port) as asker,
+            ):
+                yield asker, serving
+
+
+async def _ask(asker: Asker, session: Session, view: "View", text: str) -> bool:
+    """Publish one text and wait for its first answer, so that times are honest.
+
+    False if none came.
+    """
+    number = len(session.texts)
+    session.texts.append(text)
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await asker.ask(number, text)
+            while number not in session.answers:
+                _hear(session, view, *await asker.answer())
+    except (TimeoutError, Undelivered):
+        view.missing(text)
+        return False
+    return True
+
+
+async def _settle(asker: Asker, session: Session, view: "View") -> None:
+    """Take what came twice; a duplicate would follow at once on an idle system."""
+    await asyncio.sleep(0.2)
+    for kind, answer in asker.answers():
+        _hear(session, view, kind, answer)
+
+
+def _hear(session: Session, view: "View", kind: str, answer: dict[str, Any]) -> None:
+    number = int(answer["topic"].split("/")[1])
+    if kind == "deadletter":
+        answer = {k: v for k, v in answer.items() if k != "payload"}
+    session.answers.setdefault(number, []).append(answer)
+    view.answer(session.texts[number], answer)
+
+
+async def _converse(asker: Asker, session: Session, view: "View") -> None:
+    print("\nType a sentence; Ctrl-C or Ctrl-D ends.")  # noqa: T201
+    loop = asyncio.get_running_loop()
+    typed: asyncio.Queue[str] = asyncio.Queue()
+
+    def read_line() -> None:
+        typed.put_nowait(sys.stdin.readline())
+
+    loop.add_reader(sys.stdin, read_line)
+    try:
+        while True:
+            print("> ", end="", flush=True)  # noqa: T201
+            line = await typed.get()
+            if not line:
+                return
+            if line.strip():
+                await _ask(asker, session, view, line.strip())
+    except asyncio.CancelledError:
+        print()  # noqa: T201  Ctrl-C is how one leaves
+    finally:
+        loop.remove_reader(sys.stdin)
+
+
+class JsonView:
+    """One JSON object a line: every answer, the summary last."""
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Nothing to open."""
+        yield
+
+    def answer(self, text: str, answer: dict[str, Any]) -> None:
+        """Print an answer as it came, with its text."""
+        self._print({"text": text, **answer})
+
+    def missing(self, text: str) -> None:
+        """Say which message got no answer."""
+        self._print({"text": text, "status": None, "reason": "no answer"})
+
+    def summary(self, figures: dict[str, Any]) -> None:
+        """Print the figures."""
+        self._print({"summary": figures})
+
+    def _print(self, value: dict[str, Any]) -> None:
+        print(json.dumps(value, ensure_ascii=False), flush=True)  # noqa: T201
+
+
+class TableView:
+    """A live table for people."""
+
+    def __init__(self) -> None:
+        """Open the console; raises ConfigError without the extra `demo`."""
+        try:
+            from rich.console import Console
+        except ImportError:
+            raise ConfigError(
+                "tables are missing: pip install 'slm-agent[demo]' (or use --json)"
+            ) from None
+        width = None if sys.stdout.isatty() else 120
+        self._console = Console(width=width)
+        self._heading_due = True
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show that broker and daemon are being started."""
+        from rich.status import Status
+
+        with Status("starting broker and daemon ...", console=self._console) as status:
+            self._status = status
+            yield
+
+    def answer(self, text: str, answer: dict[str, Any]) -> None:
+        """Add a row."""
+        from rich.markup import escape
+
+        if self._heading_due:
+            self._heading_due = False
+            self._status.stop()
+            self._row(
+                "[b]message", "[b]result", "[b]entities", "[b]by", "[b]score", "[b]ms"
+            )
+            self._console.rule(style="dim")
+        if "status" not in answer:
+            self._row(
+                escape(text), f"[red]dead letter: {answer['reason']}", "", "", "", ""
+            )
+            return
+        text = escape(text)
+        sure = answer["status"] == "resolved"
+        label = answer["label"] if sure else f"{answer['label']}? ({answer['reason']})"
+        found = [f"{e['label']}={e['text']}" for e in answer["entities"]]
+        entities = escape(", ".join(found))
+        self._row(
+            text,
+            f"[green]{label}" if sure else f"[yellow]{label}",
+            entities,
+            BY.get(answer["by"], answer["by"] or ""),
+            "" if answer["score"] is None else f"{answer['score']:.2f}",
+            f"{answer['ms']['total']:.1f}",
+        )
+
+    def missing(self, text: str) -> None:
+        """Add a row for a message without an answer."""
+        from rich.markup import escape
+
+        self._row(escape(text), "[red]no answer", "", "", "", "")
+
+    def summary(self, figures: dict[str, Any]) -> None:
+        """Say what it all came to."""
+        share, asked = figures["share_local"], figures["upstream"]
+        self._console.rule(style="dim")
+        self._console.print(
+            f"[b]{figures['messages']} messages[/b], {figures['results']} answers; "
+            f"resolved on the device: [b]{0 if share is None else share:.0%}[/b], "
+            f"by the simulated upstream {figures['resolved_upstream']}, "
+            f"unresolved {figures['unresolved']}, "
+            f"dead letters {figures['dead_letters']}; "
+            f"on the device p50 {figures['ms_p50']} ms, p99 {figures['ms_p99']} ms"
+        )
+        if asked["cost_all"] is not None:
+            self._console.print(
+                f"Upstream is simulated: {asked['calls']} calls. By the list price "
+                f"of a small hosted model they had cost ${asked['cost']:.4f}; an "
+                f"all-LLM system had spent [b]${asked['cost_all']:.4f}[/b]."
+            )
+        if not figures["complete"]:
+            self._console.print(
+                "[red]not every message ended in exactly one final result"
+            )
+
+    def _row(self, *cells: str) -> None:
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        table.add_column(ratio=44, no_wrap=True, overflow="ellipsis")
+        table.add_column(ratio=34, no_wrap=True, overflow="ellipsis")
+        table.add_column(ratio=34, no_wrap=True, overflow="ellipsis")
+        table.add_column(width=20, no_wrap=True)
+        table.add_column(width=5, no_wrap=True)
+        table.add_column(width=6, no_wrap=True, justify="right")
+        table.add_row(*cells)
+        self._console.print(table)
+
+
+View = JsonView | TableView

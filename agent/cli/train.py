@@ -1,0 +1,64 @@
+"""`slm-agent train`: bundles, on a machine with the workshop."""
+
+from pathlib import Path
+
+import click
+
+from agent.core.errors import ConfigError
+
+
+@click.command()
+@click.argument("recipe")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=".",
+    show_default=True,
+    help="Folder of the data; the recipe names the files in it.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the bundle, default models/<name>; of a trunk's bundles, models.",
+)
+@click.option("--name", help="Of the pipeline made from a .jsonl file.")
+@click.option("--seed", type=int, help="Instead of the recipe's.")
+@click.option("--epochs", type=int, help="Instead of the recipe's.")
+def train(
+    recipe: str,
+    data: Path,
+    out: Path | None,
+    name: str | None,
+    seed: int | None,
+    epochs: int | None,
+) -> None:
+    """Train, quantise and calibrate the bundle of RECIPE (workshop, not on a device).
+
+    RECIPE is the name of a shipped one, a TOML file, or your own labelled texts.
+
+    \b
+      slm-agent train maintenance --data DIR a shipped recipe; DIR has maintie/...
+      slm-agent train english --data DIR     the trunk of four bundles, and these
+      slm-agent train my.toml --data DIR     a recipe of yours
+      slm-agent train my.jsonl --name desk --out desk
+                                             some hundred labelled lines: a bundle, a
+                                             pipeline and an agent.toml in desk/
+
+    Data is JSON Lines in the format of `eval`. An interrupted run goes on where it was.
+    """  # noqa: D301  \b is click's mark of a paragraph to leave as it is
+    try:
+        import torch as _  # noqa: F401
+
+        from agent.workshop import command
+    except ImportError as error:
+        raise ConfigError(
+            f"the workshop is missing ({error.name}): pip install 'slm-agent[workshop]'"
+        ) from error
+    if recipe.endswith(".jsonl"):
+        if not (name and out):
+            raise ConfigError(f"{recipe}: give --name and --out, too")
+        folder = command.build_own(Path(recipe), name, out)
+        click.echo(f"{folder}: done; try slm-agent check --config {folder}/agent.toml")
+        return
+    folder = command.build(recipe, data, out, seed, epochs)
+    click.echo(f"{folder}: done; its README.md says how good it is")
