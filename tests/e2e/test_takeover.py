@@ -58,7 +58,7 @@ def test_taken_over(
         client.wait(lambda: any(client.said[ALERT]))
         assert json.loads(client.said[ALERT][-1])["times"] == 1
         waits = agent.wait_log("client_id_taken_over")["wait_s"]
-        assert waits == HURRY["link.YIELD_S"]
+        assert waits == HURRY["mqtt.link.YIELD_S"]
         assert story.count("on") <= 5
         connects = agent.count_log("connected")
     agent.wait_log("connected", connects + 1)
