@@ -1,18 +1,30 @@
-"""The wall clock, and by how much somebody sets it.
+"""Time, as a device without a battery for its clock can know it.
 
-A device without a battery starts in the past, until the network tells the time.
+It starts in the past until the network tells the time, and then somebody sets its wall
+clock. What must not jump goes by the time since the machine was started.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 STEP_S = 5.0  # who keeps a clock right by slewing it stays below
 
 
 def since_start() -> float:
     """Return the seconds since the machine was started, those of its sleep included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    """Name this run of the machine; where Linux names none, each process is one."""
+    try:
+        return BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return f"{os.getpid()} {time.time()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +41,34 @@ class Step:
 
 
 class Clock:
-    """Tells Unix time, and goes by a clock that was set only once it is asked to.
+    """Tells the time, in seconds, by a wall clock that may be set.
 
-    So whoever has dates to set right can do that first.
+    `now` goes by a clock that was set only once `look` was called, so whoever has dates
+    to set right can do that first. `wall` may be years off: it is only to be told.
     """
 
     def __init__(
         self,
         wall: Callable[[], float] = time.time,
         running: Callable[[], float] = since_start,
+        boot: str = "",
     ) -> None:
-        """Begin to look; `running` is a clock that nobody sets."""
-        self._wall = wall
-        self._running = running
+        """Look at the wall clock; `running` is a clock that nobody sets.
+
+        `boot` names this run of the machine; empty: as Linux names it.
+        """
+        self.wall = wall
+        self.running = running
+        self.boot = boot or boot_id()
         self._started = wall() - running()
 
     def now(self) -> float:
         """Return Unix time, as of the last look."""
-        return self._started + self._running()
+        return self._started + self.running()
 
     def look(self) -> Step | None:
         """Go by the wall clock as it is now; tell if it was set since the last look."""
-        running, before = self._running(), self._started
-        self._started = self._wall() - running
+        running, before = self.running(), self._started
+        self._started = self.wall() - running
         by = self._started - before
         return Step(by, before, before + running) if abs(by) > STEP_S else None

@@ -12,9 +12,9 @@ from typing import Any
 import structlog
 
 from agent.config.load import DEFAULT_PATH, Config, load
+from agent.core.clock import Clock
 from agent.core.errors import ConfigError
 from agent.daemon.assembly import Opened, prepare
-from agent.fleet.clock import machine_clock
 from agent.fleet.probation import HealthSignals, Probation
 from agent.fleet.resolve import Effective, read_local
 from agent.fleet.rollout import FleetDevice, RolloutOutcome
@@ -49,7 +49,7 @@ class ConfigSource:
                 public_keys(section.public_key_files),
                 self._check,
                 section.probation_s,
-                machine_clock(),
+                Clock(),
             )
 
     def anew(self) -> tuple["ConfigSource", Opened]:

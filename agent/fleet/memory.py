@@ -1,7 +1,7 @@
 """What a device remembers of its fleet, and what it says of it meanwhile."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ class FleetMemory:
     send us rubbish does not wear out the SD card.
     """
 
-    def __init__(self, folder: Path, now: Callable[[], datetime]) -> None:
-        """Read what was remembered."""
+    def __init__(self, folder: Path, now: Callable[[], float]) -> None:
+        """Read what was remembered; `now` tells Unix time."""
         self._store = StateStore(folder)
         self._now = now
         self._aside: tuple[Status, str, str] | None = None
@@ -47,7 +47,10 @@ class FleetMemory:
     def note(self, status: Status, reason: str) -> None:
         """Say something aside."""
         if self._aside is None or self._aside[:2] != (status, reason):
-            self._aside = (status, reason, iso(self._now()))
+            self._aside = (status, reason, self._date())
+
+    def _date(self) -> str:
+        return iso(datetime.fromtimestamp(self._now(), UTC))
 
     def clear(self) -> None:
         """Say again what is remembered."""
@@ -90,7 +93,7 @@ class FleetMemory:
     ) -> RolloutState:
         state = self.state
         same = (status, reason) == (state.status, state.reason)
-        since = state.since if same else iso(self._now())
+        since = state.since if same else self._date()
         said = {"status": status, "reason": reason, "since": since}
         return state.model_copy(update={**changes, **said})
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from agent.core.clock import Clock
 from agent.core.errors import ConfigError
-from agent.fleet.clock import Clock
 from agent.fleet.memory import FleetMemory
 from agent.fleet.parse import Fleet, read
 from agent.fleet.resolve import Effective, Local, Resolver, check_pins
@@ -68,7 +68,7 @@ class FleetDevice:
         clock: Clock,
     ) -> None:
         """Read what is remembered. `self_check` raises ConfigError."""
-        self._memory = FleetMemory(folder, clock.now)
+        self._memory = FleetMemory(folder, clock.wall)
         self._local = local
         self._keys = keys
         self._self_check = self_check
@@ -133,7 +133,7 @@ class FleetDevice:
         if trial is not None:
             reboots = trial.reboots + bool(trial.boot)
             self._try(trial, boot=self._clock.boot, reboots=reboots)
-            self._deadline = self._clock.monotonic() + self._probation_s
+            self._deadline = self._clock.running() + self._probation_s
 
     def _try(self, trial: ProbationRecord, **changes: str | int) -> None:
         self._memory.keep(probation=trial.model_copy(update=changes))
@@ -298,7 +298,7 @@ class FleetDevice:
         `known` False: nobody can tell, for the network is down and this version did not
         touch the way there. The probation then lasts until somebody can.
         """
-        if self._deadline is None or self._clock.monotonic() < self._deadline:
+        if self._deadline is None or self._clock.running() < self._deadline:
             return self._outcome()
         if not known:
             return self._outcome()
@@ -320,7 +320,7 @@ class FleetDevice:
         """Go back at once, for what is on probation has broken something."""
         if self._deadline is None:
             return self._outcome()
-        passed = self._probation_s - (self._deadline - self._clock.monotonic())
+        passed = self._probation_s - (self._deadline - self._clock.running())
         return self.fail(f"not well after {passed:.0f} s: {fault}")
 
     def fail(self, reason: str) -> RolloutOutcome:

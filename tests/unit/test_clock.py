@@ -1,7 +1,8 @@
-"""The wall clock is set: what waits goes on waiting as long as it was to."""
+"""Time: what the clock tells, and what waits as long as it was to when it is set."""
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 from test_upstream import Patterns, Wire, case, plan, reply
 
 from agent.config.section import Limit
+from agent.core import clock as clocks
 from agent.core.clock import Clock, Step
 from agent.core.types import Guarantee, Outcome, Task
 from agent.escalation import cases as module
@@ -72,6 +74,32 @@ class Times:
         while self.looks < enough:
             self.looked.clear()
             await self.looked.wait()
+
+
+def test_one_run_of_the_machine_has_one_name() -> None:
+    """Whichever clock asks; and what runs on does not go back."""
+    one, other = Clock(), Clock()
+    assert one.boot == other.boot
+    assert len(one.boot) > 10
+    assert one.running() <= other.running()
+    assert one.now() == pytest.approx(one.wall(), abs=1.0)
+
+
+def test_where_no_boot_is_named_each_process_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a crash is never taken for one of another run of the machine."""
+    monkeypatch.setattr(clocks, "BOOT_ID", tmp_path / "nothing")
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    assert Clock().boot.startswith("7 ")
+
+
+def test_the_wall_clock_is_told_as_it_is() -> None:
+    """A date for people is that of now, also before anybody looked."""
+    times = Times()
+    clock = times.clock()
+    times.wall += DAY
+    assert clock.wall() == clock.now() + DAY
 
 
 async def test_a_step_is_told_once() -> None:

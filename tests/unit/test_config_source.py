@@ -8,10 +8,10 @@ import pytest
 
 import agent.daemon.config_source
 from agent.config.load import Config
+from agent.core.clock import Clock
 from agent.core.errors import ConfigError
 from agent.daemon.assembly import Opened, endpoint
 from agent.daemon.config_source import ConfigSource
-from agent.fleet.clock import Clock, machine_clock
 from agent.fleet.probation import HealthSignals
 from harness.fleets import Keys
 
@@ -84,11 +84,10 @@ def bench(
     """Return a device's files."""
     made = Bench(tmp_path, Keys(tmp_path_factory.mktemp("keys")))
     monkeypatch.setattr(agent.daemon.config_source, "prepare", made.prepare)
-    clock = machine_clock()
     monkeypatch.setattr(
         agent.daemon.config_source,
-        "machine_clock",
-        lambda: Clock(clock.now, lambda: made.seconds, "this boot"),
+        "Clock",
+        lambda: Clock(running=lambda: made.seconds, boot="this boot"),
     )
     return made
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.fleet.clock import machine_clock
+from agent.core.clock import Clock
 from agent.fleet.resolve import stand_in
 from agent.fleet.rollout import FleetDevice
 from harness.fleets import Keys
@@ -53,7 +53,7 @@ def devices(
             place: Path = folder / name
             device = FleetDevice(
                 *(place, stand_in(name), keys.known),
-                *(lambda _: None, 300.0, machine_clock()),
+                *(lambda _: None, 300.0, Clock()),
             )
             device.begin()
             assert device.offer(good).switch

@@ -13,9 +13,9 @@ from agent.cli.main import cli
 from agent.cli.tables import plain, show
 from agent.config.agent_file import AgentFile
 from agent.config.section import shipped
+from agent.core.clock import Clock
 from agent.core.errors import ConfigError
 from agent.fleet.checks import check
-from agent.fleet.clock import Clock, machine_clock
 from agent.fleet.parse import read_path
 from agent.fleet.resolve import Resolver, read_local, stand_in
 from agent.fleet.rollout import FleetDevice
@@ -279,21 +279,13 @@ def test_from_the_desk_to_a_device(run: Run, folder: Path) -> None:
         public_keys([folder / "fleet.pub"]),
         lambda _: None,
         300.0,
-        machine_clock(),
+        Clock(),
     )
     assert device.begin() is None
     outcome = device.offer((folder / "out.json").read_bytes())
     assert (outcome.status, outcome.reason) == ("probation", None)
     assert outcome.effective is not None
     assert list(outcome.effective.config.pipelines) == ["maintenance"]
-
-
-def test_machine_clock() -> None:
-    """One run of the machine has one name, whichever process asks."""
-    one, other = machine_clock(), machine_clock()
-    assert isinstance(one, Clock)
-    assert one.boot == other.boot
-    assert one.monotonic() <= other.monotonic()
 
 
 def test_plain_tables(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

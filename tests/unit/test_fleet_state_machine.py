@@ -6,21 +6,21 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.core.clock import Clock
 from agent.core.errors import ConfigError
-from agent.fleet.clock import Clock
 from agent.fleet.memory import FleetMemory
 from agent.fleet.resolve import Effective, stand_in
 from agent.fleet.rollout import REBOOTS, FleetDevice, RolloutOutcome
 from harness.fleets import Keys
 
 PROBATION_S = 300.0
-START = datetime(2026, 12, 1, tzinfo=UTC)
+START = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
 
 
 def toml(version: int, batch: int = 1, more: str = "") -> str:
@@ -55,7 +55,7 @@ class Bench:
     def new(self) -> FleetDevice:
         """Return the device of a new process, not begun."""
         clock = Clock(
-            lambda: START + timedelta(seconds=self.seconds),
+            lambda: START + self.seconds,
             lambda: self.seconds,
             self.boot,
         )
