@@ -3,10 +3,18 @@
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from agent.fleet.signing import Content
-from agent.fleet.state import Damaged, Ref, RolloutState, StateStore, Status
+from agent.fleet.state import (
+    Damaged,
+    Event,
+    ProbationRecord,
+    Ref,
+    RolloutState,
+    StateStore,
+    Status,
+    after,
+)
 from agent.protocol.messages import iso
 
 
@@ -24,7 +32,10 @@ class FleetMemory:
         self._aside: tuple[Status, str, str] | None = None
         self.state = RolloutState()
         try:
-            self.state = self._store.read()
+            remembered = self._store.read()
+            if not remembered.is_possible:  # what could happen next, nobody knows
+                raise Damaged("what the device remembers contradicts itself")  # noqa: TRY301
+            self.state = remembered
         except (Damaged, OSError) as error:
             self._forget(str(error))
 
@@ -58,29 +69,37 @@ class FleetMemory:
 
     def settle(
         self,
-        status: Status,
-        reason: str | None,
-        signed: Mapping[Ref, bytes] | None = None,
-        **changes: Any,
+        event: Event,
+        ref: Ref,
+        reason: str | None = None,
+        *,
+        signed: bytes | None = None,
+        alerts: tuple[str, ...] = (),
     ) -> bool:
-        """Remember a verdict; False, and refused, where the disk does not take it."""
+        """Remember what became of a version that came.
+
+        False, and refused, where the disk does not take it. `signed` is its file, if it
+        is to be kept.
+        """
         self._aside = None
+        new = self._dated(after(self.state, event, ref, alerts), reason)
         try:
-            self._commit(self._changed(status, reason, changes), signed or {})
+            self._commit(new, {} if signed is None else {ref: signed})
         except OSError as error:
             self.note("refused", f"state.dir: {error.strerror or error}")
             return False
         return True
 
-    def keep(
-        self, status: Status | None = None, reason: str | None = None, **changes: Any
-    ) -> None:
-        """Remember what holds in any case, if only until the next start."""
-        if status is None:
-            new = self.state.model_copy(update=changes)
-        else:
-            self._aside = None
-            new = self._changed(status, reason, changes)
+    def keep(self, event: Event, reason: str | None = None) -> None:
+        """Remember what became of what runs, if only until the next start."""
+        self._aside = None
+        self._hold(self._dated(after(self.state, event), reason))
+
+    def probe(self, record: ProbationRecord) -> None:
+        """Remember how far a probation is, if only until the next start."""
+        self._hold(self.state.model_copy(update={"probation": record}))
+
+    def _hold(self, new: RolloutState) -> None:
         try:
             self._commit(new, {})
         except OSError as error:
@@ -88,14 +107,10 @@ class FleetMemory:
             why = f"state.dir: {error.strerror or error}"
             self.note(new.status, f"{new.reason}; {why}" if new.reason else why)
 
-    def _changed(
-        self, status: Status, reason: str | None, changes: dict[str, Any]
-    ) -> RolloutState:
-        state = self.state
-        same = (status, reason) == (state.status, state.reason)
-        since = state.since if same else self._date()
-        said = {"status": status, "reason": reason, "since": since}
-        return state.model_copy(update={**changes, **said})
+    def _dated(self, new: RolloutState, reason: str | None) -> RolloutState:
+        same = (new.status, reason) == (self.state.status, self.state.reason)
+        since = self.state.since if same else self._date()
+        return new.model_copy(update={"reason": reason, "since": since})
 
     def _commit(self, new: RolloutState, signed: Mapping[Ref, bytes]) -> None:
         """Replace what is remembered; after an error, what the disk has counts."""

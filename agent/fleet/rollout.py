@@ -31,7 +31,7 @@ from agent.fleet.memory import FleetMemory
 from agent.fleet.parse import Fleet, read
 from agent.fleet.resolve import Effective, Local, Resolver, check_pins
 from agent.fleet.signing import Untrusted, verified
-from agent.fleet.state import ProbationRecord, Ref, Status
+from agent.fleet.state import Event, ProbationRecord, Ref, Status
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -132,11 +132,9 @@ class FleetDevice:
         trial = self._memory.state.probation
         if trial is not None:
             reboots = trial.reboots + bool(trial.boot)
-            self._try(trial, boot=self._clock.boot, reboots=reboots)
+            begun = {"boot": self._clock.boot, "reboots": reboots}
+            self._memory.probe(trial.model_copy(update=begun))
             self._deadline = self._clock.running() + self._probation_s
-
-    def _try(self, trial: ProbationRecord, **changes: str | int) -> None:
-        self._memory.keep(probation=trial.model_copy(update=changes))
 
     def _ended_badly(self, trial: ProbationRecord) -> str | None:
         if trial.boot == self._clock.boot:
@@ -233,7 +231,7 @@ class FleetDevice:
         rollout = fleet.file.rollout
         if rollout and not fleet.takes(self._local.id, labels):
             why = f"not yet its turn: {rollout.percent:g} % of {rollout.name!r}"
-            return self._put_off("held", why, ref)
+            return self._put_off(Event.HELD, why, ref)
         try:
             effective = Resolver(fleet).resolve(self._local)
             if self._is_the_same(effective):
@@ -241,28 +239,20 @@ class FleetDevice:
             check_pins(effective)
             self._self_check(effective)
         except ConfigError as error:
-            return self._put_off("refused", str(error), ref)
+            return self._put_off(Event.REFUSED, str(error), ref)
         return self._applied(ref, effective, data)
 
-    def _put_off(self, status: Status, why: str, ref: Ref) -> RolloutOutcome:
-        if not self._memory.settle(status, why, desired=ref):
+    def _put_off(self, event: Event, why: str, ref: Ref) -> RolloutOutcome:
+        if not self._memory.settle(event, ref, why):
             self._tried = None  # there may be room the next time
         return self._outcome()
 
     def _applied(self, ref: Ref, effective: Effective, data: bytes) -> RolloutOutcome:
         state = self._memory.state
-        trial = state.probation or ProbationRecord(alerts=self._alerts)
+        alerts = state.probation.alerts if state.probation else self._alerts
         if ref == state.applied:  # it proved itself before, and can run again
             self._memory.clear()
-        elif not self._memory.settle(
-            "probation",
-            None,
-            {ref: data},
-            desired=ref,
-            applied=ref,
-            last_good=state.last_good if self.on_probation else state.applied,
-            probation=ProbationRecord(alerts=trial.alerts),
-        ):
+        elif not self._memory.settle(Event.STARTED, ref, signed=data, alerts=alerts):
             self._tried = None
             return self._outcome()
         self._next, self._deadline = effective, None
@@ -274,15 +264,7 @@ class FleetDevice:
 
     def _renamed(self, ref: Ref, effective: Effective, data: bytes) -> RolloutOutcome:
         """Take a version that changes nothing here: no switch, no new probation."""
-        trial, state = self.on_probation, self._memory.state
-        if not self._memory.settle(
-            "probation" if trial else "applied",
-            None,
-            {ref: data},
-            desired=ref,
-            applied=ref,
-            last_good=state.last_good if trial else ref,
-        ):
+        if not self._memory.settle(Event.RENAMED, ref, signed=data):
             self._tried = None
         elif self._next is not None:
             self._next = effective
@@ -305,15 +287,8 @@ class FleetDevice:
         if problem is not None:
             return self.fail(f"not well after {self._probation_s:g} s: {problem}")
         self._deadline = None
-        state = self._memory.state
         # Another version may have been held or refused meanwhile: that stays said.
-        proven = state.status == "probation"
-        self._memory.keep(
-            "applied" if proven else state.status,
-            None if proven else state.reason,
-            last_good=state.applied,
-            probation=None,
-        )
+        self._memory.keep(Event.PROVEN, self._memory.state.reason)
         return self._outcome()
 
     def blame(self, fault: str) -> RolloutOutcome:
@@ -332,13 +307,8 @@ class FleetDevice:
         self._deadline = self._next = None
         before, state = self._running, self._memory.state
         if state.probation is not None and state.applied is not None:
-            self._memory.keep(
-                "rolled_back",
-                f"version {state.applied.version}: {reason}",
-                applied=state.last_good,
-                given_up=state.applied,
-                probation=None,
-            )
+            which = f"version {state.applied.version}"
+            self._memory.keep(Event.TAKEN_BACK, f"{which}: {reason}")
             try:
                 self._running = self._reopened(state.last_good)
             except ConfigError as error:
@@ -356,7 +326,7 @@ class FleetDevice:
         self._rested, self._deadline = self._deadline, None
         trial = self._memory.state.probation
         if trial is not None and trial.boot:
-            self._try(trial, boot="")
+            self._memory.probe(trial.model_copy(update={"boot": ""}))
 
     def resume(self) -> None:
         """Note that the process goes on as if `rest` had not been."""
@@ -364,7 +334,7 @@ class FleetDevice:
         if self._rested is None or trial is None:
             return
         self._rested, self._deadline = None, self._rested
-        self._try(trial, boot=self._clock.boot)
+        self._memory.probe(trial.model_copy(update={"boot": self._clock.boot}))
 
     # -- what is told
 

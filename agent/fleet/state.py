@@ -1,5 +1,7 @@
 """What a device remembers of its fleet files: whole, or not at all.
 
+`TRANSITIONS` is the life of a version on a device; nothing else changes its status.
+
 One small file, `state`, says everything, and replacing it is the one moment in which
 anything changes. It names signed files by their content; those lie beside it, written
 before it and removed after it.
@@ -8,8 +10,9 @@ before it and removed after it.
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -62,6 +65,99 @@ class RolloutState(_Value):
     status: Status = "none"
     reason: str | None = None
     since: str = ""
+
+    @property
+    def phase(self) -> "Phase":
+        """Where the device stands."""
+        return self.status, self.probation is not None
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether events can lead here."""
+        if self.probation is not None and self.applied is None:
+            return False
+        return self.phase in TRANSITIONS
+
+
+# What is said of `desired`, and whether what runs is on probation: that may be an
+# older version than the one that is held or refused.
+Phase = tuple[Status, bool]
+
+
+class Event(StrEnum):
+    """What happens to a version once its signature and its number are believed."""
+
+    HELD = "held"  # its turn has not come
+    REFUSED = "refused"  # it cannot run here
+    STARTED = "started"  # its values are new here: it runs, on probation
+    RENAMED = "renamed"  # its values run already
+    PROVEN = "proven"  # what runs was well until the end of its probation
+    TAKEN_BACK = "taken_back"  # what runs on probation cannot stay
+
+
+class IllegalTransition(Exception):
+    """A bug: something happened to a version that cannot happen to it."""
+
+
+_ANY: Mapping[Event, Phase] = {
+    Event.HELD: ("held", False),
+    Event.REFUSED: ("refused", False),
+    Event.STARTED: ("probation", True),
+}
+_PROVEN_BEFORE: Mapping[Event, Phase] = {**_ANY, Event.RENAMED: ("applied", False)}
+_ON_PROBATION: Mapping[Event, Phase] = {
+    Event.HELD: ("held", True),
+    Event.REFUSED: ("refused", True),
+    Event.STARTED: ("probation", True),
+    Event.RENAMED: ("probation", True),
+    Event.TAKEN_BACK: ("rolled_back", False),
+}
+TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
+    ("none", False): _ANY,
+    ("held", False): _PROVEN_BEFORE,
+    ("refused", False): _PROVEN_BEFORE,
+    ("applied", False): _PROVEN_BEFORE,
+    ("rolled_back", False): _PROVEN_BEFORE,
+    ("probation", True): {**_ON_PROBATION, Event.PROVEN: ("applied", False)},
+    ("held", True): {**_ON_PROBATION, Event.PROVEN: ("held", False)},
+    ("refused", True): {**_ON_PROBATION, Event.PROVEN: ("refused", False)},
+}
+
+
+def after(
+    state: RolloutState,
+    event: Event,
+    ref: Ref | None = None,
+    alerts: tuple[str, ...] = (),
+) -> RolloutState:
+    """Return what is remembered after an event; raises IllegalTransition.
+
+    `ref` is the version that it happens to, where that is not the one that runs;
+    `alerts` are active before it starts. Reason and date are the caller's to set.
+    """
+    phase = TRANSITIONS.get(state.phase, {}).get(event)
+    if phase is None:
+        raise IllegalTransition(f"{event} after {state.phase}")
+    status, tries = phase
+    changes: dict[str, Any] = {"status": status}
+    if not tries:
+        changes["probation"] = None
+    match event:
+        case Event.HELD | Event.REFUSED:
+            changes |= {"desired": ref}
+        case Event.STARTED:
+            back = state.last_good if state.probation else state.applied
+            began = ProbationRecord(alerts=alerts)
+            changes |= {"desired": ref, "applied": ref, "last_good": back}
+            changes |= {"probation": began}
+        case Event.RENAMED:
+            back = state.last_good if state.probation else ref
+            changes |= {"desired": ref, "applied": ref, "last_good": back}
+        case Event.PROVEN:
+            changes |= {"last_good": state.applied}
+        case Event.TAKEN_BACK:
+            changes |= {"applied": state.last_good, "given_up": state.applied}
+    return state.model_copy(update=changes)
 
 
 class StateStore:
