@@ -18,6 +18,7 @@ from agent.core.types import Reason
 from agent.daemon.status import DISK_LOW, FILLING
 from agent.telemetry.alerts import NAMES
 from agent.telemetry.metrics import Collector
+from harness.architecture import PACKAGES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -84,13 +85,61 @@ def test_schemas_are_fresh(printed: dict[str, Any], file: str, kind: str) -> Non
     assert written == printed[kind]
 
 
-def test_links_lead_somewhere() -> None:
-    """Every relative link in the documentation is to a file that exists."""
-    pages = [DOCS.parent / "README.md", *DOCS.rglob("*.md")]
-    for page in pages:
-        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
-            if "://" not in link and not link.startswith("mailto:"):
-                assert (page.parent / link).exists(), f"{page.name}: {link}"
+ROOT = DOCS.parent
+PAGES_ALL = [
+    *(ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "models" / "README.md"),
+    *sorted(DOCS.rglob("*.md")),
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, made as GitHub makes them."""
+    text = re.sub(
+        r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES_ALL, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link is to a file that exists, and to a heading in it."""
+    for link, anchor in re.findall(
+        r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text("utf-8")
+    ):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES_ALL, ids=lambda p: str(p.relative_to(ROOT)))
+def test_paths_in_the_text_exist(page: Path) -> None:
+    """Every path of the repository that a page names in backticks is there."""
+    folders = "agent|bench|docs|harness|packaging|systemd|tests"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", page.read_text("utf-8")):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_listing_is_the_tuple() -> None:
+    """The architecture page begins with the packages, in the order that is tested."""
+    listing = (DOCS / "architecture.md").read_text("utf-8").split("```")[1]
+    assert tuple(re.findall(r"^  (\w+)/ ", listing, re.MULTILINE)) == PACKAGES
+
+
+def test_every_page_is_in_the_index() -> None:
+    """docs/README.md links every page, docs/decisions/README.md every decision."""
+    for index in (DOCS / "README.md", DOCS / "decisions" / "README.md"):
+        links = set(re.findall(r"\]\(([^)#]+)\)", index.read_text("utf-8")))
+        pages = {page.name for page in index.parent.glob("*.md")} - {"README.md"}
+        assert pages <= links
+
+
+def test_the_readme_is_one_page() -> None:
+    """The README has at most 150 lines."""
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
 
 
 OPERATING = (DOCS / "operating.md").read_text("utf-8")
