@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -20,6 +21,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from agent.config.agent_file import HttpUpstreamSection, MqttUpstreamSection
+from agent.config.load import load
+from agent.daemon.assembly import transport_of
+from agent.escalation.transport import Transport
 from harness.stage import part
 
 DEADLINE_S = 60.0
@@ -87,7 +92,26 @@ class Says:
     cut: bool = False
 
 
+def opened_as_told(folder: Path, told: Mapping[str, Any]) -> Transport | None:
+    """Open the transport of an agent.toml with this [upstream]; raises ConfigError."""
+    lines = [f"{key} = {json.dumps(value, default=str)}" for key, value in told.items()]
+    path = folder / "agent.toml"
+    path.write_text("\n".join(["[upstream]", *lines, ""]), "utf-8")
+    return transport_of(load(path))
+
+
 Script = Callable[[Asked], Says | None]  # None: never a word
+
+
+def http_upstream(url: str, **keys: Any) -> HttpUpstreamSection:
+    """Return [upstream] as agent.toml would have it, for an endpoint."""
+    document = {"transport": "http", "url": url, "model": "m"}
+    return HttpUpstreamSection.model_validate(document | keys)
+
+
+def mqtt_upstream(**keys: Any) -> MqttUpstreamSection:
+    """Return [upstream] as agent.toml would have it, for a broker side."""
+    return MqttUpstreamSection.model_validate({"transport": "mqtt"} | keys)
 
 
 def after(event: threading.Event, script: Script) -> Script:

@@ -29,13 +29,13 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         inner = [field.annotation, *get_args(field.annotation)]
         tables = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
         between = "*." if get_origin(field.annotation) is dict else ""
-        if tables:
-            yield from keys(tables[0], f"{prefix}{name}.{between}")
-        else:
+        for table in tables:
+            yield from keys(table, f"{prefix}{name}.{between}")
+        if not tables:
             yield prefix + name
 
 
-KEYS = [*keys(AgentFile), *keys(PipelineFile)]
+KEYS = list(dict.fromkeys([*keys(AgentFile), *keys(PipelineFile)]))
 # [mqtt] is that of the device, and described there.
 BROKER_KEYS = [key for key in keys(BrokerFile) if not key.startswith("mqtt.")]
 REASONS = [reason.value for reason in Reason]

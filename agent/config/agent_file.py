@@ -30,6 +30,25 @@ def _is_url(url: str) -> str:
     return url
 
 
+def _is_url_if_any(url: str) -> str:
+    return _is_url(url) if url else url
+
+
+def _is_http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port_is_zero = parts.port == 0  # others that are no port raise ValueError
+    except ValueError:
+        raise ValueError("is no URL") from None  # its message may quote a password
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port_is_zero:
+        raise ValueError("reads http(s)://host[:port][/path]")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds no password; use key_file")
+    if parts.query or parts.fragment:
+        raise ValueError("has no '?' and no '#'")
+    return url
+
+
 class Device(Section):
     """Who this device is."""
 
@@ -132,26 +151,8 @@ class Cache(Section):
 
 
 class UpstreamSection(Section):
-    """Who answers what the device cannot, and on which terms."""
+    """On which terms upstream is asked, whatever the transport."""
 
-    transport: Literal["mqtt", "http"]
-    """`mqtt`: slm-agent broker, or whoever speaks its protocol; `http`: any
-    OpenAI-compatible endpoint."""
-    url: str = ""
-    """For mqtt empty (the broker of [mqtt]) or mqtt(s)://host:port; for http the base
-    URL, as https://host/v1."""
-    topic: Annotated[str, AfterValidator(checked_topic)] = "slm/upstream"
-    """mqtt: cases go to <topic>/<pipeline>."""
-    model: str = Field(default="", max_length=200)
-    """http: the model's name at the endpoint."""
-    key_file: Place | None = None
-    """http: file whose first line is the API key."""
-    username: str = ""
-    """mqtt with a url of its own: user name."""
-    password_file: Place | None = None
-    """mqtt with a url of its own: file whose first line is the password."""
-    ca_file: Place | None = None
-    """CA certificates (PEM) of the upstream. Default: the system's."""
     timeout_s: float = Field(default=30.0, gt=0, le=600)
     """How long one call may take."""
     deadline_s: float = Field(default=3600.0, gt=0, le=30 * 86_400)
@@ -169,6 +170,41 @@ class UpstreamSection(Section):
     """Money for a million tokens received."""
     budget: Budget = Budget()
     cache: Cache = Cache()
+
+
+class MqttUpstreamSection(UpstreamSection):
+    """`slm-agent broker`, or whoever speaks its protocol."""
+
+    transport: Literal["mqtt"]
+    """How upstream is asked."""
+    url: Annotated[str, AfterValidator(_is_url_if_any)] = ""
+    """Empty: the broker of [mqtt]; else mqtt(s)://host:port."""
+    topic: Annotated[str, AfterValidator(checked_topic)] = "slm/upstream"
+    """Cases go to <topic>/<pipeline>."""
+    username: str = ""
+    """User name, where url is given."""
+    password_file: Place | None = None
+    """File whose first line is the password, where url is given."""
+    ca_file: Place | None = None
+    """CA certificates (PEM) of the upstream. Default: the system's."""
+
+
+class HttpUpstreamSection(UpstreamSection):
+    """Any OpenAI-compatible endpoint."""
+
+    transport: Literal["http"]
+    """How upstream is asked."""
+    url: Annotated[str, AfterValidator(_is_http_url)]
+    """The base URL, as https://host/v1."""
+    model: str = Field(min_length=1, max_length=200)
+    """The model's name at the endpoint."""
+    key_file: Place | None = None
+    """File whose first line is the API key."""
+    ca_file: Place | None = None
+    """CA certificates (PEM) of the upstream. Default: the system's."""
+
+
+Upstream = MqttUpstreamSection | HttpUpstreamSection
 
 
 class Outbox(Section):
@@ -234,7 +270,7 @@ class AgentFile(Section):
     metrics: Metrics = Metrics()
     homeassistant: HomeAssistant = HomeAssistant()
     outbox: Outbox = Outbox()
-    upstream: UpstreamSection | None = None
+    upstream: Upstream | None = Field(default=None, discriminator="transport")
     """Absent: nothing ever leaves the device."""
     fleet: FleetSection | None = None
     """Absent: this file alone counts."""

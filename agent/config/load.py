@@ -138,11 +138,11 @@ def _validated(model: type[File], document: dict[str, Any], path: Path) -> File:
 
 
 def first_line(path: Path, key: str) -> str:
-    """Return the first line of a credential file; raises ConfigError."""
+    """Return the first line of a credential file, stripped; raises ConfigError."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{key}: {path}: {error}") from error
-    if not lines or not lines[0]:
+    if not lines or not lines[0].strip():
         raise ConfigError(f"{key}: {path}: the first line is empty")
-    return lines[0]
+    return lines[0].strip()

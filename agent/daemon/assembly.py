@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from agent.config.agent_file import UpstreamSection
+from agent.config.agent_file import Upstream
 from agent.config.load import Config
 from agent.config.section import Limit
 from agent.core.clock import Clock
@@ -18,7 +18,8 @@ from agent.escalation import upstream
 from agent.escalation.budget import BudgetLedger, Prices
 from agent.escalation.cases import Escalation, EscalationSettings
 from agent.escalation.privacy_gate import Finder
-from agent.escalation.transports import Settings, Transport, open_transport
+from agent.escalation.transport import Transport
+from agent.escalation.transports import open_transport
 from agent.fleet.values import Values
 from agent.inference.bundle import open_bundle
 from agent.inference.pipeline import Pipeline, limit, open_pipelines
@@ -104,24 +105,7 @@ def transport_of(config: Config) -> Transport | None:
     said = config.agent.upstream
     if said is None:
         return None
-    return open_transport(settings_of(said), config.agent.device.id, endpoint(config))
-
-
-def settings_of(said: UpstreamSection) -> Settings:
-    """Return what a transport needs to know."""
-    return Settings(
-        transport=said.transport,
-        url=said.url,
-        topic=said.topic,
-        model=said.model,
-        key_file=said.key_file,
-        username=said.username,
-        password_file=said.password_file,
-        ca_file=said.ca_file,
-        max_output_tokens=said.max_output_tokens,
-        price_in=said.price_in,
-        price_out=said.price_out,
-    )
+    return open_transport(said, config.agent.device.id, endpoint(config))
 
 
 def finder_of(config: Config, pipelines: Sequence[Pipeline]) -> Finder | None:
@@ -203,7 +187,7 @@ def open_escalation(
     )
 
 
-def _prices(said: UpstreamSection) -> Prices:
+def _prices(said: Upstream) -> Prices:
     return Prices(
         money_in=said.price_in,
         money_out=said.price_out,

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 
-from agent.config.agent_file import UpstreamSection
+from agent.config.agent_file import MqttUpstreamSection
 from agent.config.load import Config
 from agent.core.errors import ConfigError, Refused, Undelivered
 from agent.core.interpreter import PYTHON, environment
-from agent.daemon.assembly import endpoint, settings_of, transport_of
+from agent.daemon.assembly import endpoint, transport_of
 from agent.daemon.checks import Finding, Level, membership
 from agent.daemon.status import DISK_LOW
 from agent.escalation.mqtt import endpoint_of
@@ -225,15 +225,15 @@ async def _upstream(config: Config) -> AsyncIterator[Finding]:
     said = config.agent.upstream
     if transport is None or said is None:
         yield Finding("ok", "upstream", "none: nothing leaves this device")
-    elif said.transport == "mqtt":
+    elif isinstance(said, MqttUpstreamSection):
         yield await _answers(config, said, transport.to)
     else:
         yield await _listens(said.url, transport.to)
 
 
-async def _answers(config: Config, said: UpstreamSection, to: str) -> Finding:
+async def _answers(config: Config, said: MqttUpstreamSection, to: str) -> Finding:
     """Subscribe to the answers, by the connection that is theirs."""
-    known = endpoint_of(settings_of(said), endpoint(config))
+    known = endpoint_of(said, endpoint(config))
     topic = Topics(config.agent.device.id).answer
     try:
         async with side_connection(known, NAME) as aside:

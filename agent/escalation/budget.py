@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from agent.config.section import Limit
-from agent.escalation.transports import Transport
+from agent.escalation.transport import Transport
 from agent.outbox import cases as book
 from agent.outbox import idempotency, ledger, spending
 from agent.outbox.ledger import Egress

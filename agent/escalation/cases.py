@@ -28,7 +28,7 @@ from agent.core.clock import Clock
 from agent.core.types import Outcome
 from agent.escalation.budget import MOST_CALLS, OverBudget
 from agent.escalation.final_results import OutboxSpace, ResultPublisher, readable
-from agent.escalation.transports import Unavailable
+from agent.escalation.transport import Unavailable
 from agent.escalation.upstream import TRIES, CaseOutcome, UpstreamClient
 from agent.inference.pipeline import Pipeline
 from agent.mqtt.link import Link

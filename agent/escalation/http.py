@@ -20,13 +20,13 @@ from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from agent import __version__
+from agent.config.agent_file import HttpUpstreamSection
+from agent.config.load import first_line
 from agent.core.errors import ConfigError
 from agent.escalation.transport import (
     EncodeAgain,
     Rejected,
-    Settings,
     Unavailable,
-    first_line,
     priced,
     unreadable,
 )
@@ -119,7 +119,9 @@ class HttpTransport:
     name = "http"
     pays_once = False
 
-    def __init__(self, settings: Settings, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, settings: HttpUpstreamSection, client: httpx.AsyncClient
+    ) -> None:
         """`client` knows the key and the certificates."""
         self.to = settings.url.rstrip("/")
         self.late = 0  # for ever: a connection that nobody waits on is closed
@@ -247,7 +249,7 @@ def is_page(response: Response) -> bool:
     return kind in {"text/html", "application/xhtml+xml"}
 
 
-def open_http(settings: Settings) -> HttpTransport:
+def open_http(settings: HttpUpstreamSection) -> HttpTransport:
     """Read key and certificates; raises ConfigError. Nothing is connected yet."""
     headers = {
         "Accept-Encoding": "identity",  # what is small stays small when unpacked

@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 
 from pydantic_core import from_json, to_json
 
+from agent.config.agent_file import MqttUpstreamSection
+from agent.config.load import first_line
 from agent.core.errors import ConfigError, NobodyListens, Refused, Undelivered
 from agent.core.types import Message
 from agent.escalation.transport import (
     Rejected,
-    Settings,
     Unavailable,
-    first_line,
     priced,
     unreadable,
 )
@@ -68,7 +68,9 @@ class MqttTransport:
     name = "mqtt"
     pays_once = True  # `slm-agent broker` keeps its answers
 
-    def __init__(self, settings: Settings, device: str, endpoint: Endpoint) -> None:
+    def __init__(
+        self, settings: MqttUpstreamSection, device: str, endpoint: Endpoint
+    ) -> None:
         """Take what it needs; `run` connects."""
         self.to = f"{endpoint.url} {settings.topic}"
         self.late = 0
@@ -194,7 +196,7 @@ class MqttTransport:
         return reply.model_copy(update={"usage": usage})
 
 
-def endpoint_of(settings: Settings, own: Endpoint) -> Endpoint:
+def endpoint_of(settings: MqttUpstreamSection, own: Endpoint) -> Endpoint:
     """Return the connection to upstream's broker; raises ConfigError.
 
     Without a url that is the device's broker, by its own terms. Whatever the url, the

@@ -6,11 +6,9 @@ whether this one may have cost something (`maybe_paid`), or whether none will ev
 taken (`Rejected`).
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from agent.core.errors import ConfigError
+from agent.config.agent_file import UpstreamSection
 from agent.protocol.cases import Reply, Request, Usage
 
 PER = 1e6  # tokens that a price is for
@@ -45,23 +43,6 @@ class EncodeAgain(Unavailable):
 
 class Rejected(Exception):
     """The upstream will never take this very request: it is too large, say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a transport needs of the table [upstream]; its keys, names and defaults."""
-
-    transport: Literal["mqtt", "http"]
-    url: str = ""
-    topic: str = "slm/upstream"
-    model: str = ""
-    key_file: Path | None = None
-    username: str = ""
-    password_file: Path | None = None
-    ca_file: Path | None = None
-    max_output_tokens: int = 400
-    price_in: float = 0.0
-    price_out: float = 0.0
 
 
 class Transport(Protocol):
@@ -100,14 +81,14 @@ class Transport(Protocol):
         ...
 
 
-def priced(usage: Usage, settings: Settings) -> Usage:
+def priced(usage: Usage, prices: UpstreamSection) -> Usage:
     """Return the usage with a cost: the one that was told, else by the price list.
 
     Told to be free does not count against a price list: a proxy that does not know a
     model's price says nothing else.
     """
-    by_list = usage.input_tokens * settings.price_in
-    by_list += usage.output_tokens * settings.price_out
+    by_list = usage.input_tokens * prices.price_in
+    by_list += usage.output_tokens * prices.price_out
     if usage.cost or not by_list:
         return usage
     return usage.model_copy(update={"cost": by_list / PER})
@@ -119,14 +100,3 @@ def unreadable(case: str, why: str) -> Reply:
     `case` is the id of its request.
     """
     return Reply(id=case, status="error", answer="", error=why[:2000])
-
-
-def first_line(path: Path, key: str) -> str:
-    """Return the first line of a file of secrets; raises ConfigError."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{key}: {path}: {error}") from error
-    if not lines or not lines[0].strip():
-        raise ConfigError(f"{key}: {path}: the first line is empty")
-    return lines[0].strip()

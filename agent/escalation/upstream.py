@@ -27,7 +27,7 @@ from agent.escalation.privacy_gate import (
     redact,
     returned,
 )
-from agent.escalation.transports import EncodeAgain, Rejected, Transport, Unavailable
+from agent.escalation.transport import EncodeAgain, Rejected, Transport, Unavailable
 from agent.inference.pipeline import EscalationSpec
 from agent.outbox import answers
 from agent.outbox.cases import wire_id

@@ -232,6 +232,14 @@ def _partly_wrong(model: type[BaseModel], document: dict[str, Any]) -> Iterator[
     """
     if not document:
         return
+    upstream = document.get("upstream")
+    if (
+        model is AgentFile
+        and isinstance(upstream, dict)
+        and "transport" not in upstream
+    ):
+        yield from _wrong_either_way(document, upstream)
+        return
     try:
         model.model_validate(document)
     except ValidationError as error:
@@ -239,3 +247,18 @@ def _partly_wrong(model: type[BaseModel], document: dict[str, Any]) -> Iterator[
             pending = isinstance(each["input"], str) and "${" in each["input"]
             if each["type"] != "missing" and each["loc"] and not pending:
                 yield explain(model, each)
+
+
+def _wrong_either_way(
+    document: dict[str, Any], upstream: dict[str, Any]
+) -> Iterator[str]:
+    """Yield what is wrong whichever transport another layer chooses."""
+    mqtt, http = (
+        list(
+            _partly_wrong(
+                AgentFile, {**document, "upstream": {**upstream, "transport": name}}
+            )
+        )
+        for name in ("mqtt", "http")
+    )
+    yield from (line for line in mqtt if line in http)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from agent.config.agent_file import AgentFile, Pipelines
 from agent.config.checks import check_tls
-from agent.config.explain import explain, nearest
+from agent.config.explain import explain, key_path, nearest
 from agent.config.load import Config, assembled, read_file, read_toml
 from agent.config.pipeline_file import PipelineFile
 from agent.config.section import shipped
@@ -257,7 +257,8 @@ class Resolver:
         except ValidationError as error:
             name, device = self._fleet.name, local.id
             lines = [
-                f"{name}: device {device}: {_origin(values, prefix, each['loc'])}"
+                f"{name}: device {device}: "
+                f"{_origin(values, (*prefix, *key_path(model, each['loc']).keys))}"
                 f"{'.'.join(prefix)}.{explain(model, each)}"
                 for each in error.errors()
             ]
@@ -328,11 +329,10 @@ def _enabled(stack: list[Values]) -> list[str]:
     return Pipelines().enable
 
 
-def _origin(values: Values, prefix: Key, loc: tuple[int | str, ...]) -> str:
+def _origin(values: Values, key: Key) -> str:
     """Say who set the key, or the list or table, that an error is about."""
-    parts = [str(part) for part in loc]
-    for length in range(len(parts), 0, -1):
-        leaf = values.get((*prefix, *parts[:length]))
+    for length in range(len(key), 0, -1):
+        leaf = values.get(key[:length])
         if leaf is not None:
             return f"{leaf.where}: "
     return ""

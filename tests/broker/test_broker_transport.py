@@ -6,12 +6,13 @@ from collections.abc import Callable
 import pytest
 
 from agent.escalation.mqtt import MqttTransport
-from agent.escalation.transports import Settings, open_transport
+from agent.escalation.transports import open_transport
 from agent.mqtt.connection import Endpoint
 from agent.protocol.cases import checked
 from harness.brokers import Broker, case
 from harness.provider import Provider
 from harness.stage import Mosquitto
+from harness.upstreams import mqtt_upstream
 
 
 @pytest.mark.parametrize("version", [5, 4], ids=["mqtt 5", "mqtt 3.1.1"])
@@ -24,7 +25,7 @@ async def test_asked_and_answered(
     """What the transport asks the broker answers: valid, counted and paid once."""
     new_broker(model.base).start()
     own = Endpoint(f"mqtt://127.0.0.1:{mosquitto.port}", "device", version=version)
-    transport = open_transport(Settings("mqtt"), "pi", own)
+    transport = open_transport(mqtt_upstream(), "pi", own)
     assert isinstance(transport, MqttTransport)
     run = asyncio.ensure_future(transport.run())
     await transport._link.connection()

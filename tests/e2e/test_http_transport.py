@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from agent.escalation.http import HttpTransport, open_http
-from agent.escalation.transports import EncodeAgain, Rejected, Settings, Unavailable
+from agent.escalation.transport import EncodeAgain, Rejected, Unavailable
 from agent.protocol.cases import Reply, Request, Usage
 from harness.stage import free_port
-from harness.upstreams import Asked, Says, ScriptedLLM, completion
+from harness.upstreams import Asked, Says, ScriptedLLM, completion, http_upstream
 
 LONG_S = 30.0  # never waited for
 ASKED = Request(
@@ -42,7 +42,7 @@ def llm() -> Iterator[ScriptedLLM]:
 @pytest.fixture
 async def http(llm: ScriptedLLM) -> AsyncIterator[HttpTransport]:
     """Open a transport to it."""
-    transport = open_http(Settings("http", url=llm.url, model="m"))
+    transport = open_http(http_upstream(llm.url))
     yield transport
     await transport._client.aclose()
 
@@ -56,7 +56,7 @@ async def test_what_is_sent(llm: ScriptedLLM, tmp_path: Path) -> None:
     """The key goes with each request, and nothing that tells more than needed."""
     key = tmp_path / "key"
     key.write_text("sk-1\nold: sk-0\n")
-    transport = open_http(Settings("http", url=llm.url, model="m", key_file=key))
+    transport = open_http(http_upstream(llm.url, key_file=key))
     await ask(transport)
     [asked] = llm.asked
     assert asked.where == "/v1/chat/completions"
@@ -101,7 +101,7 @@ async def test_no_proxy_of_the_environment(
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    transport = open_http(Settings("http", url=llm.url, model="m"))
+    transport = open_http(http_upstream(llm.url))
     assert (await ask(transport)).status == "ok"
     await transport._client.aclose()
 
@@ -345,7 +345,7 @@ async def raw_endpoint(*chunks: bytes, pause: bool) -> AsyncIterator[str]:
 async def harmed(*chunks: bytes, timeout_s: float = LONG_S, pause: bool = False) -> str:
     """Return why there was no answer from an endpoint that says just this."""
     async with raw_endpoint(*chunks, pause=pause) as url:
-        transport = open_http(Settings("http", url=url, model="m"))
+        transport = open_http(http_upstream(url))
         try:
             reply = await ask(transport, timeout_s)
         except Unavailable as why:
@@ -421,7 +421,7 @@ async def test_no_answer_to_connect() -> None:
                 sock.settimeout(0)
                 sock.connect_ex(("127.0.0.1", port))
             url = f"http://127.0.0.1:{port}/v1"
-            transport = open_http(Settings("http", url=url, model="m"))
+            transport = open_http(http_upstream(url))
             with pytest.raises(Unavailable, match="no answer in") as unavailable:
                 await ask(transport, 0.3)
     assert not unavailable.value.maybe_paid
@@ -430,7 +430,7 @@ async def test_no_answer_to_connect() -> None:
 
 async def test_stopped(llm: ScriptedLLM) -> None:
     """Whoever still asks when the transport stops is told so, now and afterwards."""
-    transport = open_http(Settings("http", url=llm.url, model="m"))
+    transport = open_http(http_upstream(llm.url))
     llm.script = lambda _asked: None
     run = asyncio.ensure_future(transport.run())
     asking = asyncio.ensure_future(ask(transport))
@@ -467,10 +467,8 @@ async def test_tls(llm: ScriptedLLM, certificate: Path, *, known: bool) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key"))
     llm.wrap(context)
-    settings = Settings(
-        "http",
-        url=llm.url.replace("http:", "https:"),
-        model="m",
+    settings = http_upstream(
+        llm.url.replace("http:", "https:"),
         ca_file=certificate if known else None,
     )
     transport = open_http(settings)

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from agent.escalation.http import HttpTransport, open_http
-from agent.escalation.transports import Settings, Unavailable
+from agent.escalation.transport import Unavailable
 from agent.protocol.cases import Request, checked
 from harness.stage import free_port
-from harness.upstreams import ScriptedLLM
+from harness.upstreams import ScriptedLLM, http_upstream
 
 pytestmark = pytest.mark.slow
 START_S = 120.0
@@ -126,7 +126,7 @@ def to(proxy: str, model: str, folder: Path, key: str = KEY) -> HttpTransport:
     """Return a transport to one of the proxy's models."""
     path = folder / "key"
     path.write_text(key)
-    return open_http(Settings("http", url=proxy, model=model, key_file=path))
+    return open_http(http_upstream(proxy, model=model, key_file=path))
 
 
 async def test_answer(proxy: str, tmp_path: Path) -> None:

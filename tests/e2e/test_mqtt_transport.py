@@ -16,13 +16,14 @@ import pytest
 
 from agent.core.types import Message
 from agent.escalation.mqtt import MqttTransport
-from agent.escalation.transports import Rejected, Settings, Unavailable, open_transport
+from agent.escalation.transport import Rejected, Unavailable
+from agent.escalation.transports import open_transport
 from agent.mqtt import link
 from agent.mqtt.connection import Endpoint
 from agent.protocol.cases import LONGEST_ANSWER, Reply, Request
 from harness.proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_drop, all_pass, kind
 from harness.stage import BROKER, Mosquitto
-from harness.upstreams import Asked, Says, ScriptedBroker, reply
+from harness.upstreams import Asked, Says, ScriptedBroker, mqtt_upstream, reply
 
 LONG_S = 30.0  # never waited for
 YES, NO = {"label": "light_on"}, {"label": "light_off"}
@@ -48,7 +49,7 @@ def upstream(broker: Mosquitto) -> Iterator[ScriptedBroker]:
 async def connected(port: int, version: int = 5) -> AsyncIterator[MqttTransport]:
     """Run a transport, connected when the block begins."""
     own = Endpoint(f"mqtt://127.0.0.1:{port}", "device", version=version)
-    transport = open_transport(Settings("mqtt"), "pi", own)
+    transport = open_transport(mqtt_upstream(), "pi", own)
     assert isinstance(transport, MqttTransport)
     run = asyncio.ensure_future(transport.run())
     await transport._link.connection()

@@ -15,18 +15,21 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.escalation.mqtt import MqttTransport
-from agent.escalation.transports import (
-    Rejected,
-    Settings,
-    Transport,
-    Unavailable,
-    open_transport,
-)
+from agent.escalation.transport import Rejected, Transport, Unavailable
+from agent.escalation.transports import open_transport
 from agent.mqtt.connection import Endpoint
 from agent.protocol.cases import Repair, Reply, Request, Usage
 from harness.proxy import Proxy
 from harness.stage import Mosquitto, free_port
-from harness.upstreams import Asked, Says, ScriptedBroker, ScriptedLLM, first_choice
+from harness.upstreams import (
+    Asked,
+    Says,
+    ScriptedBroker,
+    ScriptedLLM,
+    first_choice,
+    http_upstream,
+    mqtt_upstream,
+)
 
 PRIVATE = "the fig tree behind Zoe's shed"  # no text of ours may hold this
 KINDS = ["mqtt 5", "mqtt 3.1.1", "http"]
@@ -100,13 +103,13 @@ def over_mqtt(port: int, which: str) -> Transport:
     """Return a transport to a broker."""
     version = 5 if which == "mqtt 5" else 4
     own = Endpoint(f"mqtt://127.0.0.1:{port}", "device", version=version)
-    return open_transport(Settings("mqtt", price_in=2.0, price_out=8.0), "pi", own)
+    return open_transport(mqtt_upstream(price_in=2.0, price_out=8.0), "pi", own)
 
 
 def over_http(url: str) -> Transport:
     """Return a transport to an endpoint."""
     own = Endpoint("mqtt://127.0.0.1:1", "device")
-    settings = Settings("http", url=url, model="m", price_in=2.0, price_out=8.0)
+    settings = http_upstream(url, price_in=2.0, price_out=8.0)
     return open_transport(settings, "pi", own)
 
 

@@ -20,7 +20,7 @@ from agent.core.types import Guarantee, Outcome, Task
 from agent.escalation import cases as module
 from agent.escalation.budget import BudgetLedger, Prices
 from agent.escalation.cases import Escalation, EscalationSettings
-from agent.escalation.transports import Unavailable
+from agent.escalation.transport import Unavailable
 from agent.escalation.upstream import (
     COOL_DOWN_S,
     FAILURES,

@@ -80,6 +80,24 @@ def test_minimal_pipeline(tmp_path: Path) -> None:
         ("mqtt.url = 'mqtt://u:p@x'", "mqtt.url: Value error, holds no password"),
         ("mqtt.url = 'mqtt://x/y'", "mqtt.url: Value error, ends after the port"),
         ("mqtt.url = 'mqtt://x:99999'", "agent.toml: mqtt.url: "),
+        ("upstream.rate = 1.0", "agent.toml: upstream.transport: must be given"),
+        ("upstream.transport = 'htp'", "upstream.transport: Input should be one of"),
+        (
+            "upstream = {transport = 'http', url = 'http://x', topic = 'a'}",
+            "agent.toml: upstream.topic: means nothing to transport 'http'",
+        ),
+        (
+            "upstream = {transport = 'mqtt', model = 'a'}",
+            "agent.toml: upstream.model: means nothing to transport 'mqtt'",
+        ),
+        (
+            "upstream = {transport = 'mqtt', rat = 5}",
+            "agent.toml: upstream.rat: unknown key, did you mean 'rate'?",
+        ),
+        (
+            "upstream = {transport = 'http', url = 'http://x'}",
+            "agent.toml: upstream.model: must be given",
+        ),
         ("mqtt.ca_file = 'ca.pem'", "mqtt.ca_file: needs a url with mqtts://"),
         (
             "mqtt = {url = 'mqtts://x', cert_file = 'c.pem'}",

@@ -74,6 +74,13 @@ def test_wrong_structure(toml: str, said: str) -> None:
         ("agent.mqtt.password = 'x'", "base: agent.mqtt.password: unknown key"),
         ("pipelines.home.decide.max_error = 2", "pipelines.home.decide.max_error: "),
         ("pipelines.home.input.topics = ['a#']", "pipelines.home.input.topics.0: "),
+        ("agent.upstream.rat = 5", "agent.upstream.rat: unknown key, did you mean"),
+        ("agent.upstream.rate = 'x'", "agent.upstream.rate: Input should be a valid"),
+        ("agent.upstream.transport = 'x'", "agent.upstream.transport: Input should be"),
+        (
+            "agent.upstream = {transport = 'http', topic = 'a'}",
+            "agent.upstream.topic: means nothing to transport 'http'",
+        ),
         ("[[layer]]\nname='l'\nagent.x = 1", "layer 'l': agent.x: unknown key"),
         ("[[device]]\nid='a'\nagent.x = 1", "device 'a': agent.x: unknown key"),
     ],
@@ -90,6 +97,9 @@ def test_wrong_values(toml: str, said: str) -> None:
     "toml",
     [
         "agent.upstream.model = 'x'",  # transport may stand in another layer
+        "agent.upstream.topic = 'x'",
+        "agent.upstream.url = 'https://x/v1'",
+        "agent.upstream.transport = 'http'",  # so may url and model
         "pipelines.mine.decide.max_error = 0.1",  # topics, too
         "agent.mqtt.url = 'mqtt://broker:${port}'",
         "pipelines.home.decide.max_error = '${error}'",

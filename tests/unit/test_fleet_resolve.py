@@ -186,6 +186,10 @@ def test_unset() -> None:
             "agent.upstream.transport: must be given",
         ),
         (
+            "agent.upstream.transport='mqtt'\n[[layer]]\nname='l'\nagent.upstream.model=''",
+            "layer l: agent.upstream.model: means nothing to transport 'mqtt'",
+        ),
+        (
             "pipelines.home.input.topics = ['a/+', 'a/b']",
             "pipelines.home.input.topics: 'a/+' and 'a/b' overlap",
         ),

@@ -19,7 +19,7 @@ from agent.escalation.budget import BudgetLedger, Prices
 from agent.escalation.http import HttpTransport
 from agent.escalation.mqtt import MqttTransport
 from agent.escalation.privacy_gate import Finder, Redacted, redact
-from agent.escalation.transports import Settings, Transport
+from agent.escalation.transport import Transport
 from agent.escalation.upstream import UpstreamClient, UpstreamSettings
 from agent.inference.pipeline import EscalationSpec
 from agent.mqtt.connection import Endpoint, Envelope
@@ -36,6 +36,7 @@ from harness.leaks import (
     strings,
 )
 from harness.leaks import values as words_of
+from harness.upstreams import http_upstream, mqtt_upstream
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -142,7 +143,7 @@ def by_http(left: list[Left]) -> Transport:
         said = json.dumps({"choices": [{"message": message}]}).encode()
         return httpx.Response(200, stream=httpx.ByteStream(said))
 
-    settings = Settings("http", url="http://llm/v1", model="m")
+    settings = http_upstream("http://llm/v1")
     client = httpx.AsyncClient(transport=httpx.MockTransport(serve))
     return HttpTransport(settings, client)
 
@@ -150,7 +151,7 @@ def by_http(left: list[Left]) -> Transport:
 def by_mqtt(left: list[Left]) -> Transport:
     """Return the transport with a connection that keeps what is published."""
     endpoint = Endpoint(url="mqtt://broker", client_id="slm-agent-pi-upstream")
-    transport = MqttTransport(Settings("mqtt"), "pi", endpoint)
+    transport = MqttTransport(mqtt_upstream(), "pi", endpoint)
     transport._link = Wire(transport, left)  # type: ignore[assignment]
     return transport
 

@@ -23,16 +23,14 @@ from agent.escalation.http import (
     plainer,
     used,
 )
-from agent.escalation.transport import priced
-from agent.escalation.transports import Rejected, Settings, Unavailable, open_transport
+from agent.escalation.transport import Rejected, Unavailable, priced
 from agent.mqtt.connection import Endpoint
 from agent.protocol.cases import Repair, Request, Usage
 from agent.protocol.prompt import messages, response_format
+from harness.upstreams import http_upstream, opened_as_told
 
 OWN = Endpoint("mqtt://127.0.0.1:1883", "device")
-SETTINGS = Settings(
-    "http", url="https://llm.example/v1/", model="small", max_output_tokens=99
-)
+SETTINGS = http_upstream("https://llm.example/v1/", model="small", max_output_tokens=99)
 ASKED = Request(
     id="m-1",
     device="pi",
@@ -283,7 +281,7 @@ def test_used(usage: Any, header: str | None, expected: Usage) -> None:
 
 def test_priced() -> None:
     """The price list counts where no cost was told; nothing known stays unknown."""
-    listed = replace(SETTINGS, price_in=2.0, price_out=8.0)
+    listed = SETTINGS.model_copy(update={"price_in": 2.0, "price_out": 8.0})
     usage = Usage(input_tokens=1000, output_tokens=100)
     free = usage.model_copy(update={"cost": 0.0})
     told = usage.model_copy(update={"cost": 0.5})
@@ -320,10 +318,11 @@ def test_priced() -> None:
         ({"password_file": Path("/secret")}, "password_file"),
     ],
 )
-def test_what_cannot_work(more: dict[str, Any], key: str) -> None:
+def test_what_cannot_work(tmp_path: Path, more: dict[str, Any], key: str) -> None:
     """What would fail later, or be ignored, is said at once, with its key alone."""
-    with pytest.raises(ConfigError, match=rf"^upstream\.{key}: ") as error:
-        open_transport(replace(SETTINGS, **more), "pi", OWN)
+    told = {"transport": "http", "url": "https://llm.example/v1", "model": "small"}
+    with pytest.raises(ConfigError, match=rf"\bupstream\.{key}: ") as error:
+        opened_as_told(tmp_path, {**told, **more})
     assert "hunter2" not in str(error.value)
 
 
@@ -335,7 +334,7 @@ def test_no_key(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "key"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"^upstream\.key_file: ") as error:
-        open_http(replace(SETTINGS, key_file=path))
+        open_http(SETTINGS.model_copy(update={"key_file": path}))
     assert "sk" not in str(error.value).replace(str(path), "")
 
 
@@ -344,14 +343,14 @@ def test_no_ca(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     path.write_text("no certificate")
     with pytest.raises(ConfigError, match=r"^upstream\.ca_file: "):
-        open_http(replace(SETTINGS, ca_file=path))
+        open_http(SETTINGS.model_copy(update={"ca_file": path}))
 
 
 def test_the_key_is_not_shown(tmp_path: Path) -> None:
     """No repr of the transport, or of what it is made of, shows the key."""
     path = tmp_path / "key"
     path.write_text("sk-hunter2\n")
-    transport = open_http(replace(SETTINGS, key_file=path))
+    transport = open_http(SETTINGS.model_copy(update={"key_file": path}))
     shown = [transport, vars(transport), transport._client, transport._client.headers]
     assert "hunter2" not in repr(shown)
     assert transport._client.headers["authorization"] == "Bearer sk-hunter2"
@@ -361,12 +360,13 @@ def test_httpx_is_loaded_for_http_only() -> None:
     """A device that asks by MQTT never loads httpx."""
     code = """\
 import sys
+from agent.escalation.transports import open_transport
 from agent.mqtt.connection import Endpoint
-from agent.escalation.transports import Settings, open_transport
+from harness.upstreams import http_upstream, mqtt_upstream
 own = Endpoint("mqtt://127.0.0.1:1883", "device")
-open_transport(Settings("mqtt"), "pi", own)
+open_transport(mqtt_upstream(), "pi", own)
 assert "httpx" not in sys.modules
-open_transport(Settings("http", url="http://127.0.0.1/v1", model="m"), "pi", own)
+open_transport(http_upstream("http://127.0.0.1/v1"), "pi", own)
 assert "httpx" in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

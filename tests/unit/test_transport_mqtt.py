@@ -8,9 +8,9 @@ import pytest
 
 from agent.core.errors import ConfigError
 from agent.escalation.mqtt import MqttTransport, endpoint_of
-from agent.escalation.transports import Settings, open_transport
 from agent.mqtt.connection import Endpoint, Login, Will
 from agent.protocol.cases import LONGEST_ANSWER, Request, decode_request
+from harness.upstreams import mqtt_upstream, opened_as_told
 
 OWN = Endpoint(
     url="mqtts://broker:8883",
@@ -38,7 +38,7 @@ def test_own_broker() -> None:
 
     Its last will stays with the device's own connection.
     """
-    found = endpoint_of(Settings("mqtt"), OWN)
+    found = endpoint_of(mqtt_upstream(), OWN)
     assert found.client_id == "slm-agent-pi-upstream"
     assert found.will is None
     assert (found.url, found.login, found.version) == (OWN.url, OWN.login, 4)
@@ -51,15 +51,15 @@ def test_broker_of_its_own(tmp_path: Path) -> None:
     """With a url nothing secret of the device's broker goes to the other one."""
     secret = tmp_path / "password"
     secret.write_text("pass word\nmore")
-    settings = Settings(
-        "mqtt", url="mqtt://far:1884", username="fleet", password_file=secret
+    settings = mqtt_upstream(
+        url="mqtt://far:1884", username="fleet", password_file=secret
     )
     found = endpoint_of(settings, OWN)
     assert found.url == "mqtt://far:1884"
     assert found.login == Login("fleet", "pass word")
     assert (found.ca_file, found.cert_file, found.key_file) == (None, None, None)
     assert (found.version, found.keepalive_s) == (4, 7)
-    plain = endpoint_of(Settings("mqtt", url="mqtt://far"), OWN)
+    plain = endpoint_of(mqtt_upstream(url="mqtt://far"), OWN)
     assert plain.login == Login()
 
 
@@ -87,23 +87,23 @@ def test_broker_of_its_own(tmp_path: Path) -> None:
         ({"key_file": Path("/key")}, "key_file"),
     ],
 )
-def test_what_cannot_work(more: dict[str, Any], key: str) -> None:
+def test_what_cannot_work(tmp_path: Path, more: dict[str, Any], key: str) -> None:
     """What would fail later, or be ignored, is said at once, with its key alone."""
-    with pytest.raises(ConfigError, match=rf"^upstream\.{key}: ") as error:
-        open_transport(Settings("mqtt", **more), "pi", OWN)
+    with pytest.raises(ConfigError, match=rf"\bupstream\.{key}: ") as error:
+        opened_as_told(tmp_path, {"transport": "mqtt", **more})
     assert "hunter2" not in str(error.value)
 
 
 def test_names() -> None:
     """Ledger and logs learn who is asked, without a secret."""
-    transport = MqttTransport(Settings("mqtt", topic="site/llm"), "pi", OWN)
+    transport = MqttTransport(mqtt_upstream(topic="site/llm"), "pi", OWN)
     assert transport.name == "mqtt"
     assert transport.to == "mqtts://broker:8883 site/llm"
 
 
 def test_payload() -> None:
     """The payload says all by itself: 3.1.1 has nothing else, nor does a bridge."""
-    body = MqttTransport(Settings("mqtt"), "pi", OWN).encode(ASKED)
+    body = MqttTransport(mqtt_upstream(), "pi", OWN).encode(ASKED)
     document = json.loads(body)
     assert document["id"] == "m-1"
     assert document["reply_to"] == "slm/pi/answer"

@@ -16,7 +16,7 @@ from agent.core.types import Entity, Outcome, Reason, Timing
 from agent.escalation import upstream as module
 from agent.escalation.budget import BudgetLedger, OverBudget, Prices
 from agent.escalation.privacy_gate import Finder
-from agent.escalation.transports import EncodeAgain, Rejected, Unavailable
+from agent.escalation.transport import EncodeAgain, Rejected, Unavailable
 from agent.escalation.upstream import UpstreamClient, UpstreamSettings
 from agent.inference.patterns import find
 from agent.inference.pipeline import EscalationSpec
