@@ -9,7 +9,7 @@ from agent.fleet.signing import Content, sign, write_keys
 from harness.stage import Agent, Client, Mosquitto, text_of
 
 TOPIC = "office/fleet"
-HURRY = {"daemon.fleet_updates.TURN_S": 0.1}
+HURRY = {"daemon.fleet_updates.LOOK_S": 0.1, "daemon.fleet_updates.SETTLE_S": 0.1}
 LOST = 'agent.mqtt.url = "mqtt://127.0.0.1:9"'  # where nobody is
 
 

@@ -154,6 +154,7 @@ class Daemon:
                 group.create_task(self._control.run(), name="control"),
                 group.create_task(self._reloads(), name="reload"),
                 group.create_task(self._fleet_updates.run(), name="fleet"),
+                group.create_task(self._fleet_updates.tell(), name="fleet-report"),
                 group.create_task(self._status_publisher.run(), name="heartbeat"),
                 group.create_task(self._watchdog.run(), name="watchdog"),
                 group.create_task(self._do_not_wait(), name="patience"),

@@ -5,6 +5,7 @@ What a file may do is `agent/fleet/rollout.py`'s to say; this carries it out.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -20,7 +21,8 @@ from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
 from agent.protocol.messages import Topics
 
-TURN_S = 0.5  # how often we look what came, and how we do
+SETTLE_S = 0.2  # after a file came: we may just be introducing ourselves
+LOOK_S = 0.5  # how often we look how we do, while a version is on probation
 
 log = structlog.get_logger()
 
@@ -49,6 +51,8 @@ class FleetUpdates:
         self._turn = turn
         self._retired = False
         self._came: bytes | None = None
+        self._stirred = asyncio.Event()  # a file came, or something else took over
+        self._news = asyncio.Event()  # there may be something to report
         self._said: dict[str, Any] | None = None
 
     def takes(self, message: Message) -> bool:
@@ -57,6 +61,7 @@ class FleetUpdates:
             return False
         message.ack()  # it is retained: it comes again with the next connection
         self._came = message.payload or None
+        self._stirred.set()
         return True
 
     async def introduce(self, connection: Connection) -> None:
@@ -65,22 +70,34 @@ class FleetUpdates:
         if report:
             said = to_json(report)
             await (await connection.publish(self._topic, said, retain=True))
+            self._said = report
+            self._news.set()  # it may have changed while this was on its way
 
     def retire(self) -> None:
         """Say that something else takes over: what comes now is for that."""
         self._retired = True
+        self._stirred.set()
 
     async def run(self) -> None:
         """Work until something else takes over."""
         while self._config_source.active:
-            await asyncio.sleep(TURN_S)
+            await self._wait()
             async with self._turn:
                 if self._retired:
                     return
                 outcome = await self._look()
                 if outcome and outcome.switch and await self._gave_way(outcome):
                     return
-            await self._tell()
+            self._news.set()
+
+    async def _wait(self) -> None:
+        """Wait until a file comes; while one is on probation, no longer than a look."""
+        watches = self._config_source.on_probation
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S if watches else None):
+                await self._stirred.wait()
+                await asyncio.sleep(SETTLE_S)
+        self._stirred.clear()
 
     async def _gave_way(self, outcome: RolloutOutcome) -> bool:
         try:
@@ -103,15 +120,19 @@ class FleetUpdates:
             return None
         return await asyncio.to_thread(self._config_source.judge, self._signs())
 
-    async def _tell(self) -> None:
-        report = self._config_source.report()
-        if report is None or report == self._said or not self._link.connected:
-            return
-        connection = await self._link.connection()
-        try:
-            said = to_json(report)
-            await (await connection.publish(self._topic, said, retain=True))
-        except Undelivered as error:
-            log.warning("fleet_report_not_published", why=str(error))
-        else:
-            self._said = report
+    async def tell(self) -> None:
+        """Report what changed until cancelled; `introduce` does on a new connection."""
+        while True:
+            await self._news.wait()
+            connection = await self._link.connection()
+            self._news.clear()
+            report = self._config_source.report()
+            if report is None or report == self._said:
+                continue
+            try:
+                said = to_json(report)
+                await (await connection.publish(self._topic, said, retain=True))
+            except Undelivered as error:
+                log.warning("fleet_report_not_published", why=str(error))
+            else:
+                self._said = report

@@ -41,7 +41,8 @@ from agent.telemetry.alerts import Alerts
 from agent.telemetry.counters import Counters
 from agent.telemetry.rejected_topics import RejectedTopics
 
-TURN_S = 1.0  # how often deadlines are looked at
+TURN_S = 1.0  # at most so often is looked what is to be done, and so often if much is
+IDLE_S = 30.0  # at least so often: the clock may have been set, or a day have ended
 REST_S = 30.0  # how long a case rests that nobody could be asked about, at least
 BARRED_S = 30.0  # how often cases over budget are tried
 LARGEST = 8  # what a case may take at most of the outbox: an eighth
@@ -85,7 +86,8 @@ class Escalation:
         self._terms = terms
         self._pipelines: Mapping[str, Pipeline] = {p.name: p for p in pipelines}
         self._store = store
-        self._room = OutboxSpace(alerts)
+        self._stirred = asyncio.Event()  # something changed that figures tell of
+        self._room = OutboxSpace(alerts, self._stirred.set)
         self._upstream = upstream
         topics = {p.name: p.result_topic for p in pipelines}
         self._publisher = ResultPublisher(
@@ -109,7 +111,8 @@ class Escalation:
         self._turn = asyncio.Lock()
         self._stats: book.Stats | None = None
         self._filled = 0.0  # a share of the outbox's room
-        self._turned = time.monotonic()  # when time was looked at last
+        self._deadline: float | None = None  # the next one of those that wait
+        self._due = time.monotonic()  # when the next turn is to begin
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -164,12 +167,12 @@ class Escalation:
 
         Whoever waits for room, for a connection or for upstream is idle.
         """
-        turning = 0.0 if self.lacks_room else time.monotonic() - self._turned
+        late = max(0.0, time.monotonic() - self._due)
         return {
             "outbox": self._store.busy_s(),
             "privacy": self._upstream.busy_s() if self._upstream else 0.0,
             "finals": self._publisher.busy_s(),
-            "cases": turning,
+            "cases": 0.0 if self.lacks_room else late,
         }
 
     @property
@@ -207,6 +210,7 @@ class Escalation:
                 await self._make_room(rows[0])
                 continue
             self._arrived.set()
+            self._stirred.set()
             yield {row.key: each for row, each in zip(rows, waits, strict=False)}
             del left[: len(waits)]
 
@@ -253,6 +257,7 @@ class Escalation:
             yield
         finally:
             self._busy.discard(row.key)
+            self._stirred.set()
 
     async def _work(self) -> None:
         while True:
@@ -329,7 +334,6 @@ class Escalation:
     async def _watch(self) -> None:
         """End what is too old, take up what may go again, and keep the figures."""
         while True:
-            await asyncio.sleep(TURN_S)
             await self._set_right()
             while await self._expire():
                 pass
@@ -337,12 +341,33 @@ class Escalation:
             self._barred = {k: t for k, t in self._barred.items() if t > now}
             self._resting = {k: t for k, t in self._resting.items() if t > now}
             self._arrived.set()
-            self._stats, self._filled = await self._store.read(
-                lambda db: (book.stats(db), book.filled(db))
+            self._stats, self._filled, self._deadline = await self._store.read(
+                lambda db: (book.stats(db), book.filled(db), book.deadline(db))
             )
             if self._upstream:
                 await self._upstream.budget.balance()
             self._tell()
+            await self._rest_until_due()
+
+    async def _rest_until_due(self) -> None:
+        """Wait until something changes or is due; never less than a turn."""
+        began, pause = time.monotonic(), self._pause_s()
+        self._due = began + max(pause, TURN_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._stirred.wait()
+        await asyncio.sleep(began + TURN_S - time.monotonic())
+        self._stirred.clear()
+
+    def _pause_s(self) -> float:
+        """Return in how many seconds something is to be done, if nothing changes."""
+        if self._busy or self.lacks_room:
+            return TURN_S
+        now = time.monotonic()
+        moments = [*self._barred.values(), *self._resting.values()]
+        if self._deadline is not None:
+            moments.append(now + self._deadline - self._clock.now())
+        return max(0.0, min([now + IDLE_S, *moments]) - now)
 
     async def _set_right(self) -> None:
         """Where the wall clock was set, let what waits wait as long as it was to."""
@@ -356,7 +381,7 @@ class Escalation:
 
     async def _expire(self) -> int:
         """End some cases whose deadline has passed; return how many."""
-        self._turned = time.monotonic()
+        self._due = time.monotonic()
         expired = partial(book.expired, now=self._clock.now(), limit=AT_ONCE)
         late = await self._store.read(expired)
         late = [row for row in late if row.key not in self._busy]

@@ -54,9 +54,12 @@ log = structlog.get_logger()
 class OutboxSpace:
     """Owns what is known of the room in the outbox: who waits for it, and the alert."""
 
-    def __init__(self, alerts: Alerts) -> None:
-        """`alerts` hear when there is none."""
+    def __init__(
+        self, alerts: Alerts, on_made: Callable[[], None] = lambda: None
+    ) -> None:
+        """`alerts` hear when there is none, `on_made` when something has left."""
         self._alerts = alerts
+        self._on_made = on_made
         self._made = asyncio.Event()
         self._full_at = -FULL_S
 
@@ -78,6 +81,7 @@ class OutboxSpace:
     def make(self) -> None:
         """Say that something has left."""
         self._made.set()
+        self._on_made()
 
     async def wait(self) -> None:
         """Wait until something has left, or a while."""

@@ -193,6 +193,12 @@ def expired(db: sqlite3.Connection, now: float, limit: int) -> list[CaseRow]:
     return _rows(db, "deadline <= ? ORDER BY deadline LIMIT ?", (now, limit))
 
 
+def deadline(db: sqlite3.Connection) -> float | None:
+    """Return the next deadline of a waiting case, in Unix time; None: none waits."""
+    found = db.execute("SELECT min(deadline) FROM cases WHERE finish IS NULL")
+    return found.fetchone()[0]  # type: ignore[no-any-return]
+
+
 def victim(
     db: sqlite3.Connection, *, lowest: bool, besides: Collection[str] = ()
 ) -> CaseRow | None:

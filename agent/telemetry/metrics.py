@@ -6,15 +6,18 @@ Read when they are asked for, so that nothing is counted twice.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from socket import SOCK_STREAM, getaddrinfo
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     InfoMetricFamily,
 )
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector as Registrable
 
@@ -225,17 +228,38 @@ def served(
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector(_in_loop(health)))
     try:
-        server, thread = start_http_server(port, address, registry)
+        server = _server(address, port, registry)
     except OSError as error:
         log.warning("no_metrics", address=address, port=port, why=str(error))
         yield
         return
+    # The loop waits for whoever asks; a thread that serves would wake twice a second.
+    loop = asyncio.get_running_loop()
+    loop.add_reader(server.fileno(), server.handle_request)
     try:
         yield
     finally:
-        server.shutdown()
+        loop.remove_reader(server.fileno())
         server.server_close()
-        thread.join()
+
+
+def _server(address: str, port: int, registry: CollectorRegistry) -> WSGIServer:
+    """Listen; each request is answered in a thread of its own. Raises OSError."""
+    [(family, *_, place), *_] = getaddrinfo(address, port, type=SOCK_STREAM)
+
+    class Server(ThreadingWSGIServer):
+        address_family = family
+        timeout = 0  # `handle_request` is called when there is one
+
+    handler = make_wsgi_app(registry)
+    server = make_server(str(place[0]), port, handler, Server, _Silent)
+    server.socket.setblocking(False)  # noqa: FBT003  who asked may be gone again
+    return server
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing: whoever looks every few seconds is no news."""
 
 
 def _in_loop(

@@ -167,7 +167,7 @@ def test_a_fleet_file_that_nobody_judged_comes_again(
     """One that arrived just before a crash is applied after it."""
     del client
     pipelines = {"one": (["pi/+/utterance"], "")}
-    slow = {"daemon.fleet_updates.TURN_S": 600}
+    slow = {"daemon.fleet_updates.SETTLE_S": 600}
     agent = office.join(new_agent(broker.port, pipelines=pipelines, hurry=slow))
     agent.start()
     office.push(office.signed(version(1)))
