@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.casework import asking, gone, question, wait_alert, well
+from harness.casework import BRISK, asking, gone, question, wait_alert, well
 from harness.stage import Agent, Client, Mosquitto, free_port
 from harness.upstreams import ScriptedLLM
 
@@ -41,7 +41,7 @@ FILLING = 500  # long texts: more than the outbox takes
 LONG = "x" * 2000  # for a model one word
 OUTBOX = 'max_bytes = 2097152\nwhen_full = "drop_oldest"'
 LOCAL = (["home/+"], '[upstream]\npolicy = "always_local"\n')
-HURRY = {"escalation.upstream.COOL_DOWN_S": 1.0, "escalation.cases.REST_S": 1.0}
+HURRY = {**BRISK, "escalation.cases.REST_S": 1.0}
 DRAIN_S = 300.0
 
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import psutil  # type: ignore[import-untyped]
 
-from harness.casework import entries, in_outbox
+from harness.casework import BRISK, entries, in_outbox
 from harness.proxy import Proxy
 from harness.stage import DEVICE, Agent, Client, Mosquitto, free_port, text_of
 from harness.upstreams import Asked, Says, ScriptedLLM, first_choice
@@ -77,7 +77,7 @@ rate = 1000.0
 concurrency = {CONCURRENCY}
 timeout_s = 20.0
 """
-HURRY = {"escalation.upstream.COOL_DOWN_S": 1.0, "escalation.cases.REST_S": 1.0}
+HURRY = {**BRISK, "escalation.cases.REST_S": 1.0}
 EXAMPLES = """\
 examples:
   python bench/soak.py                                      200,000 messages

@@ -16,6 +16,14 @@ from harness.upstreams import Asked, Says, Scripted, ScriptedLLM
 
 PLACE = "house_place"
 LABEL = "iot_hue_lightoff"
+# Who fails is asked again after a second, not after half a minute.
+BRISK = {
+    "core.circuit.REST_S": 1.0,
+    "core.circuit.MINUTE_S": 1.0,
+    "core.circuit.UNREACHED_S": 1.0,
+}
+# Who fails is asked on, so that what comes of one case is not another's doing.
+UNBROKEN = {"core.circuit.FAILURES": 1000, "core.circuit.FIRST_FAILURES": 1000}
 HASTE = "rate = 1000.0\nconcurrency = 8\ntimeout_s = 20.0"
 
 Result = Mapping[str, Any]

@@ -375,8 +375,6 @@ class Escalation:
         if step is None:
             return
         log.warning("clock_set", by_s=round(step.by))
-        if self._upstream:
-            self._upstream.clock_was_set()
         await self._room.write(self._store, partial(book.shift, step=step))
 
     async def _expire(self) -> int:

@@ -152,7 +152,7 @@ class HttpTransport:
         Where the endpoint refuses a parameter, `encode` leaves it off from now on.
         """
         if self._client.is_closed:
-            raise Unavailable("closed", maybe_paid=False)
+            raise Unavailable("closed", maybe_paid=False, reached=False)
         sent = False
 
         async def trace(event: str, _info: object) -> None:
@@ -164,11 +164,11 @@ class HttpTransport:
                 response = await self._post(body, trace)
         except TimeoutError:
             why = f"no answer in {timeout_s:g} s"
-            raise Unavailable(why, maybe_paid=sent) from None
+            raise Unavailable(why, maybe_paid=sent, reached=sent) from None
         except (httpx.HTTPError, OSError) as error:
             # Once it was sent, the error may quote what came back.
             why = type(error).__name__ if sent else f"{type(error).__name__}: {error}"
-            raise Unavailable(why, maybe_paid=sent) from None
+            raise Unavailable(why, maybe_paid=sent, reached=sent) from None
         if response.status in REFUSES_PARAMETERS:
             self._learn(request.pipeline, body, response)
         if response.status != OK:

@@ -99,7 +99,7 @@ class MqttTransport:
     async def ask(self, request: Request, body: bytes, timeout_s: float) -> Reply:
         """Publish the request and wait for its reply; as the contract says."""
         if not self._link.connected:
-            raise Unavailable("not connected", maybe_paid=False)
+            raise Unavailable("not connected", maybe_paid=False, reached=False)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         attempt = _Attempt(request.id, new_ulid(), answer)
         why = ""
@@ -119,7 +119,7 @@ class MqttTransport:
             self._waiting.pop(attempt.correlation, None)
             answer.cancel()  # if it is not there
         if answer.cancelled():
-            raise Unavailable(why, maybe_paid=attempt.sent)
+            raise Unavailable(why, maybe_paid=attempt.sent, reached=attempt.sent)
         return answer.result()
 
     async def run(self) -> None:

@@ -18,15 +18,22 @@ class Unavailable(Exception):
     """Nobody answered this attempt; another may succeed."""
 
     def __init__(
-        self, why: str, *, maybe_paid: bool, retry_after_s: float | None = None
+        self,
+        why: str,
+        *,
+        maybe_paid: bool,
+        retry_after_s: float | None = None,
+        reached: bool = True,
     ) -> None:
         """`why` is for people and never holds text of the message.
 
         `maybe_paid`: the request may have reached a model. `retry_after_s`: how long
-        the other side asked to be left alone.
+        the other side asked to be left alone. `reached`: whether there was anybody at
+        all; where no connection was made, nobody is disturbed by another try.
         """
         super().__init__(why)
         self.maybe_paid = maybe_paid
+        self.reached = reached
         self.retry_after_s = retry_after_s
 
 

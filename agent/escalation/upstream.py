@@ -1,25 +1,21 @@
 """Asking upstream: one case through privacy gate, budget, ledger and transport."""
 
 import asyncio
-import hashlib
 import json
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from aiolimiter import AsyncLimiter
-from purgatory import AsyncCircuitBreakerFactory
-from purgatory.domain.model import OpenedState
-from pydantic import BaseModel, ValidationError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
-from tenacity.wait import wait_random_exponential
 
 from agent.core.types import Outcome, Prediction, Tier
-from agent.escalation.budget import Booking, BudgetLedger, OverBudget, TooOften
+from agent.escalation.answer_cache import AnswerCache
+from agent.escalation.budget import Booking, BudgetLedger, TooOften
+from agent.escalation.pacing import Pacer
 from agent.escalation.privacy_gate import (
     Finder,
     Redacted,
@@ -29,7 +25,6 @@ from agent.escalation.privacy_gate import (
 )
 from agent.escalation.transport import EncodeAgain, Rejected, Transport, Unavailable
 from agent.inference.pipeline import EscalationSpec
-from agent.outbox import answers
 from agent.outbox.cases import wire_id
 from agent.outbox.store import Database, Full, Store
 from agent.protocol.cases import (
@@ -45,8 +40,7 @@ from agent.protocol.messages import guess_object
 
 ROUNDS = 2  # an answer and, if it is not valid, one more
 TRIES = 3  # before another case has its turn; one, where three may have been paid
-FAILURES = 5  # in a row, and nobody is asked for a while
-COOL_DOWN_S = 15.0
+BACKOFF_S, BACKOFF_MAX_S = 0.25, 15.0  # before the next try, at random up to it
 FULL_S = 1.0  # how often a full disk is tried
 ASKED_PAUSE_MAX_S = 3600.0
 
@@ -74,13 +68,6 @@ class CaseOutcome:
     model: str | None = None
 
 
-class _Known(BaseModel):
-    """An answer in the cache."""
-
-    found: Prediction
-    model: str | None
-
-
 class UpstreamClient:
     """Owns the terms, and what is known of the upstream's state."""
 
@@ -102,16 +89,15 @@ class UpstreamClient:
         self._leaving = False
         self._calls = 0  # that are being made
         self._made = asyncio.Event()
-        self._quiet_until = 0.0  # the endpoint asked for it; monotonic
-        self._unavailable = self._invalid = self._cached = 0
+        self._unavailable = self._invalid = 0
         self._device = device
         self._terms = terms
         self._store = store
         self._finder = finder
         self._worker = worker
         self._hiding_since: float | None = None  # by the worker
-        self._limiter = AsyncLimiter(1, 1 / terms.rate)
-        self._breakers = _breakers()
+        self._cache = AnswerCache(store, terms.cache_entries, terms.cache_age_s)
+        self._pacer = Pacer(terms.rate)
 
     def summary(self, seen: int) -> dict[str, Any]:
         """Return the figures of this process and of today, ready for JSON.
@@ -124,7 +110,7 @@ class UpstreamClient:
             "down": self.down or None,
             "unavailable": self._unavailable,
             "invalid_answers": self._invalid,
-            "from_cache": self._cached,
+            "from_cache": self._cache.hits,
             "late_replies": self.transport.late,
             **self.budget.summary(seen),
         }
@@ -140,8 +126,10 @@ class UpstreamClient:
         left = case.deadline.timestamp() - time.time()
         try:
             async with asyncio.timeout(max(0.0, left)):
-                known = await self._recalled(case, plan)
-                return known or await self._settle(case, plan, max(1, TRIES - paid))
+                known = await self._cache.recall(case, plan)
+                if known:
+                    return CaseOutcome(Outcome.ANSWERED, known.found, known.model)
+                return await self._settle(case, plan, max(1, TRIES - paid))
         except TimeoutError:
             return CaseOutcome(Outcome.TIMEOUT)
         except TooOften:
@@ -163,10 +151,6 @@ class UpstreamClient:
         since = self._hiding_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def clock_was_set(self) -> None:
-        """Begin anew with the breaker: it opens until a time of the wall clock."""
-        self._breakers = _breakers()
-
     def close(self) -> None:
         """Let the worker go."""
         self._worker.shutdown(wait=False, cancel_futures=True)
@@ -175,31 +159,7 @@ class UpstreamClient:
         self, case: Case, plan: EscalationSpec, settled: CaseOutcome
     ) -> Change | None:
         """Return the change that keeps an answer for the same text, if there is one."""
-        entries = self._terms.cache_entries
-        found = settled.prediction
-        if found is None or found.by is not Tier.UPSTREAM or not entries:
-            return None
-        known = _Known(found=found, model=settled.model)
-        key, body = _question(case, plan), known.model_dump_json().encode()
-        return lambda db: answers.remember(db, key, body, time.time(), entries)
-
-    async def _recalled(self, case: Case, plan: EscalationSpec) -> CaseOutcome | None:
-        if not self._terms.cache_entries:
-            return None
-        key, age = _question(case, plan), self._terms.cache_age_s
-        body = await self._store.read(
-            lambda db: answers.recall(db, key, time.time(), age)
-        )
-        if body is None:
-            return None
-        try:
-            known = _Known.model_validate_json(body)
-        except ValidationError:  # of another version: the next answer replaces it
-            log.warning("cached_answer_unreadable", pipeline=case.pipeline)
-            return None
-        self._cached += 1
-        found = replace(known.found, by=Tier.CACHE)
-        return CaseOutcome(Outcome.ANSWERED, found, known.model)
+        return self._cache.remember(case, plan, settled.prediction, settled.model)
 
     async def _settle(
         self, case: Case, plan: EscalationSpec, tries: int
@@ -277,36 +237,25 @@ class UpstreamClient:
         tries: int,
     ) -> Reply:
         """Ask until somebody replies; raises Unavailable after so many tries."""
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((Unavailable, OpenedState, Full)),
-            stop=lambda state: _is_enough(state, tries),
-            wait=_pause,
-            before_sleep=self._note_full,
-            reraise=True,
-        ):
-            with attempt:
+        failed = 0
+        while True:
+            try:
                 return await self._ask(request, case, plan, hidden)
-        raise AssertionError("the last try raises")
-
-    def _note(self, why: Unavailable) -> None:
-        self._unavailable += 1
-        if not self.down:
-            log.warning("upstream_unavailable", why=str(why))
-        self.down = str(why)
-        asked = min(why.retry_after_s or 0.0, ASKED_PAUSE_MAX_S)
-        self._quiet_until = max(self._quiet_until, time.monotonic() + asked)
-
-    def _note_full(self, state: RetryCallState) -> None:
-        error = _error(state)
-        if isinstance(error, Full):
-            self.full = str(error)
+            except EncodeAgain:
+                continue
+            except Full as why:
+                self.full = str(why)
+                await asyncio.sleep(FULL_S)
+            except Unavailable:
+                failed += 1
+                if failed >= tries:
+                    raise
+                await asyncio.sleep(_backoff(failed))
 
     async def _ask(
         self, request: Request, case: Case, plan: EscalationSpec, hidden: Redacted
     ) -> Reply:
-        await asyncio.sleep(self._quiet_until - time.monotonic())
-        breaker = await self._breakers.get_breaker(self.transport.name)
-        async with breaker, self._limiter, self._making():
+        async with self._pacer.turn(), self._making():
             body = self.transport.encode(request)
             booking = await self.budget.book(
                 request, case, plan.limit, body, hidden.counters
@@ -329,24 +278,34 @@ class UpstreamClient:
             self._made.set()
 
     async def _call(self, request: Request, body: bytes, booking: Booking) -> Reply:
-        """Make a booked call, and set the books right."""
+        """Make a booked call, set the books right, and tell the circuit."""
         try:
             reply = await self._heard(request, body, booking)
         except EncodeAgain:
             await self.budget.release(booking)
             raise
         except Unavailable as why:
-            self._note(why)
+            self._failed(why)
             if not why.maybe_paid:
                 await self.budget.release(booking)
             raise
         except Rejected:
-            self.down = ""
             await self.budget.release(booking)
             raise
-        await self.budget.settle(booking, reply.usage)
         self.down = ""
+        self._pacer.circuit.answered(time.monotonic())
+        await self.budget.settle(booking, reply.usage)
         return reply
+
+    def _failed(self, why: Unavailable) -> None:
+        self._unavailable += 1
+        if not self.down:
+            log.warning("upstream_unavailable", why=str(why))
+        self.down = str(why)
+        pause_s = min(why.retry_after_s or 0.0, ASKED_PAUSE_MAX_S)
+        self._pacer.circuit.failed(
+            time.monotonic(), reached=why.reached, pause_s=pause_s
+        )
 
     async def _heard(self, request: Request, body: bytes, booking: Booking) -> Reply:
         """Ask once; who could ask nobody, but may later, is Unavailable, too."""
@@ -359,14 +318,6 @@ class UpstreamClient:
         if not free:
             await self.budget.settle(booking, usage)
         raise Unavailable(reply.error or "upstream error", maybe_paid=not free)
-
-
-def _breakers() -> AsyncCircuitBreakerFactory:
-    return AsyncCircuitBreakerFactory(
-        default_threshold=FAILURES,
-        default_ttl=COOL_DOWN_S,
-        exclude=[OverBudget, TooOften, Rejected, Full, EncodeAgain],
-    )
 
 
 def _said(reply: Reply) -> Any:
@@ -382,34 +333,6 @@ def _quoted(answer: Any) -> Any:
     return answer if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE]
 
 
-def _error(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
-
-
-def _is_enough(state: RetryCallState, tries: int) -> bool:
-    error = _error(state)
-    fails = isinstance(error, Unavailable) and not isinstance(error, EncodeAgain)
-    return fails and state.attempt_number >= tries
-
-
-def _pause(state: RetryCallState) -> float:
+def _backoff(failed: int) -> float:
     """Wait longer each time, and never all devices at once."""
-    error = _error(state)
-    if isinstance(error, EncodeAgain):
-        return 0.0
-    if isinstance(error, Full):
-        return FULL_S
-    backoff = wait_random_exponential(multiplier=0.5, max=COOL_DOWN_S)(state)
-    if isinstance(error, OpenedState):
-        closes_s = error.opened_at + COOL_DOWN_S - time.time()
-        return min(max(closes_s, 0.0), COOL_DOWN_S) + min(backoff, 1.0)
-    return backoff
-
-
-def _question(case: Case, plan: EscalationSpec) -> str:
-    """Name a question: another pipeline, or other names to answer with, make another.
-
-    A hash, so that no text lies in the cache but in answers.
-    """
-    named = [case.pipeline, dict(plan.labels), dict(plan.entities), case.text]
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    return random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_S * 2**failed))  # noqa: S311

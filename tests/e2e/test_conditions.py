@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.casework import asking, fill, gone, wait_alert
+from harness.casework import BRISK, asking, fill, gone, wait_alert
 from harness.stage import DEVICE, REPOSITORY, Agent, Client, Mosquitto, free_port
 from harness.upstreams import Asked, Says, ScriptedLLM
 
 HURRY = {
     "daemon.status.HEALTH_S": 0.2,
-    "escalation.upstream.COOL_DOWN_S": 1.0,
+    **BRISK,
     "escalation.cases.REST_S": 1.0,
 }
 HOME = (["home/+/utterance"], '[upstream]\npolicy = "always_local"\n')

@@ -18,9 +18,11 @@ import pytest
 
 from agent.escalation.budget import MOST_CALLS
 from harness.casework import (
+    BRISK,
     HASTE,
     LABEL,
     PLACE,
+    UNBROKEN,
     ask,
     asking,
     calls,
@@ -206,7 +208,7 @@ def test_unusable_answers(
             broker.port,
             upstream=http(llm, terms),
             pipelines=ONE,
-            hurry={"escalation.upstream.FAILURES": 1000},  # each case is on its own
+            hurry=UNBROKEN,  # each case is on its own
         )
         agent.start()
         for way in ways:
@@ -594,7 +596,7 @@ def test_budget_of_calls_that_fail(
             upstream=http(llm, terms),
             pipelines=ONE,
             hurry={
-                "escalation.upstream.FAILURES": 1000,
+                **UNBROKEN,
                 "escalation.cases.REST_S": 0.1,
             },
         )
@@ -644,7 +646,7 @@ def test_budget_over_an_outage_of_the_broker_side(
             upstream=f'transport = "mqtt"\n{terms}\n{budget}',
             pipelines=ONE,
             hurry={
-                "escalation.upstream.FAILURES": 1000,
+                **UNBROKEN,
                 "escalation.cases.REST_S": 0.1,
             },
         )
@@ -678,7 +680,7 @@ def test_enough_is_enough(
         upstream=gone(port),
         pipelines=ONE,
         hurry={
-            "escalation.upstream.FAILURES": 1000,
+            **UNBROKEN,
             "escalation.cases.REST_S": rest_s,
             "escalation.cases.TURN_S": 0.02,
         },
@@ -741,7 +743,7 @@ def test_deadline_and_alert(
         broker.port,
         upstream=gone(port),
         pipelines=pipelines,
-        hurry={"escalation.upstream.COOL_DOWN_S": 1.0, "escalation.cases.REST_S": 1.0},
+        hurry={**BRISK, "escalation.cases.REST_S": 1.0},
     )
     agent.start()
     ask(client, range(100))
@@ -849,7 +851,7 @@ def test_ledger(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
             broker.port,
             upstream=http(llm, f"{HASTE}\n"),
             pipelines=ONE,
-            hurry={"escalation.upstream.FAILURES": 1000},
+            hurry=UNBROKEN,
         )
         agent.start()
         ask(client, range(30))
@@ -908,7 +910,7 @@ def test_upstream_removed(
 def test_a_rotated_key(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
     """While upstream takes no key of ours, cases wait, and an alert says why."""
     terms = f"{HASTE}\ndeadline_s = 600.0"
-    hurry = {"escalation.upstream.COOL_DOWN_S": 0.5, "escalation.cases.REST_S": 0.5}
+    hurry = {**BRISK, "escalation.cases.REST_S": 0.5}
     with ScriptedLLM(lambda _: Says(raw=b"{}", http=401)) as llm:
         agent = new_agent(
             broker.port, upstream=http(llm, terms), pipelines=ONE, hurry=hurry
@@ -1148,7 +1150,7 @@ def test_more_at_once_than_the_outbox_holds(
         upstream=gone(port),
         outbox="max_bytes = 1048576",
         pipelines={"ask": (topics, f"max_chars = 100000\n{more}")},
-        hurry={"escalation.upstream.COOL_DOWN_S": 1.0, "escalation.cases.REST_S": 1.0},
+        hurry={**BRISK, "escalation.cases.REST_S": 1.0},
     )
     agent.start()
     for number, text in enumerate(texts):

@@ -22,6 +22,7 @@ import pytest
 
 from harness.brokers import Broker
 from harness.casework import (
+    BRISK,
     HASTE,
     asking,
     entries,
@@ -39,7 +40,7 @@ from harness.upstreams import Asked, Says, ScriptedLLM
 NewAgent = Callable[..., Agent]
 SHARE = 10, 3  # of ten messages, three are asked about
 TAKES_S = 0.03  # a model's answer
-HURRY = {"escalation.upstream.COOL_DOWN_S": 1.0, "escalation.cases.REST_S": 1.0}
+HURRY = {**BRISK, "escalation.cases.REST_S": 1.0}
 LOCAL = (["home/+"], '[upstream]\npolicy = "always_local"\n')
 
 

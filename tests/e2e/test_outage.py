@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness.casework import (
+    BRISK,
     ask,
     asking,
     calls,
@@ -31,7 +32,7 @@ from harness.upstreams import Asked, Says, ScriptedLLM
 
 NewAgent = Callable[..., Agent]
 HURRY = {
-    "escalation.upstream.COOL_DOWN_S": 1.0,
+    **BRISK,
     "escalation.cases.REST_S": 1.0,
     "daemon.status.HEALTH_S": 0.2,
 }

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,14 +14,11 @@ from test_upstream import Patterns, Wire, case, plan, reply
 from agent.config.section import Limit
 from agent.core import clock as clocks
 from agent.core.clock import Clock, Step
-from agent.core.types import Guarantee, Outcome, Task
+from agent.core.types import Guarantee, Task
 from agent.escalation import cases as module
 from agent.escalation.budget import BudgetLedger, Prices
 from agent.escalation.cases import Escalation, EscalationSettings
-from agent.escalation.transport import Unavailable
 from agent.escalation.upstream import (
-    COOL_DOWN_S,
-    FAILURES,
     UpstreamClient,
     UpstreamSettings,
 )
@@ -227,28 +222,6 @@ async def ended(store: Store, times: Times, count: int) -> None:
 def outcomes(db: Database) -> list[str]:
     """Return what came of the cases, in order."""
     return [json.loads(f.payload)["upstream"] for f in cases.finished(db, 10)]
-
-
-async def test_an_open_breaker_outlives_no_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A clock that is set back does not keep anybody from being asked."""
-    store = Store(tmp_path / "o.db", SCHEMA, 2**21)
-    wire = Wire([Unavailable("no", maybe_paid=False)] * FAILURES + [reply()])
-    upstream = upstream_of(store, wire)
-    real: Callable[[], float] = time.time
-    with suppress(Unavailable):
-        await upstream.settle(case(), plan())
-    with suppress(TimeoutError):
-        async with asyncio.timeout(COOL_DOWN_S / 3):
-            await upstream.settle(case(), plan())
-    assert len(wire.asked) == FAILURES
-    monkeypatch.setattr(time, "time", lambda: real() - DAY)
-    upstream.clock_was_set()
-    settled = await upstream.settle(case(patience_s=DAY), plan())
-    assert settled.outcome is Outcome.ANSWERED
-    upstream.close()
-    store.close()
 
 
 async def test_what_an_earlier_start_dated_stays(tmp_path: Path) -> None:

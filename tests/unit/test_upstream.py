@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agent.config.section import Limit
+from agent.core import circuit
 from agent.core.types import Entity, Outcome, Reason, Timing
 from agent.escalation import upstream as module
 from agent.escalation.budget import BudgetLedger, OverBudget, Prices
@@ -94,6 +95,13 @@ class Patterns(Finder):
     def find(self, text: str) -> list[Entity]:
         """Return addresses."""
         return list(find(text, {"EMAIL_ADDRESS"}))
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let who fails rest for a moment only."""
+    for name in ("REST_S", "MINUTE_S", "UNREACHED_S"):
+        monkeypatch.setattr(circuit, name, 0.05)
 
 
 @pytest.fixture
@@ -199,12 +207,65 @@ async def test_unavailable(
 
 
 async def test_rejected(new: Callable[..., Bench]) -> None:
-    """What will never be taken ends at once and unpaid; but somebody answered."""
+    """What will never be taken ends at once and unpaid; it is no sign of recovery."""
     bench = new(Unavailable("no", maybe_paid=False), Rejected("too large"))
     settled = await bench.upstream.settle(case(), plan())
     assert settled.outcome is Outcome.REFUSED
     assert await bench.spent() == (0, 0)
+    assert bench.upstream.down == "no"
+
+
+async def test_a_spent_budget_closes_no_circuit(new: Callable[..., Bench]) -> None:
+    """Who could not pay has asked nobody: upstream is no better for it."""
+    bench = new(Unavailable("no", maybe_paid=False))
+    with pytest.raises(Unavailable):
+        await bench.upstream.settle(case(), plan())
+    with pytest.raises(OverBudget):
+        await bench.upstream.settle(case(name="m-2"), plan(calls=0))
+    assert bench.upstream._pacer.circuit.is_failing
+    assert bench.upstream.down == "no"
+
+
+async def test_a_full_disk_closes_no_circuit(
+    new: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who could not book a call has asked nobody, either."""
+    bench = new(Unavailable("no", maybe_paid=False))
+    with pytest.raises(Unavailable):
+        await bench.upstream.settle(case(), plan())
+
+    def full(*_: object) -> None:
+        raise Full("disk")
+
+    monkeypatch.setattr(ledger, "record", full)
+    monkeypatch.setattr(module, "FULL_S", 0.01)
+    settled = await bench.upstream.settle(case(patience_s=0.5), plan())
+    assert settled.outcome is Outcome.TIMEOUT
+    assert bench.upstream.full == "disk"
+    assert bench.upstream._pacer.circuit.is_failing
+
+
+async def test_a_deadline_of_ours_is_no_failure(
+    new: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that we gave up says nothing of upstream: others are asked as before."""
+    bench = new(reply())
+    whole = bench.wire.ask
+
+    async def never(*_: object) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(bench.wire, "ask", never)
+    for number in range(3):
+        late = case(name=f"m-{number}", patience_s=0.05)
+        settled = await bench.upstream.settle(late, plan())
+        assert settled.outcome is Outcome.TIMEOUT
+    assert not bench.upstream._pacer.circuit.is_failing
     assert bench.upstream.down == ""
+    monkeypatch.setattr(bench.wire, "ask", whole)
+    settled = await bench.upstream.settle(case(), plan())
+    assert settled.outcome is Outcome.ANSWERED
 
 
 async def test_retry_after(new: Callable[..., Bench]) -> None:
