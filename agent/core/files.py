@@ -1,11 +1,14 @@
-"""Files that are replaced whole: after a crash there is the old one or the new one."""
+"""Replace a file as a whole: after a crash there is the old file or the new one."""
 
 import os
 from pathlib import Path
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file in place of what is there, durably; raises OSError."""
+    """Replace the file at `path`, or create it; durable when this returns.
+
+    Missing folders are created. Raises OSError, and then the old file is unchanged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.new")
     with part.open("wb") as file:

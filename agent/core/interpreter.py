@@ -1,16 +1,16 @@
-"""Another Python like this one, that finds the same libraries."""
+"""How to start another Python process that finds the same libraries."""
 
 import os
 import sys
 from collections.abc import Mapping
 
-# -P: what lies in the current folder is no library of ours.
+# -P: do not import modules from the current folder.
 PYTHON = (sys.executable, "-P")
 
 
 def environment() -> Mapping[str, str]:
-    """Return the environment of a child that is to import what we can.
+    """Return the environment for a child that must find the libraries of this process.
 
-    The program of Debian's package alone knows where its libraries are.
+    The Debian package keeps them in a folder that only its start script knows.
     """
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,4 +1,4 @@
-"""JSON Lines from a person's disk: checked line by line, errors with file and line."""
+"""Read JSON Lines that people write: errors name the file and the line."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -11,24 +11,28 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def read_lines(path: Path, what: str) -> list[tuple[int, str]]:
-    """Return the lines that are not blank, with their numbers; raises ConfigError.
+    """Return the lines that are not blank, each with its number, from 1.
 
-    `what` the lines are, in the plural, for an error that says that there are none.
-
-    Only a line feed ends a line: JSON strings may hold Unicode's other separators.
+    `what` names the lines in the plural, for the error that there are none. Only a line
+    feed ends a line, because JSON strings may hold Unicode's other separators. Raises
+    ConfigError if the file cannot be read as UTF-8, or has no lines.
     """
     try:
         lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    found = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
         raise ConfigError(f"{path}: no {what}")
-    return found
+    return numbered
 
 
 def read_records(path: Path, model: type[Record], what: str) -> list[Record]:
-    """Read one record a line; raises ConfigError at the first that is wrong."""
+    """Return one record for each line that is not blank.
+
+    `what` names the records in the plural. Raises ConfigError with file, line and field
+    at the first line that is no such record.
+    """
     records = []
     for number, line in read_lines(path, what):
         try:

@@ -1,4 +1,7 @@
-"""Logs: JSON lines for machines, colours for a terminal; never a message's text."""
+"""Configure the log: JSON lines for machines, colours on a terminal.
+
+The text of a message is never logged.
+"""
 
 import logging
 import os
@@ -18,11 +21,14 @@ PRIORITIES = {
     "debug": 7,
     "info": 6,
     "warning": 4,
-}  # the journal's; all else is an error
+}  # syslog priorities of the journal; all other events are errors (3)
 
 
 def configure(level: str) -> None:
-    """Write events of `level` and above to standard error."""
+    """Write events of `level` (a key of LEVELS) and above to standard error.
+
+    Raises KeyError for another level.
+    """
     set_level(level)
     structlog.configure(
         processors=[
@@ -37,9 +43,9 @@ def configure(level: str) -> None:
 
 
 def _rendering() -> list[structlog.typing.Processor]:
-    """Return what makes a line of an event, for whoever reads standard error."""
+    """Return the processors that turn an event into a line on standard error."""
     if sys.stderr.isatty():
-        # Plain, because others show variables, and with them texts.
+        # Plain tracebacks: others show local variables, which may be texts.
         plain = structlog.dev.plain_traceback
         return [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
     line = _journal_line if _is_journal() else _json
@@ -47,7 +53,10 @@ def _rendering() -> list[structlog.typing.Processor]:
 
 
 def _is_journal() -> bool:
-    """Tell whether standard error is the journal's: systemd names device and inode."""
+    """Tell whether standard error goes to the journal.
+
+    systemd sets JOURNAL_STREAM to device and inode of that stream.
+    """
     try:
         stream = os.fstat(sys.stderr.fileno())
     except OSError:
@@ -63,12 +72,12 @@ def _journal_line(
     method: str,
     event: structlog.typing.EventDict,
 ) -> str:
-    """Return a line that begins with its priority, see sd-daemon(3)."""
+    """Return a line that begins with its priority, as `<6>` (sd-daemon(3))."""
     return f"<{PRIORITIES.get(method, 3)}>{_json(logger, method, event)!s}"
 
 
 def set_level(level: str) -> None:
-    """Write events of `level` and above from now on; raises KeyError."""
+    """Write events of `level` and above from now on; raises KeyError for others."""
     _least["level"] = LEVELS[level]
 
 
@@ -78,8 +87,8 @@ _least = {"level": logging.INFO}
 def _drop_below(
     _logger: object, method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    # Here, and not in the wrapper class: loggers are cached with their class.
-    number = LEVELS.get(method, logging.ERROR)  # exception() is an error, too
+    # Not in the wrapper class: loggers are cached with their class and its level.
+    number = LEVELS.get(method, logging.ERROR)  # exception() counts as an error
     if number < _least["level"]:
         raise structlog.DropEvent
     return event

@@ -1,13 +1,16 @@
-"""Tell systemd how we are (sd_notify(3)): silent where nobody listens."""
+"""Send the state of the process to systemd (sd_notify(3))."""
 
 import os
 import socket
 
-PATIENCE_S = 0.5  # we are called in the event loop; systemd's queue is short
+PATIENCE_S = 0.5  # callers are in the event loop; systemd's queue is short
 
 
 def notify(state: str) -> None:
-    """Send a state such as `READY=1` to the service manager, if there is one."""
+    """Send a state such as `READY=1` to the service manager.
+
+    Does nothing if there is no service manager, or if it does not take the state.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -18,11 +21,14 @@ def notify(state: str) -> None:
         try:
             sock.sendto(state.encode(), address)
         except OSError:
-            return  # systemd is busy or restarting; the next word will reach it
+            return  # systemd is busy or restarting; the next state will reach it
 
 
 def watchdog_interval() -> float | None:
-    """Return how often, in seconds, the watchdog wants to hear from us; None: never."""
+    """Return after how many seconds to feed the watchdog: half of WatchdogSec=.
+
+    None if the unit has no watchdog, or it watches another process.
+    """
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdigit() or int(microseconds) == 0:
         return None

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Tier(StrEnum):
-    """Who answered: the `by` of a result."""
+    """Which tier, or who else, answered: the `by` of a result."""
 
     LINEAR = "linear"
     ENCODER = "encoder"
@@ -22,11 +22,12 @@ class Tier(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a message was not resolved locally: one word on the wire, in logs, in counts.
+    """Why a message was not resolved locally; the same word on the wire and in logs.
 
-    The first group ends in an `unresolved` result or goes upstream, and so does a
-    `missing_field` of the answer; the second ends in a dead letter, and so does
-    `too_long`, but for a result that the broker's packet size had no room for.
+    The first group ends in an `unresolved` result or goes upstream. The second ends in
+    a dead letter. Two are in both: `missing_field`, if the answer lacks a required
+    entity, and `too_long`, if the result does not fit the broker's packet size, end in
+    an `unresolved` result.
     """
 
     LOW_CONFIDENCE = "low_confidence"
@@ -48,18 +49,18 @@ class Reason(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What came of asking upstream: the `upstream` of a result that was a case."""
+    """How a case ended: the `upstream` of its result."""
 
     ANSWERED = "answered"
-    ABSTAINED = "abstained"  # it said that nothing fits, or nothing usable
-    REFUSED = "refused"  # it will never take this request, or it must not leave
+    ABSTAINED = "abstained"  # upstream said that nothing fits, or gave no valid answer
+    REFUSED = "refused"  # upstream will never accept it, or it must not leave
     TIMEOUT = "timeout"  # no answer before the deadline
     FULL = "full"  # dropped from a full outbox
     BUDGET = "budget"  # the day's budget was spent
 
 
 class Routing(StrEnum):
-    """Who is to answer: a pipeline's policy, which a label may overrule."""
+    """Who is to answer: a pipeline's policy, or that of a label."""
 
     PREFER_LOCAL = "prefer_local"
     ALWAYS_LOCAL = "always_local"
@@ -87,7 +88,7 @@ class CheckedKind(StrEnum):
 
 
 class Guarantee(StrEnum):
-    """What an error bound speaks of: a wrong label, any wrong entity, or either."""
+    """Which errors a bound counts: a wrong label, any wrong entity, or either."""
 
     LABEL = "label"
     ENTITIES = "entities"
@@ -98,12 +99,12 @@ class Guarantee(StrEnum):
 class Message:
     """An MQTT application message and the way to acknowledge it.
 
-    `id` names the message for good: the producer's own id, or one that a
-    redelivery gets again. `seq` counts arrivals; `epoch` is the connection it came by.
-    `subscriptions` are the MQTT 5 subscription identifiers it matched, if any;
-    `correlation`, `response_topic` and `user` are properties of MQTT 5, too.
-    `retained`: the broker had it before we subscribed; `again`: it may have been sent
-    to us before.
+    `id` is the producer's own id, or one that we made; a redelivery has the same id.
+    `seq` counts arrivals; `epoch` numbers the connection that the message came by.
+    `subscriptions` are the MQTT 5 subscription identifiers that it matched, if any;
+    `correlation`, `response_topic` and `user` are properties of MQTT 5 as well.
+    `retained`: the broker had it before we subscribed. `again`: it may have been
+    delivered before.
     """
 
     topic: str
@@ -126,7 +127,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What a pipeline read out of a message."""
+    """The text that a pipeline read from a message, and the id of its result."""
 
     text: str
     id: str
@@ -134,9 +135,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A span of the text; character offsets, `end` exclusive.
+    """A span of the text: character offsets, `end` exclusive.
 
-    `score` is None where nobody measured it: upstream's answers.
+    `score` is from 0 to 1; None in answers of upstream, which have none.
     """
 
     label: str
@@ -148,13 +149,14 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class RawPrediction:
-    """What a tier says before calibration; the scores of its entities are raw.
+    """The prediction of a tier before calibration; scores of its entities are raw.
 
-    The evidence is what tells right from wrong answers: numbers whose first is the
-    log-odds that the model itself gives its answer, and whose meaning is the family's.
-    `outside` is the model's own probability that the text is none of its business;
-    None where it was not taught what is outside. `opinion` is for a later tier to heed:
-    the log-probability of each label, in the bundle's order; empty if there is none.
+    `label_evidence` and `entities_evidence` are the numbers from which calibration
+    computes the probability that the answer is right. The first is the log-odds that
+    the model itself gives its answer; the others depend on the model family.
+    `outside` is the model's own probability that the text is out of scope; None if it
+    was not trained to recognise that. `opinion` is for a later tier: the
+    log-probability of each label, in the bundle's order; empty if there is none.
     """
 
     label: str | None
@@ -169,9 +171,9 @@ class RawPrediction:
 class Prediction:
     """The best local guess of one tier; scores are calibrated, 0 to 1.
 
-    `label` and `score` are None where the bundle does not classify. `entities_score`
-    is how likely all entities are right and none is missing; None where the bundle
-    does not extract.
+    `label` and `score` are None if the bundle does not classify. `entities_score` is
+    the probability that all entities are right and none is missing; None if the bundle
+    does not extract. `outside` is the probability that the text is out of scope.
     """
 
     by: Tier
@@ -184,9 +186,9 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The prediction is good enough to be the answer.
+    """The prediction is sure enough to be the answer.
 
-    `reason` says why the local models passed, where upstream answered instead.
+    `reason` says why the local models did not resolve it, if upstream answered.
     """
 
     prediction: Prediction
@@ -196,7 +198,7 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """Nobody local may answer; the best guess stays attached, if there is one."""
+    """No local tier is sure enough; `prediction` is the best guess, if there is one."""
 
     reason: Reason
     prediction: Prediction | None = None
@@ -207,7 +209,11 @@ Decision = Resolved | Unresolved
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds: waiting for the worker, in the model, from arrival to publish."""
+    """Durations in milliseconds.
+
+    `queue` is the wait for the worker, `predict` the time in the models, `total` from
+    arrival to the result.
+    """
 
     queue: float
     predict: float
@@ -216,7 +222,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a consumer gets, exactly once final for each message and pipeline."""
+    """A result for a consumer; each message has one final result in each pipeline."""
 
     id: str
     device: str
@@ -228,4 +234,4 @@ class Result:
     timing: Timing
     rev: int = 0
     final: bool = True
-    upstream: Outcome | None = None  # None: not asked
+    upstream: Outcome | None = None  # None: it was no case

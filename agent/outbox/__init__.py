@@ -1,8 +1,11 @@
-"""What a device must not forget: cases, answers, egress and spending, in one file."""
+"""The durable state of a device in one SQLite file.
+
+Tables: cases, cached answers, egress ledger, spending, requests without an answer.
+"""
 
 from agent.outbox import answers, cases, idempotency, ledger, spending
 
-VERSION = 3  # of the tables; a file of a later one is refused
+VERSION = 3  # of the tables; a file with a later version is refused
 SCHEMA = "".join(
     (
         *(cases.SCHEMA, answers.SCHEMA, ledger.SCHEMA),

@@ -1,14 +1,14 @@
-"""Answers that are given again: the same question, word for word, is paid for once.
+"""The cache of upstream's answers: the same question, word for word, is paid for once.
 
-Looking one up changes nothing, so that a repeat costs no write to the disk; what leaves
-a full cache is the oldest. Keys are hashes that the caller makes.
+Reading changes nothing, so that a cache hit costs no write to the disk. A full cache
+drops the oldest answers. Keys are hashes that the caller makes.
 """
 
 import sqlite3
 
 from agent.outbox.store import room
 
-LARGEST = 4096  # bytes of an answer; few are larger, and those would push out many
+LARGEST = 4096  # bytes of an answer; the few larger ones would push out many
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -21,9 +21,9 @@ CREATE TABLE IF NOT EXISTS answers (
 
 
 def recall(db: sqlite3.Connection, key: str, now: float, age_s: float) -> bytes | None:
-    """Return the answer, if there is one not older than `age_s`; `now` is Unix time.
+    """Return the answer under `key` if it is at most `age_s` seconds old, else None.
 
-    One from the future is none: the clock was wrong then.
+    `now` is Unix time. An answer from the future does not count: the clock was wrong.
     """
     row = db.execute(
         "SELECT answer FROM answers WHERE key = ? AND at BETWEEN ? AND ?",
@@ -35,10 +35,11 @@ def recall(db: sqlite3.Connection, key: str, now: float, age_s: float) -> bytes 
 def remember(
     db: sqlite3.Connection, key: str, answer: bytes, now: float, entries: int
 ) -> None:
-    """Keep the newest `entries` answers, this one among them.
+    """Store an answer under `key`, and keep the newest `entries` answers.
 
-    They take no more than about an eighth of the file, and none is kept where cases
-    soon need the room.
+    `now` is Unix time. Answers take at most about an eighth of the file. The answer is
+    not stored if it is larger than LARGEST, or if less than an eighth of the file is
+    free, because cases need that room.
     """
     space = room(db)
     if len(answer) <= LARGEST and space.free >= space.most // 8:

@@ -1,8 +1,8 @@
-"""The table of cases: each waits, then has its one final result, then is remembered.
+"""The table of cases: a case waits, gets its one final result, and is removed.
 
 Functions on an open connection; none commits, so that several can be one change. Bodies
-and payloads are opaque bytes. What is forgotten leaves a tombstone, so that a message
-which comes again is known to be done with.
+and payloads are opaque bytes. A removed case leaves a tombstone for an hour, so that a
+message which is delivered again makes no second case.
 """
 
 import hmac
@@ -15,9 +15,9 @@ from enum import Enum, auto
 from agent.core.clock import Step
 from agent.outbox.store import Full, room
 
-TOMBSTONES = 50_000  # most of them, and no more than an eighth of the file
+TOMBSTONES = 50_000  # at most, and no more than an eighth of the file
 TOMBSTONE_BYTES = 90
-CASE_BYTES = 200  # that a case takes beside its body: keys, indices
+CASE_BYTES = 200  # of a case besides its body: keys, indices
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS cases (
@@ -26,9 +26,9 @@ CREATE TABLE IF NOT EXISTS cases (
     pipeline TEXT NOT NULL,
     priority INTEGER NOT NULL,
     deadline REAL NOT NULL,
-    attempts INTEGER NOT NULL,  -- calls that may have been paid
+    attempts INTEGER NOT NULL,  -- calls that may have been paid for
     added REAL NOT NULL,
-    finish INTEGER,  -- its place among the finished; NULL: it waits
+    finish INTEGER,  -- the order of final results; NULL: the case waits
     topic TEXT,
     body BLOB,
     payload BLOB
@@ -38,7 +38,7 @@ CREATE INDEX IF NOT EXISTS cases_waiting
 CREATE INDEX IF NOT EXISTS cases_deadline ON cases (deadline) WHERE finish IS NULL;
 CREATE INDEX IF NOT EXISTS cases_finished ON cases (finish) WHERE finish IS NOT NULL;
 
--- Counted as they come and go: a Pi should not count thousands every second.
+-- Kept up to date by triggers: a Pi should not count thousands of rows each second.
 CREATE TABLE IF NOT EXISTS cases_totals (
     only INTEGER PRIMARY KEY CHECK (only = 0),
     waiting INTEGER NOT NULL,
@@ -67,8 +67,8 @@ CREATE TABLE IF NOT EXISTS tombstones (
     at REAL NOT NULL
 );
 
--- A case's name upstream is made with this: whoever knows the name, and all of the
--- message but what was hidden, could else try what that was.
+-- A case's id upstream is made with this secret. Without it, whoever knows the id and
+-- the message without its hidden words could try out what those words were.
 CREATE TABLE IF NOT EXISTS secret (
     only INTEGER PRIMARY KEY CHECK (only = 0),
     value BLOB NOT NULL
@@ -78,16 +78,20 @@ INSERT OR IGNORE INTO secret VALUES (0, randomblob(32));
 
 
 class AddVerdict(Enum):
-    """What a case is that arrives."""
+    """What `add` found: whether a case is new."""
 
     NEW = auto()
-    KNOWN = auto()  # it waits already, or its result does
-    DONE = auto()  # it ended a while ago: only acknowledge
+    KNOWN = auto()  # it waits already, or its result waits to be published
+    DONE = auto()  # its result was published within the last hour
 
 
 @dataclass(frozen=True, slots=True)
 class CaseRow:
-    """A case that waits. Larger priorities go first; `deadline` is Unix time."""
+    """A case that waits.
+
+    `key` names it, `body` is the encoded case. Larger priorities go first; `deadline`
+    is Unix time; `attempts` counts calls that may have been paid for.
+    """
 
     key: str
     body: bytes
@@ -99,7 +103,7 @@ class CaseRow:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """The final result of a case, to be published."""
+    """The final result of a case, to be published on `topic`."""
 
     key: str
     topic: str
@@ -109,9 +113,10 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What is in hand: cases, bytes of bodies and payloads, when the oldest was added.
+    """The number of waiting cases and of final results, and the bytes of both.
 
-    `oldest` is Unix time, of those that wait; None: none does.
+    `oldest` is the Unix time at which the oldest waiting case was added; None if none
+    waits.
     """
 
     waiting: int
@@ -123,11 +128,11 @@ class Stats:
 def add(db: sqlite3.Connection, row: CaseRow, now: float) -> AddVerdict:
     """Add a case, unless it is known already; `now` is Unix time.
 
-    Raises Full while there still is some room, for without any nothing could go out.
+    Raises Full while some room is left, because ending cases needs room.
     """
-    known = _known(db, row.key)
-    if known:
-        return known
+    verdict = _known(db, row.key)
+    if verdict:
+        return verdict
     if filled(db, CASE_BYTES + len(row.body)) > 1.0:
         raise Full(f"{stats(db).waiting} cases wait")
     _insert(db, row, now)
@@ -135,11 +140,11 @@ def add(db: sqlite3.Connection, row: CaseRow, now: float) -> AddVerdict:
 
 
 def filled(db: sqlite3.Connection, more: int = 0) -> float:
-    """Return which share of the room that cases may take is taken.
+    """Return the share of the room for cases that is taken, plus `more` bytes.
 
-    `more` are bytes that are wanted beside; beyond 1 they are not to be had. By pages,
-    because that is what there is, and by bytes, because a case that is dropped makes
-    room at once, though its page is free only when its neighbours went.
+    Above 1 there is no room for them. The larger of two shares counts: that of pages,
+    which are what the file has, and that of bytes, because a dropped case makes room at
+    once, although its page becomes free only with the other rows on it.
     """
     space = room(db)
     waiting, size = db.execute(
@@ -153,20 +158,20 @@ def filled(db: sqlite3.Connection, more: int = 0) -> float:
 def drop(
     db: sqlite3.Connection, row: CaseRow, now: float, topic: str, payload: bytes
 ) -> bool:
-    """Give a case its final result that never waited; False: it is known already.
+    """Add a case together with its final result; False if it is known already.
 
-    It takes room that `add` leaves to what goes out.
+    Uses the room that `add` leaves for final results. `now` is Unix time.
     """
     if _known(db, row.key):
         return False
-    _insert(db, replace(row, body=b""), now)  # nobody will ask: it takes no room
+    _insert(db, replace(row, body=b""), now)  # no body: upstream is not asked
     return finish(db, row.key, topic, payload)
 
 
 def waits(db: sqlite3.Connection, key: str) -> bool:
     """Tell whether a case is known and has no final result."""
-    found = db.execute("SELECT 1 FROM cases WHERE key = ? AND finish IS NULL", (key,))
-    return found.fetchone() is not None
+    row = db.execute("SELECT 1 FROM cases WHERE key = ? AND finish IS NULL", (key,))
+    return row.fetchone() is not None
 
 
 def waiting(
@@ -175,9 +180,9 @@ def waiting(
     besides: Collection[str] = (),
     barred: Collection[str] = (),
 ) -> list[CaseRow]:
-    """Return cases without a final result: highest priority first, then oldest.
+    """Return at most `limit` waiting cases: highest priority first, then oldest.
 
-    Left out are the keys `besides` and the pipelines `barred`.
+    Cases with keys in `besides` and of pipelines in `barred` are left out.
     """
     return _rows(
         db,
@@ -189,7 +194,7 @@ def waiting(
 
 
 def expired(db: sqlite3.Connection, now: float, limit: int) -> list[CaseRow]:
-    """Return waiting cases whose deadline has passed, those longest overdue first."""
+    """Return at most `limit` waiting cases past their deadline, most overdue first."""
     return _rows(db, "deadline <= ? ORDER BY deadline LIMIT ?", (now, limit))
 
 
@@ -202,9 +207,10 @@ def deadline(db: sqlite3.Connection) -> float | None:
 def victim(
     db: sqlite3.Connection, *, lowest: bool, besides: Collection[str] = ()
 ) -> CaseRow | None:
-    """Return what a full outbox drops: the oldest that waits, but for `besides`.
+    """Return the case that a full outbox drops: the oldest one that waits.
 
-    With `lowest`, it is the oldest of those whose priority is the lowest.
+    With `lowest` it is the oldest of those with the lowest priority. Cases with keys in
+    `besides` are left out. None if no other case waits.
     """
     others = _json(besides)
     if lowest:
@@ -214,34 +220,37 @@ def victim(
             "  (SELECT value FROM json_each(?)) ORDER BY priority LIMIT 1)"
             " ORDER BY number LIMIT 1"
         )
-        found = _rows(db, which, (others, others))
+        rows = _rows(db, which, (others, others))
     else:
         which = "key NOT IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT 1"
-        found = _rows(db, which, (others,))
-    return found[0] if found else None
+        rows = _rows(db, which, (others,))
+    return rows[0] if rows else None
 
 
 def wire_id(db: sqlite3.Connection, key: str) -> str:
-    """Return the name of a case upstream: always the same, and nobody else's."""
+    """Return the id of a case upstream: 32 hexadecimal digits.
+
+    It is an HMAC of the key with the file's secret: always the same, and unique.
+    """
     [secret] = db.execute("SELECT value FROM secret").fetchone()
     return hmac.new(secret, key.encode(), "sha256").hexdigest()[:32]
 
 
 def attempts(db: sqlite3.Connection, key: str) -> int:
-    """Return how many calls may have been paid for a case, so far."""
+    """Return how many calls for a case may have been paid for so far."""
     row = db.execute("SELECT attempts FROM cases WHERE key = ?", (key,)).fetchone()
     return int(row[0]) if row else 0
 
 
 def tried(db: sqlite3.Connection, key: str, number: int = 1) -> None:
-    """Count a call that may be paid; -1: it surely was not."""
+    """Add `number` to the calls that may have been paid for; -1 takes one back."""
     db.execute("UPDATE cases SET attempts = attempts + ? WHERE key = ?", (number, key))
 
 
 def finish(db: sqlite3.Connection, key: str, topic: str, payload: bytes) -> bool:
     """Give a case its final result, in place of its body.
 
-    False: there is no such case, or it has one already.
+    Returns False if there is no such case, or if it has a final result already.
     """
     return bool(
         db.execute(
@@ -257,17 +266,17 @@ def finish(db: sqlite3.Connection, key: str, topic: str, payload: bytes) -> bool
 def finished(
     db: sqlite3.Connection, limit: int, besides: Collection[str] = ()
 ) -> list[Final]:
-    """Return final results in the order they came, but for the keys `besides`."""
-    found = db.execute(
+    """Return at most `limit` final results in order, without the keys `besides`."""
+    rows = db.execute(
         "SELECT key, topic, payload, pipeline FROM cases WHERE finish IS NOT NULL"
         " AND key NOT IN (SELECT value FROM json_each(?)) ORDER BY finish LIMIT ?",
         (_json(besides), limit),
     )
-    return [Final(*row) for row in found]
+    return [Final(*row) for row in rows]
 
 
 def forget(db: sqlite3.Connection, key: str, now: float) -> None:
-    """Remove a case whose final result is published; a tombstone stays.
+    """Remove a case whose final result is published, and leave a tombstone.
 
     `now` is Unix time. A case that still waits is not removed.
     """
@@ -275,7 +284,7 @@ def forget(db: sqlite3.Connection, key: str, now: float) -> None:
         "DELETE FROM cases WHERE key = ? AND finish IS NOT NULL RETURNING 1", (key,)
     ).fetchall()
     space = room(db)
-    # Where there is no room at all, going on is worth more than remembering.
+    # Without room, no tombstone: going on matters more than recognising redeliveries.
     if gone and space.free >= space.most // 64:
         db.execute("INSERT INTO tombstones (key, at) VALUES (?, ?)", (key, now))
         most = min(TOMBSTONES, space.most // 8 // TOMBSTONE_BYTES)
@@ -287,7 +296,7 @@ def forget(db: sqlite3.Connection, key: str, now: float) -> None:
 
 
 def prune(db: sqlite3.Connection, before: float) -> int:
-    """Remove tombstones older than `before` (Unix time); return how many."""
+    """Remove tombstones older than `before` (Unix time); return how many went."""
     return len(
         db.execute(
             "DELETE FROM tombstones WHERE at < ? RETURNING 1", (before,)
@@ -296,7 +305,7 @@ def prune(db: sqlite3.Connection, before: float) -> int:
 
 
 def shift(db: sqlite3.Connection, step: Step) -> None:
-    """Set right what the clock as it was has dated: waiting cases, and tombstones."""
+    """Correct the times of waiting cases and tombstones after the clock was set."""
     dates = (step.since, step.until)
     db.execute(
         "UPDATE cases SET deadline = deadline + ?, added = added + ?"
@@ -309,7 +318,7 @@ def shift(db: sqlite3.Connection, step: Step) -> None:
 
 
 def stats(db: sqlite3.Connection) -> Stats:
-    """Return what is in hand; cheap."""
+    """Return the numbers of the table; cheap, they are kept by triggers."""
     waiting, finished, size = db.execute(
         "SELECT waiting, finished, waiting_bytes + finished_bytes FROM cases_totals"
     ).fetchone()
@@ -342,13 +351,13 @@ def _rows(
     db: sqlite3.Connection, which: str, values: tuple[str | float, ...]
 ) -> list[CaseRow]:
     columns = "key, body, pipeline, priority, deadline, attempts"
-    found = db.execute(
+    rows = db.execute(
         f"SELECT {columns} FROM cases WHERE finish IS NULL AND {which}",  # noqa: S608
         values,
     )
-    return [CaseRow(*row) for row in found]
+    return [CaseRow(*row) for row in rows]
 
 
 def _json(words: Collection[str]) -> str:
-    # A copy first: the caller's set may change meanwhile, in the caller's thread.
+    # Copy first: the caller's thread may change the set meanwhile.
     return json.dumps(list(words))

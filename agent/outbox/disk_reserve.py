@@ -1,4 +1,4 @@
-"""Room on the disk that is held for the time when there is none."""
+"""A file that reserves room on the disk for the time when the disk is full."""
 
 import errno
 import os
@@ -9,22 +9,25 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Spare:
-    """Owns a file that holds room on the disk for the time when there is none."""
+    """Owns the file that reserves room on the disk."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Take where it lies, and its bytes; it may be there from before."""
+        """`size` is in bytes; a file of that size from an earlier run is used."""
         self._path = path
         self._size = size
         self._held = path.exists() and path.stat().st_size >= size
 
     def keep(self) -> bool:
-        """Hold the room, as soon as there is plenty; return whether it is held."""
+        """Reserve the room once twice of it is free; return whether it is reserved.
+
+        Raises OSError other than for want of room.
+        """
         if not self._held and self._free() > 2 * self._size:
             self._held = self._allocate()
         return self._held
 
     def give_up(self) -> bool:
-        """Free the room if the disk is full; return whether there is more now."""
+        """Give the room back if the disk is full; return whether that was done."""
         if not self._held or self._free() > self._size:
             return False
         self._path.unlink(missing_ok=True)
@@ -32,7 +35,10 @@ class Spare:
         return True
 
     def is_denied(self) -> bool:
-        """Tell whether more room is refused now: of a quota, `_free` knows nothing."""
+        """Tell whether the disk refuses more room now, by trying.
+
+        `_free` does not know of quotas.
+        """
         probe = self._path.with_name(f"{self._path.name}-probe")
         try:
             with probe.open("wb") as file:

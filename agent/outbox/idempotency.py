@@ -1,7 +1,7 @@
-"""Requests that nobody answered, so far, and what is reserved for each.
+"""Requests without an answer so far, and the reservation of each.
 
-Where the other side answers a request that comes again without asking anybody twice,
-one reservation is enough for all tries of a day.
+If the other side pays only once for a request that is sent again, as `slm-agent broker`
+does, one reservation is enough for all tries of a day.
 """
 
 import sqlite3
@@ -15,14 +15,17 @@ CREATE TABLE IF NOT EXISTS unanswered (
 
 
 def expect(db: sqlite3.Connection, reservation: int, request: str) -> None:
-    """Remember what is reserved for a request; one of another day is forgotten."""
+    """Store the reservation of a request, in place of one of another day.
+
+    `request` is the sha256 of its body, hexadecimal.
+    """
     db.execute(
         "INSERT OR REPLACE INTO unanswered VALUES (?, ?)", (reservation, request)
     )
 
 
 def reserved(db: sqlite3.Connection, day: str, request: str) -> int | None:
-    """Return the reservation of an earlier try on the same day."""
+    """Return the reservation of an earlier try on `day` (ISO 8601), else None."""
     row = db.execute(
         "SELECT number FROM unanswered JOIN reservations USING (number)"
         " WHERE request = ? AND day = ?",
@@ -32,12 +35,12 @@ def reserved(db: sqlite3.Connection, day: str, request: str) -> int | None:
 
 
 def answered(db: sqlite3.Connection, reservation: int) -> None:
-    """Forget a request: what comes of asking again is booked anew."""
+    """Remove a request that was answered: asking again needs a new reservation."""
     db.execute("DELETE FROM unanswered WHERE number = ?", (reservation,))
 
 
 def prune(db: sqlite3.Connection, day: str) -> None:
-    """Forget what was not reserved on this day."""
+    """Remove requests whose reservation is not of `day` (ISO 8601)."""
     db.execute(
         "DELETE FROM unanswered"
         " WHERE number NOT IN (SELECT number FROM reservations WHERE day = ?)",

@@ -1,8 +1,9 @@
-"""The egress ledger: a line for everything that left the device, none ever changed.
+"""The egress ledger: one line for each request that left the device, never changed.
 
-Each line's hash covers the line before it, so whoever changes or removes one must write
-all that follow anew, and the hash of the last line, noted elsewhere, shows that. The
-oldest lines go in time; the last of them stays as the anchor of the chain.
+Each line's hash covers the hash of the line before. Whoever changes or removes a line
+must rewrite all later ones, which shows if the last hash is kept elsewhere. The oldest
+lines are removed in time; number and hash of the last removed one are the anchor of the
+chain.
 """
 
 import hashlib
@@ -15,10 +16,10 @@ from typing import Any
 from agent.outbox.store import Full, room
 
 ENTRY_BYTES = 200
-PRUNED = 100  # most entries that go with one that comes
-YIELDED = 100  # most answers or tombstones that make room for an entry
+PRUNED = 100  # most entries that are removed when one is added
+YIELDED = 100  # most answers or tombstones that are removed to make room for an entry
 
-# The triggers are for accidents; against intent there are the hashes.
+# The triggers prevent accidents; the hashes reveal intent.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS ledger (
     number INTEGER PRIMARY KEY,
@@ -64,10 +65,11 @@ _COLUMNS = 'number, at, pipeline, "case", transport, "to", bytes, sha256, redact
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """What left the device: when (Unix time), for which case, by which way, where to.
+    """A request that left the device.
 
-    `bytes` and `sha256` (hexadecimal) are of the body as it was sent; `redactions`
-    count what was hidden in it, by type.
+    `at` is Unix time, `case` the id of the message, `transport` `mqtt` or `http`, `to`
+    the address. `bytes` and `sha256` (hexadecimal) are of the body as it was sent;
+    `redactions` counts what was hidden in it, by type.
     """
 
     at: float
@@ -82,7 +84,7 @@ class Egress:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """A line of the ledger; numbers start at 1, hashes are hexadecimal."""
+    """A line of the ledger; `number` starts at 1, hashes are hexadecimal."""
 
     number: int
     egress: Egress
@@ -91,12 +93,12 @@ class LedgerEntry:
 
 
 def record(db: sqlite3.Connection, egress: Egress, keep: int = 100_000) -> LedgerEntry:
-    """Write a line, and let the oldest go beyond the newest `keep`.
+    """Add a line, and remove the oldest ones beyond the newest `keep`.
 
-    All take no more than about a quarter of the file, whatever `keep` says. Where room
-    is short, answers and tombstones make some: without a line no case that waits could
-    be asked about, and none would leave. Raises Full when these are gone, while there
-    still is room for those who end cases, and ValueError for a sha256 that is none.
+    The ledger takes at most about a quarter of the file, whatever `keep` says. If room
+    is short, cached answers and tombstones are removed first, because without a line no
+    case could be sent and none would end. Raises Full when these are gone, while there
+    is still room for final results, and ValueError for an invalid sha256.
     """
     space = room(db)
     if space.free < space.most // 32 and not _made_room(db):
@@ -120,25 +122,25 @@ def record(db: sqlite3.Connection, egress: Egress, keep: int = 100_000) -> Ledge
 def entries(
     db: sqlite3.Connection, after: int = 0, limit: int = 1000
 ) -> list[LedgerEntry]:
-    """Return lines in order, those with numbers beyond `after`."""
+    """Return at most `limit` lines in order, those with numbers above `after`."""
     anchor, previous = _end(db, "anchor")
     if after > anchor:
         row = db.execute("SELECT hash FROM ledger WHERE number = ?", (after,))
-        previous = next((found.hex() for (found,) in row), "")
-    found = []
+        previous = next((digest.hex() for (digest,) in row), "")
+    lines = []
     for line in _rows(db, max(after, anchor), limit):
-        found.append(_entry(line, previous))
-        previous = found[-1].hash
-    return found
+        lines.append(_entry(line, previous))
+        previous = lines[-1].hash
+    return lines
 
 
 def head(db: sqlite3.Connection) -> tuple[int, str]:
-    """Return number and hash of the last line: noted elsewhere, they witness all."""
+    """Return number and hash of the last line; keep the hash to detect changes."""
     return _end(db, "head")
 
 
 def verify(db: sqlite3.Connection) -> str | None:
-    """Check every line; return what is wrong first, or None if the chain holds."""
+    """Check every line; return the first fault, or None if the chain holds."""
     try:
         number, previous = _end(db, "anchor")
         last, digest = head(db)
@@ -151,7 +153,7 @@ def verify(db: sqlite3.Connection) -> str | None:
         try:
             entry = _entry(row, previous)
             holds = entry.hash == chained(previous, number, entry.egress)
-        except (ValueError, TypeError, AttributeError):  # not even a line
+        except (ValueError, TypeError, AttributeError):  # no valid line
             holds = False
         if not holds:
             return f"entry {number}: changed"
@@ -164,9 +166,9 @@ def verify(db: sqlite3.Connection) -> str | None:
 
 
 def chained(previous: str, number: int, egress: Egress) -> str:
-    """Return the hash of a line: SHA-256 of the hash before and the line as JSON.
+    """Return the hash of a line: SHA-256 of the previous hash and the line as JSON.
 
-    The JSON has sorted keys, no spaces and only ASCII.
+    The hash is hexadecimal. The JSON has sorted keys, no spaces and only ASCII.
     """
     line = {
         "number": number,
@@ -205,7 +207,7 @@ def _entry(row: tuple[Any, ...], previous: str) -> LedgerEntry:
 
 
 def _made_room(db: sqlite3.Connection) -> bool:
-    """Let go of what is only convenient: cached answers, then tombstones."""
+    """Remove some cached answers, or tombstones if there are none; tell if any went."""
     for table in ("answers", "tombstones"):
         gone = db.execute(
             f"DELETE FROM {table} WHERE number IN"  # noqa: S608
@@ -218,14 +220,14 @@ def _made_room(db: sqlite3.Connection) -> bool:
 
 
 def _prune(db: sqlite3.Connection, to: int) -> None:
-    """Let the entries up to a number go, a few at a time."""
+    """Remove the entries up to a number, a few at a time."""
     anchor, _ = _end(db, "anchor")
     to = min(to, anchor + PRUNED)
     if to <= anchor:
         return
     row = db.execute("SELECT hash FROM ledger WHERE number = ?", (to,)).fetchone()
     if row is None:
-        return  # somebody was here; `verify` tells
+        return  # somebody removed lines; `verify` reports it
     _move(db, "anchor", to, row[0])
     db.execute("DELETE FROM ledger WHERE number <= ?", (to,))
 

@@ -1,15 +1,15 @@
-"""Where damaged files go."""
+"""Damaged files are renamed and kept, the newest three of them."""
 
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-KEPT = 3  # the newest; each is as large as the file was, and holds what it held
+KEPT = 3  # each is as large as the file was, and holds what it held
 ENDINGS = ("", "-wal", "-shm")
 
 
 def put_aside(path: Path) -> Path:
-    """Rename the file and its log, so that what is in them is not lost."""
+    """Rename a database and its log, and return the new path; raises OSError."""
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     aside = path.with_name(f"{path.name}.damaged-{stamp}")
     for ending in ENDINGS:
@@ -19,7 +19,7 @@ def put_aside(path: Path) -> Path:
 
 
 def remove_older(path: Path) -> int:
-    """Remove all but the newest that were put aside; return how many went."""
+    """Remove all but the newest renamed databases of `path`; return how many."""
     older = sorted(path.parent.glob(f"{path.name}.damaged-*Z"))[:-KEPT]
     for aside in older:
         for ending in ENDINGS:

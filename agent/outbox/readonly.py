@@ -1,4 +1,4 @@
-"""Reading the outbox's file beside the daemon that writes it."""
+"""Read the outbox while the daemon writes it."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from agent.outbox.store import Database
 
 @contextmanager
 def read_only(path: Path) -> Iterator[Database]:
-    """Open the file as it is at one moment; raises ConfigError, reading it as well.
+    """Open a snapshot of the file; raises ConfigError, also while it is read.
 
-    To be closed soon: as long as it is open, the daemon's log can only grow.
+    Close it soon: while it is open, the daemon's write-ahead log can only grow.
     """
     address = f"{path.absolute().as_uri()}?mode=ro"
     try:

@@ -1,4 +1,4 @@
-"""What a fresh file takes over from a damaged one: what was spent today."""
+"""Take the day's spending over from a damaged file into a new one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ log = structlog.get_logger()
 
 
 def rescue(day: str, limits: Sequence[Limit], damaged: Path, db: Database) -> None:
-    """Count in a fresh file what was spent on a day, as far as the other one tells.
+    """Copy the spending of `day` (ISO 8601) from `damaged` into the new file `db`.
 
-    Where that cannot be read, what is limited counts as spent: so no damage makes a
-    budget larger.
+    If it cannot be read, every limit counts as spent, so that damage makes no budget
+    larger.
     """
     try:
         with read_only(damaged) as old:

@@ -1,8 +1,8 @@
-"""What was spent on a day, by scope: reserved before a call, settled after it.
+"""Spending by day and scope: reserved before a call, settled after it.
 
-A reservation counts as spent at once, and stays so until it is settled or released,
-over any crash: a limit is never exceeded. Scopes are "" for the whole device, else the
-name of a pipeline; days are ISO 8601 dates.
+A reservation counts as spent until it is settled or released, also after a crash, so
+that no limit is ever exceeded. A scope is "" for the whole device, or the name of a
+pipeline. Days are ISO 8601 dates in UTC.
 """
 
 import json
@@ -43,7 +43,7 @@ class Spend:
 
 
 def today() -> str:
-    """Return the day that is booked on: UTC, ISO 8601."""
+    """Return the current day in UTC, as an ISO 8601 date."""
     return datetime.now(UTC).date().isoformat()
 
 
@@ -52,7 +52,7 @@ def reserve(
 ) -> int | None:
     """Count `wanted` as spent in every scope of `limits`; return the reservation.
 
-    None: a limit would be exceeded, and nothing is reserved.
+    Returns None, and reserves nothing, if a limit would be exceeded.
     """
     for limit in limits:
         if not allows(limit, spent(db, day, limit.scope), wanted):
@@ -68,30 +68,30 @@ def reserve(
 
 
 def settle(db: sqlite3.Connection, reservation: int, actual: Spend) -> bool:
-    """Count what a call took instead of what was reserved, on the same day.
+    """Replace a reservation by what the call took, on the day of the reservation.
 
-    Only the first of `settle` and `release` counts; False: this was none.
+    Only the first call of `settle` or `release` counts; later ones return False.
     """
-    found = db.execute(
+    rows = db.execute(
         "DELETE FROM reservations WHERE number = ?"
         " RETURNING day, scopes, calls, tokens, micros",
         (reservation,),
     ).fetchall()
-    for day, scopes, calls, tokens, micros in found:
+    for day, scopes, calls, tokens, micros in rows:
         more = Spend(
             actual.calls - calls, actual.tokens - tokens, actual.micros - micros
         )
         count(db, day, json.loads(scopes), more)
-    return bool(found)
+    return bool(rows)
 
 
 def release(db: sqlite3.Connection, reservation: int) -> None:
-    """Count nothing: the call was surely never made."""
+    """Cancel a reservation: the call was surely never made."""
     settle(db, reservation, Spend())
 
 
 def count(db: sqlite3.Connection, day: str, scopes: Iterable[str], more: Spend) -> None:
-    """Add to what was spent."""
+    """Add `more` to the spending of each scope on `day`."""
     for scope in scopes:
         db.execute(
             "INSERT INTO spending VALUES (?, ?, ?, ?, ?)"
@@ -102,7 +102,7 @@ def count(db: sqlite3.Connection, day: str, scopes: Iterable[str], more: Spend) 
 
 
 def spent(db: sqlite3.Connection, day: str, scope: str) -> Spend:
-    """Return what was spent, open reservations included."""
+    """Return the spending of a scope on `day`, open reservations included."""
     row = db.execute(
         "SELECT calls, tokens, micros FROM spending WHERE day = ? AND scope = ?",
         (day, scope),
@@ -111,21 +111,21 @@ def spent(db: sqlite3.Connection, day: str, scope: str) -> Spend:
 
 
 def by_scope(db: sqlite3.Connection, day: str) -> dict[str, Spend]:
-    """Return what was spent by each scope that spent anything, as `spent` does."""
-    found = db.execute(
+    """Return the spending of every scope with any on `day`, as `spent` does."""
+    rows = db.execute(
         "SELECT scope, calls, tokens, micros FROM spending WHERE day = ?", (day,)
     )
-    return {scope: Spend(*numbers) for scope, *numbers in found}
+    return {scope: Spend(*numbers) for scope, *numbers in rows}
 
 
 def prune(db: sqlite3.Connection, before_day: str) -> None:
-    """Forget the days before one."""
+    """Remove spending and reservations of the days before `before_day`."""
     db.execute("DELETE FROM spending WHERE day < ?", (before_day,))
     db.execute("DELETE FROM reservations WHERE day < ?", (before_day,))
 
 
 def allows(limit: Limit, spent: Spend, wanted: Spend) -> bool:
-    """Tell whether a limit allows what is wanted on top of what is spent."""
+    """Tell whether `limit` allows `wanted` on top of `spent`."""
     pairs = (
         (limit.calls, spent.calls + wanted.calls),
         (limit.tokens, spent.tokens + wanted.tokens),

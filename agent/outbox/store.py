@@ -1,13 +1,13 @@
-"""A file that outlives loss of power: one writer thread, one commit for all who wait.
+"""A database that survives loss of power: one writer thread, grouped commits.
 
-SQLite in WAL mode with synchronous=FULL: what `write` returned for is on the disk.
-Whenever the thread is free it takes every change that waits, runs each in a savepoint
-of its own, and commits once: an idle device commits at once, a loaded one shares the
-price of a sync. There are no timers.
+SQLite in WAL mode with synchronous=FULL: a change is on the disk when `write` returns.
+Whenever the thread is free, it takes all changes that wait, runs each in a savepoint of
+its own, and commits once. So an idle device commits at once, and on a loaded one many
+changes share one sync. There are no timers.
 
-Deleting needs room, too: in the log (-wal) and, at its checkpoint, in the file. So the
-file may not grow to the bound itself, the log is kept short, and a spare file holds
-room on the disk, to be given up when others have filled it.
+Deleting needs room as well: in the log (-wal) and, at a checkpoint, in the file. So the
+file stays below the bound, the log is kept short, and a spare file reserves room on the
+disk, which is given back when other programs have filled the disk.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ from agent.outbox.disk_reserve import NO_ROOM, Spare
 from agent.outbox.quarantine import put_aside, remove_older
 
 T = TypeVar("T")
-Database = sqlite3.Connection  # what a change works on; it neither begins nor commits
+Database = sqlite3.Connection  # for a change, which neither begins nor commits
 
-GROUP = 128  # most changes of one transaction
+GROUP = 128  # most changes in one transaction
 LOG_BYTES = 512 * 1024  # the log is cut to this after a checkpoint
-SLACK = 256  # free pages that the file keeps: they will be wanted again
+SLACK = 256  # free pages that the file keeps for later
 RETURNED = 64  # free pages given back to the disk with one transaction
 
 BIRTH = {  # can only be set before there are tables
@@ -45,18 +45,18 @@ PRAGMAS = {
     "synchronous": "FULL",  # a commit is on the disk when it returns
     "wal_autocheckpoint": "50",  # pages: a short log leaves room to delete in
     "temp_store": "MEMORY",  # savepoints need no second place that may be full
-    "secure_delete": "ON",  # texts that are gone are overwritten
+    "secure_delete": "ON",  # deleted texts are overwritten
 }
 
 
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY}
 
-Failed = sqlite3.Error  # a disk that fails; trying again may help
+Failed = sqlite3.Error  # the disk fails; trying again may help
 
 
 class Full(Exception):
-    """There is no room: the file's bound (max_page_count) or the disk."""
+    """There is no room, in the bound of the file (max_page_count) or on the disk."""
 
 
 class Closed(Exception):
@@ -64,7 +64,7 @@ class Closed(Exception):
 
 
 class _Damaged(Exception):
-    """The file was damaged; it is put aside."""
+    """The file was damaged, and is renamed to `aside`."""
 
     def __init__(self, aside: Path) -> None:
         super().__init__(str(aside))
@@ -73,7 +73,7 @@ class _Damaged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoreSpace:
-    """Bytes that the file may have at most, and those of them in free pages."""
+    """The most bytes that the file may have, and how many of them are free."""
 
     most: int
     free: int
@@ -87,12 +87,12 @@ class _Job:
 
 
 class Store:
-    """Owns the file and its only connection, which lives in a thread of its own."""
+    """Owns the file and its only connection, which a thread of its own uses."""
 
     set_aside: Path | None
-    """Where a damaged file went at opening, else None."""
+    """The new path of a damaged file that was renamed at opening, else None."""
     removed: int
-    """How many damaged files of before were removed at opening."""
+    """How many older damaged files were removed at opening."""
 
     def __init__(
         self,
@@ -101,14 +101,14 @@ class Store:
         max_bytes: int,
         rescue: Callable[[Path, Database], None] = lambda _damaged, _fresh: None,
     ) -> None:
-        """Open or create the file; blocks for the check of all its pages.
+        """Open or create the file; blocks while all its pages are checked.
 
         `schema` is SQL that may run again (IF NOT EXISTS) and sets `PRAGMA
-        user_version`. `max_bytes` bounds file, log and spare together, but for a log
-        that one large transaction makes longer for a while. A damaged file is renamed
-        and a fresh one begun, to which `rescue` may bring what that one still tells.
-        Raises ConfigError for a file that may not be used, such as one of a later
-        version, Full, and sqlite3.Error where trying again may help.
+        user_version`. `max_bytes` bounds file, log and spare file together, except that
+        one large transaction may make the log longer for a while. A damaged file is
+        renamed and a new one is begun; `rescue(damaged, new)` may copy what can still
+        be read. Raises ConfigError for a file that may not be used, such as one of a
+        later version, Full, and sqlite3.Error where trying again may help.
         """
         log_bytes = min(LOG_BYTES, max_bytes // 4)
         self._path = path
@@ -129,28 +129,32 @@ class Store:
         self._closing = False
         self._busy_since: float | None = None
         self._wake = threading.Condition()
-        # No reason to keep a process from ending: it may be killed at any time.
+        # A daemon thread need not be joined: the process may be killed at any time.
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
         self._thread.start()
 
     async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a change and return what it returned, once that is on the disk.
+        """Run a change and return its value, once the change is on the disk.
 
-        What it raises undoes all it did, and nothing else, and is raised here. It may
-        run twice, in the store's thread, and must touch nothing but the database; it
-        neither commits nor calls `executescript`, which does. Cancelling waits for
-        nothing: the change is made or not. Raises Full, Closed, and sqlite3.Error for
-        a disk that fails.
+        If the change raises, its effects are undone, no others are, and the exception
+        is raised here. The change runs in the store's thread, may run twice, and must
+        touch nothing but the database. It must neither commit nor call `executescript`,
+        which commits. Cancelling does not wait: the change is made or not. Raises Full,
+        Closed, and sqlite3.Error if the disk fails.
         """
         return await asyncio.wrap_future(self._put(change, writes=True))
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a query, which sees all that is committed and can change nothing."""
+        """Run a query and return its value.
+
+        The query sees all that is committed and can change nothing. Raises Closed, and
+        what the query raises.
+        """
         return await asyncio.wrap_future(self._put(query, writes=False))
 
     @property
     def bytes(self) -> int:
-        """How many bytes the file and its log take."""
+        """The size of the file and its log, in bytes."""
         size = 0
         for path in (self._path, self._log):
             with suppress(FileNotFoundError):
@@ -158,12 +162,12 @@ class Store:
         return size
 
     def busy_s(self) -> float:
-        """Return for how many seconds the thread has been at one thing; 0: idle."""
+        """Return for how many seconds the thread has run one job; 0 if it is idle."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
     def close(self) -> None:
-        """Finish what waits and close the file; later callers get Closed. Blocks."""
+        """Finish the waiting jobs and close the file; blocks. Later calls get Closed."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -202,7 +206,7 @@ class Store:
         self._db.close()
 
     def _take(self) -> list[_Job]:
-        """Wait for jobs and take all there are, up to a group; none: time to close."""
+        """Wait for jobs and return all, up to GROUP; an empty list means: close."""
         self._busy_since = None
         with self._wake:
             self._wake.wait_for(lambda: self._jobs or self._closing)
@@ -213,12 +217,12 @@ class Store:
         try:
             answers = self._commit(jobs)
         except BaseException as error:  # noqa: BLE001
-            # Whatever it is, those who wait must hear of it, and the thread must live.
+            # Whatever it is, the callers must get it, and the thread must go on.
             full = self._lacks_room(error)
             if full and self._spare.give_up():
-                self._write(jobs)  # there is room to delete now
+                self._write(jobs)  # now there is room to delete
             elif full and len(jobs) > 1:
-                for job in jobs:  # who has no need of room is not to suffer
+                for job in jobs:  # those that need no room must not fail
                     self._write([job])
             else:
                 for job in jobs:
@@ -228,11 +232,11 @@ class Store:
                 answer()
 
     def _commit(self, jobs: Sequence[_Job]) -> list[Callable[[], None]]:
-        """Run changes in one transaction; return the answers that may be given now."""
+        """Run changes in one transaction; return functions that answer the callers."""
         roomy = self._bound()
         if not roomy:
-            # What the log holds goes into the file, and the log begins anew: so it
-            # needs no more of the disk than it has.
+            # Move the log into the file, so that the log starts again and needs no
+            # more room on the disk than it has.
             _pragma(self._db, "wal_checkpoint(PASSIVE)")
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -246,19 +250,19 @@ class Store:
         return answers
 
     def _bound(self) -> bool:
-        """Say how far the file may grow; return whether the disk has room."""
+        """Set how far the file may grow; return whether the disk has room."""
         roomy = self._spare.keep()
-        # Less than the pages there are means: no more than there are.
+        # A number below the present page count means: no new pages.
         _pragma(self._db, f"max_page_count={self._pages if roomy else 1}")
         return roomy
 
     def _attempt(self, job: _Job) -> Callable[[], None]:
-        """Run one change; return how to tell its caller."""
+        """Run one change; return a function that answers its caller."""
         self._db.execute("SAVEPOINT change")
         try:
             value = job.work(self._db)
         except BaseException as error:
-            # SQLite itself may have undone the whole transaction for want of room.
+            # For want of room SQLite itself may have undone the whole transaction.
             if self._lacks_room(error) or not self._db.in_transaction:
                 raise
             self._db.execute("ROLLBACK TO change")
@@ -268,7 +272,7 @@ class Store:
         return partial(job.answer.set_result, value)
 
     def _lacks_room(self, error: BaseException) -> bool:
-        """Tell whether the file or the disk is full, or a quota spent."""
+        """Tell whether the error means a full file, a full disk or a spent quota."""
         return _is_full(error) or (_is_unwritten(error) and self._spare.is_denied())
 
     def _read(self, job: _Job) -> None:
@@ -277,24 +281,24 @@ class Store:
             _pragma(self._db, "query_only=ON")
             value = job.work(self._db)
         except BaseException as error:  # noqa: BLE001
-            job.answer.set_exception(error)  # the caller's, whatever it is
+            job.answer.set_exception(error)  # for the caller, whatever it is
         else:
             job.answer.set_result(value)
         finally:
             _pragma(self._db, "query_only=OFF")
 
     def _shrink(self) -> None:
-        """Give free pages back, a few at a time, once an outage is over."""
+        """Return free pages to the disk, a few at a time, after an outage."""
         free = _pragma(self._db, "freelist_count")
         if free > SLACK and 2 * free > _pragma(self._db, "page_count"):
-            for _ in range(RETURNED):  # sqlite3 steps this pragma once, for one page
+            for _ in range(RETURNED):  # sqlite3 runs one step of this pragma: one page
                 _pragma(self._db, "incremental_vacuum(1)")
 
 
 def room(db: sqlite3.Connection) -> StoreSpace:
     """Return how far the file may grow.
 
-    What comes in must stop before what goes out does: whoever adds asks first.
+    Whoever adds a case asks first, because ending cases needs room as well.
     """
     page: int = _pragma(db, "page_size")
     most: int = _pragma(db, "max_page_count")
@@ -313,16 +317,17 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _is_unwritten(error: BaseException) -> bool:
-    """Tell whether a write failed; SQLite says so where a quota is spent, too."""
+    """Tell whether a write failed; SQLite reports a spent quota like this, too."""
     return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
 
 
 def _open(
     path: Path, schema: str, first: Callable[[Database], None]
 ) -> sqlite3.Connection:
-    """Open the file, check every page, and bring it to the schema.
+    """Open the file, check every page, and apply the schema.
 
-    `first` is the first change in a file that is new.
+    `first` is the first change in a new file. Raises _Damaged, Full, ConfigError and
+    sqlite3.Error.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -331,7 +336,7 @@ def _open(
             db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             undo.callback(db.close)
             if _is_damaged(db):
-                # Before it is closed: closing would remove the log.
+                # Rename before closing, because closing would remove the log.
                 raise _Damaged(put_aside(path))
             _bring_to(db, schema, path, first)
             undo.pop_all()
@@ -352,8 +357,8 @@ def _is_damaged(db: sqlite3.Connection) -> bool:
     try:
         for name, value in (BIRTH | PRAGMAS).items():
             _pragma(db, f"{name}={value}")
-        # Not quick_check: an index that disagrees with its table would be found later,
-        # and again after each restart.
+        # Not quick_check, which misses an index that disagrees with its table: that
+        # would be noticed later, and again after each restart.
         return bool(_pragma(db, "integrity_check(1)") != "ok")
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF in DAMAGE:
@@ -368,13 +373,13 @@ def _bring_to(
     sample.executescript(schema)
     ours = _pragma(sample, "user_version")
     sample.close()
-    found = _pragma(db, "user_version")
-    if found > ours:
+    theirs = _pragma(db, "user_version")
+    if theirs > ours:
         raise ConfigError(
-            f"{path}: written by a later version of slm-agent ({found}, here {ours})"
+            f"{path}: written by a later version of slm-agent ({theirs}, here {ours})"
         )
-    if found < ours or not found:
+    if theirs < ours or not theirs:
         db.executescript(f"BEGIN IMMEDIATE;\n{schema};")
-        if not found:
+        if not theirs:
             first(db)
         db.execute("COMMIT")
