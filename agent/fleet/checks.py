@@ -1,4 +1,4 @@
-"""`slm-agent fleet check`: what every device would make of a fleet file, beforehand."""
+"""`slm-agent fleet check`: resolve a fleet file for every device, and find errors."""
 
 import re
 from collections import defaultdict
@@ -17,7 +17,7 @@ from agent.fleet.resolve import AGENT, DEFAULT, Effective, Resolver, compared, s
 from agent.fleet.values import changed, dotted
 from agent.mqtt.topic_filters import overlap, split_share
 
-MANY = 5  # the most findings of one kind about topics; the rest are like them
+MANY = 5  # at most so many findings about topics for each pipeline and broker
 QUOTED = re.compile(r"'[^']*'")
 HERE = {"localhost", "127.0.0.1", "::1"}
 
@@ -42,7 +42,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Every device, resolved."""
+    """The configuration of every device, or its error."""
 
     fleet: Fleet
     devices: Mapping[str, Effective]
@@ -50,7 +50,7 @@ class Checked:
 
 
 def resolved(fleet: Fleet) -> Checked:
-    """Resolve every device of the list."""
+    """Resolve every listed device; errors go to `broken`."""
     resolver = Resolver(fleet)
     devices, broken = {}, {}
     for device in fleet.entries:
@@ -62,9 +62,13 @@ def resolved(fleet: Fleet) -> Checked:
 
 
 def check(fleet: Fleet, models: Path | None = None) -> list[Finding]:
-    """Return what is wrong, what is doubtful, and what is fine, in this order."""
+    """Return findings: errors first, then warnings, then what is fine.
+
+    With `models`, a folder of bundles, the bundles that devices need and pin are
+    compared with it.
+    """
     checked = resolved(fleet)
-    found = [
+    findings = [
         *_broken(checked),
         *_conditions(fleet),
         *_conflicts(fleet),
@@ -75,31 +79,31 @@ def check(fleet: Fleet, models: Path | None = None) -> list[Finding]:
         *_summary(checked),
     ]
     order = {"error": 0, "warning": 1, "ok": 2}
-    return sorted(found, key=lambda finding: order[finding.level])
+    return sorted(findings, key=lambda finding: order[finding.level])
 
 
 def _broken(checked: Checked) -> Iterator[Finding]:
-    """Say once what is wrong with many devices."""
+    """Yield each error once, with all devices that have it."""
     alike: dict[str, list[str]] = defaultdict(list)
-    told: dict[str, str] = {}
+    details: dict[str, str] = {}
     for device, why in checked.broken.items():
         for line in why.splitlines():
-            said = line.removeprefix(f"{checked.fleet.name}: device {device}: ")
-            kind = generic(said, device, checked.fleet.entries[device])
+            detail = line.removeprefix(f"{checked.fleet.name}: device {device}: ")
+            kind = generic(detail, device, checked.fleet.entries[device])
             alike[kind].append(device)
-            told.setdefault(kind, said)
+            details.setdefault(kind, detail)
     for kind, devices in alike.items():
-        yield Finding("error", "device", told[kind], tuple(devices))
+        yield Finding("error", "device", details[kind], tuple(devices))
 
 
-def generic(said: str, device: str, entry: FleetEntry) -> str:
-    """Return words about a device, without its own names where values are quoted.
+def generic(message: str, device: str, entry: FleetEntry) -> str:
+    """Return a message without the device's own names inside quoted values.
 
-    So what is wrong alike with many devices is told once.
+    Then the same error of many devices has the same message.
     """
-    found = {device, *entry.labels.values()}
-    found |= {each for each in entry.variables.values() if isinstance(each, str)}
-    names = sorted(found - {""}, key=len, reverse=True)
+    own = {device, *entry.labels.values()}
+    own |= {each for each in entry.variables.values() if isinstance(each, str)}
+    names = sorted(own - {""}, key=len, reverse=True)
 
     def nameless(quoted: re.Match[str]) -> str:
         text = quoted[0]
@@ -107,23 +111,23 @@ def generic(said: str, device: str, entry: FleetEntry) -> str:
             text = text.replace(name, "\0")
         return text
 
-    return QUOTED.sub(nameless, said)
+    return QUOTED.sub(nameless, message)
 
 
 def _conditions(fleet: Fleet) -> Iterator[Finding]:
-    """Find conditions that no device meets, and say why where it is a slip."""
+    """Find conditions that no device meets, and name the nearest one that exists."""
     if not fleet.entries:
         return
-    known: dict[str, set[str]] = defaultdict(set)
+    labels: dict[str, set[str]] = defaultdict(set)
     for entry in fleet.entries.values():
         for label, value in entry.labels.items():
-            known[label].add(value)
+            labels[label].add(value)
     conditions: list[tuple[str, Condition]] = [
         *((f"group {group.name}", group) for group in fleet.file.group),
         *((f"layer {layer.name}", layer) for layer in fleet.file.layer),
     ]
     for where, condition in conditions:
-        yield from _unknown(where, condition, known, fleet.entries)
+        yield from _unknown(where, condition, labels, fleet.entries)
     used: set[int] = set()
     for device, entry in fleet.entries.items():
         used.update(fleet.layers_of(device, entry.labels))
@@ -138,18 +142,18 @@ def _conditions(fleet: Fleet) -> Iterator[Finding]:
 def _unknown(
     where: str,
     condition: Condition,
-    known: Mapping[str, set[str]],
+    labels: Mapping[str, set[str]],
     entries: Mapping[str, Any],
 ) -> Iterator[Finding]:
     for label, choice in condition.select.items():
-        if label not in known:
-            hint = nearest(label, list(known))
+        if label not in labels:
+            hint = nearest(label, list(labels))
             yield Finding("error", where, f"no device has a label {label!r}{hint}")
             continue
         for value in listed(choice):
             plain = value.removeprefix("!")
-            if plain not in known[label]:
-                hint = nearest(plain, list(known[label]))
+            if plain not in labels[label]:
+                hint = nearest(plain, list(labels[label]))
                 yield Finding(
                     "warning", where, f"no device has {label} = {plain!r}{hint}"
                 )
@@ -162,20 +166,20 @@ def _unknown(
 def _conflicts(fleet: Fleet) -> Iterator[Finding]:
     """Find keys that two layers set differently for one device.
 
-    The later wins; `over` says that it is meant to.
+    The later layer wins; with `over` that is intended and not reported.
     """
     together: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for device, entry in fleet.entries.items():
         together[tuple(fleet.layers_of(device, entry.labels))].append(device)
-    found: dict[tuple[int, int, str], list[str]] = defaultdict(list)
+    conflicts: dict[tuple[int, int, str], list[str]] = defaultdict(list)
     for numbers, devices in together.items():
         for one, other in combinations(numbers, 2):
             if fleet.file.layer[one].name in fleet.file.layer[other].over:
                 continue
             both = changed(fleet.layers[one].values, fleet.layers[other].values)
             for key, _, _ in both:
-                found[one, other, dotted(key)] += devices
-    for (one, other, name), alike in found.items():
+                conflicts[one, other, dotted(key)] += devices
+    for (one, other, name), alike in conflicts.items():
         below, above = fleet.file.layer[one].name, fleet.file.layer[other].name
         yield Finding(
             "warning",
@@ -187,7 +191,7 @@ def _conflicts(fleet: Fleet) -> Iterator[Finding]:
 
 
 def _client_ids(checked: Checked) -> Iterator[Finding]:
-    """Find ids of several devices at one broker; brokers do not share them."""
+    """Find client ids that several devices use at one broker."""
     users: dict[tuple[str, str], list[str]] = defaultdict(list)
     for device, effective in checked.devices.items():
         config = effective.config
@@ -206,7 +210,7 @@ def _client_ids(checked: Checked) -> Iterator[Finding]:
 def _shared_topics(checked: Checked) -> Iterator[Finding]:
     """Find messages that several devices would answer: one broker, one pipeline.
 
-    Only where the fleet file names the broker, and it is not each device's own.
+    Only if the fleet file names the broker, and it is not local to each device.
     """
     roads: dict[tuple[str, str], dict[str, list[str]]] = {}
     for device, effective in checked.devices.items():
@@ -244,14 +248,14 @@ def _meeting(road: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, list
 
 
 def _overlapping(topics: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the pairs that overlap, without asking all pairs.
+    """Yield the pairs of filters that overlap, without comparing all pairs.
 
-    Two filters can only meet if what stands before the first wildcard of one begins
-    with what stands before that of the other.
+    The levels before the first wildcard are a filter's head. Two filters can only
+    overlap if the head of one begins with the head of the other.
     """
     starts: dict[tuple[str, ...], list[str]] = defaultdict(list)
     heads: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for topic in topics:  # each pair once: with those before it
+    for topic in topics:  # each pair once: compare with earlier filters
         levels = topic.split("/")
         until = [n for n, level in enumerate(levels) if level in {"+", "#"}]
         head = tuple(levels[: until[0] if until else len(levels)])
@@ -268,15 +272,15 @@ def _idle_pipelines(checked: Checked) -> Iterator[Finding]:
     if not fleet.entries:
         return
     parts = [fleet.file, *fleet.file.layer, *fleet.entries.values()]
-    told = {name for part in parts for name in part.pipelines}
+    named = {name for part in parts for name in part.pipelines}
     enabled = {n for e in checked.devices.values() for n in e.config.pipelines}
     broken = bool(checked.broken)  # they may run it
-    for name in sorted(told - enabled) if not broken else ():
+    for name in sorted(named - enabled) if not broken else ():
         yield Finding("warning", f"pipeline {name}", "runs on no device")
 
 
 def _bundles(checked: Checked, models: Path) -> Iterator[Finding]:
-    """Compare what devices ask and pin with a folder of bundles."""
+    """Compare the bundles that devices need and pin with a folder of bundles."""
     alike: dict[str, list[str]] = defaultdict(list)
     for device, effective in checked.devices.items():
         for why in compared(effective, models):
@@ -321,5 +325,5 @@ def takers(fleet: Fleet) -> list[str]:
 
 
 def worst(findings: Iterable[Finding]) -> bool:
-    """Tell whether anything is wrong."""
+    """Tell whether any finding is an error."""
     return any(finding.level == "error" for finding in findings)

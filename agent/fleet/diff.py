@@ -11,13 +11,13 @@ from agent.fleet.parse import Fleet
 from agent.fleet.resolve import AGENT, Effective
 from agent.fleet.values import Key, Sourced, dotted
 
-# A mistake here, and the device is not to be reached any more.
+# After a mistake here the device can no longer be reached.
 LIFELINES = {(AGENT, "mqtt")}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key and its values, as JSON has them; None: it has none."""
+    """A key with its old and new value, as in JSON; None if it has none."""
 
     key: str
     old: Any
@@ -32,7 +32,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class ChangeGroup:
-    """Devices that change alike, and those of them that take the version now."""
+    """Devices with the same changes, and those of them that take the version now."""
 
     devices: tuple[str, ...]
     now: tuple[str, ...]
@@ -41,7 +41,11 @@ class ChangeGroup:
 
 @dataclass(frozen=True, slots=True)
 class DiffReport:
-    """What is changed by a new fleet file, and for how many."""
+    """The changes that a new fleet file makes.
+
+    `devices` is the number of devices; `broken` has an error for each device whose new
+    configuration is invalid.
+    """
 
     old_version: int
     new_version: int
@@ -53,25 +57,25 @@ class DiffReport:
 
     @property
     def changed(self) -> int:
-        """How many devices change."""
+        """The number of devices that change."""
         return sum(len(group.devices) for group in self.alike)
 
     @property
     def now(self) -> int:
-        """How many of them take it now."""
+        """The number of devices that change now, by the rollout."""
         return sum(len(group.now) for group in self.alike)
 
 
 def diff_report(old: Fleet, new: Fleet) -> DiffReport:
-    """Compare what two fleet files make of every device."""
+    """Compare the configurations of every device under two fleet files."""
     before, after = resolved(old), resolved(new)
     now = set(takers(new))
     groups: dict[str, list[str]] = defaultdict(list)
     changes: dict[str, tuple[Change, ...]] = {}
-    for device, found in _changes(before, after):
-        kind = _kind(found, device, new.entries[device])
+    for device, own in _changes(before, after):
+        kind = _kind(own, device, new.entries[device])
         groups[kind].append(device)
-        changes.setdefault(kind, found)
+        changes.setdefault(kind, own)
     alike = (
         ChangeGroup(
             tuple(devices), tuple(d for d in devices if d in now), changes[kind]
@@ -90,7 +94,7 @@ def diff_report(old: Fleet, new: Fleet) -> DiffReport:
 
 
 def _kind(changes: tuple[Change, ...], device: str, entry: FleetEntry) -> str:
-    """Name changes that are alike, but for values that carry a device's own names."""
+    """Return a name for changes; equal if only the device's own names differ."""
     values = (repr((change.old, change.new)) for change in changes)
     keys = [(change.key, change.origin) for change in changes]
     return f"{keys} {[generic(value, device, entry) for value in values]}"
@@ -103,9 +107,9 @@ def _changes(
         was = before.devices.get(device)
         if was is None or was.content == effective.content:
             continue
-        found = tuple(_between(was, effective))
-        if found:
-            yield device, found
+        changes = tuple(_between(was, effective))
+        if changes:
+            yield device, changes
 
 
 def _between(old: Effective, new: Effective) -> Iterator[Change]:

@@ -1,8 +1,7 @@
-"""The fleet file: values for all devices, for some, for one; and who takes them now.
+"""The model of a fleet file: values for all devices, some or one, and the rollout.
 
-One precedence, without ties, later wins:
-defaults < the device's own agent.toml < the file's top level < its layers in their
-order < the device's entry. Numbers of priority do not exist.
+One precedence, the later part wins: defaults < the device's own agent.toml < the file's
+top level < its layers in their order < the device's entry. There are no priorities.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from agent.config.section import Name, Section
 
 UNSETTABLE = ("agent", "pipelines", "bundles", "variables")
-LARGEST_VERSION = 2**53 - 1  # what every JSON reader keeps exactly
+LARGEST_VERSION = 2**53 - 1  # every JSON reader represents it exactly
 
 
 def _is_variable(value: Any) -> Any:
@@ -50,12 +49,12 @@ Pin = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
 class Part(Section):
-    """Values: for all devices, for those of a layer, or for one."""
+    """A part of the file with values: the top level, a layer, or a device."""
 
     variables: dict[Name, Annotated[Any, AfterValidator(_is_variable)]] = Field(
         default={}
     )
-    """For ${name} in strings."""
+    """Values of ${name} in strings."""
     bundles: dict[Name, Pin] = Field(default={})
     """Bundles by the sha256 of their manifest.json; a device without it refuses."""
     enable: Annotated[list[Name], Field(min_length=1)] | None = None
@@ -65,16 +64,16 @@ class Part(Section):
     pipelines: dict[Name, dict[str, Any]] = Field(default={})
     """Tables of pipelines/<name>.toml."""
     unset: list[Annotated[str, AfterValidator(_is_unsettable)]] = Field(default=[])
-    """Keys to be as if nobody below had set them, as "agent.upstream"."""
+    """Keys, as "agent.upstream", that count as not set by earlier parts."""
 
 
 class Condition(Section):
-    """Which devices; all that is given must hold."""
+    """Selects devices; all conditions must hold."""
 
     select: dict[Name, Choice] = Field(default={})
-    """Labels: a value, some of which one must hold, or unwanted ones as "!value"."""
+    """Labels: a value, several of which one must match, or unwanted ones ("!value")."""
     devices: list[Name] = Field(default=[])
-    """Ids."""
+    """Ids of devices."""
 
 
 class DeviceGroup(Condition):
@@ -90,13 +89,13 @@ class DeviceGroup(Condition):
 
 
 class Layer(Part, Condition):
-    """Values for some devices."""
+    """Values for the devices that a condition selects."""
 
     name: Name
     groups: list[Name] = Field(default=[])
-    """Groups, of which the device must be in one."""
+    """Groups; the device must be in one of them."""
     over: list[Name] = Field(default=[])
-    """Earlier layers whose values this one means to replace; check is silent then."""
+    """Earlier layers whose values this one replaces on purpose; check does not warn."""
 
 
 class FleetEntry(Part):
@@ -107,36 +106,36 @@ class FleetEntry(Part):
 
 
 class Rollout(Section):
-    """Who takes this version; the others keep what they have."""
+    """Which devices take this version; the others keep theirs."""
 
     name: str = Field(min_length=1, max_length=200)
-    """Draws the devices: as long as it stays, a larger percentage only adds some."""
+    """Selects the devices: with the same name a larger percentage only adds devices."""
     percent: float = Field(ge=0, le=100, strict=False)
-    """The share that takes it."""
+    """The share of devices that take the version."""
     groups: list[Name] = Field(default=[])
-    """Groups that take it in any case."""
+    """Groups that take the version in any case."""
 
 
 class FleetFile(Part):
-    """fleet.toml; values at the top level are for all devices."""
+    """fleet.toml: values at the top level are for all devices."""
 
     version: int = Field(ge=1, le=LARGEST_VERSION)
-    """Larger than any before: devices take no older one."""
+    """Must grow with each file: devices take no older version."""
     rollout: Rollout | None = None
-    """Absent: every device takes it."""
+    """Absent: every device takes the version."""
     group: list[DeviceGroup] = Field(default=[])
     layer: list[Layer] = Field(default=[])
     device: list[FleetEntry] = Field(default=[])
     devices_file: str | None = None
     """More devices, beside this file: JSON Lines, an object as [[device]] each."""
     unlisted: Literal["refuse", "accept"] = "refuse"
-    """What a device does that is not listed; accepted, it has its own labels."""
+    """Whether devices that are not listed take the file, with their own labels."""
 
 
 def drawn(rollout: str, device: str) -> float:
-    """Return where in a rollout a device's turn is, from 0 to below 100.
+    """Return the place of a device in a rollout, from 0 to below 100.
 
-    A hash: the same on every machine, and independent of the other devices.
+    It is a hash of both names: the same on every machine, whichever devices there are.
     """
     digest = hashlib.sha256(f"{rollout}\n{device}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48 * 100  # exact in a double

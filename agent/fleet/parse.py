@@ -1,4 +1,4 @@
-"""Reading a fleet file: refused if it cannot be meant, whichever devices there are."""
+"""Read a fleet file; errors that do not depend on a device are found here."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from agent.fleet.signing import Content, Untrusted, opened
 from agent.fleet.values import Key, Sourced, dotted, flat
 
 BASE = "base"
-# The device's own: who it is, where its files are, and whom it believes.
+# Keys that a fleet file may not set, and why.
 LOCAL: tuple[tuple[Key, str], ...] = (
     (("device",), "a device's id and labels stand in its entry"),
     (("state",), "places stay the device's own"),
@@ -30,7 +30,7 @@ LOCAL: tuple[tuple[Key, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class LayerValues:
-    """A part, ready to be laid over others."""
+    """The values of a part by their paths, and the paths that it unsets."""
 
     name: str
     values: Mapping[Key, Sourced]
@@ -39,7 +39,7 @@ class LayerValues:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """A fleet file, read; its own values as layers."""
+    """A fleet file that was read, with its values as layers."""
 
     file: FleetFile
     content: Content
@@ -51,7 +51,7 @@ class Fleet:
 
     @property
     def version(self) -> int:
-        """The version."""
+        """The version of the file."""
         return self.file.version
 
     def labels(self, device: str, own: Mapping[str, str]) -> Mapping[str, str]:
@@ -83,9 +83,9 @@ class Fleet:
 
 
 def read_path(path: Path) -> Fleet:
-    """Read a fleet file, signed or not; raises ConfigError.
+    """Read a fleet file, signed or plain; raises ConfigError, one line each.
 
-    Who signed it is not asked here: this is for the desk, not for devices.
+    The signature is not checked: this is for the operator's desk, not for devices.
     """
     data = _bytes_of(path)
     if data.startswith(b"{"):
@@ -100,7 +100,10 @@ def read_path(path: Path) -> Fleet:
 
 
 def read(content: Content, name: str) -> Fleet:
-    """Read a fleet file and its list of devices; raises ConfigError, a line each."""
+    """Parse a fleet file and its list of devices; raises ConfigError, one line each.
+
+    `name` is that of the file, for errors.
+    """
     return _read(_file(content.fleet, name), content, name)
 
 
@@ -142,22 +145,22 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _entries(data: bytes, name: str | None) -> list[FleetEntry]:
-    found, wrong = [], []
+    entries, wrong = [], []
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            found.append(FleetEntry.model_validate_json(line))
+            entries.append(FleetEntry.model_validate_json(line))
         except ValidationError as error:
             why = [explain(FleetEntry, e) for e in error.errors()]
             wrong += [f"{name}: line {number}: {each}" for each in why]
     if wrong:
         raise ConfigError("\n".join(wrong))
-    return found
+    return entries
 
 
 def layer_values(part: Part, name: str) -> LayerValues:
-    """Return the values that a part sets, by their paths."""
+    """Return the values that a part sets, by their paths; `name` is their origin."""
     document: dict[str, Any] = {
         "variables": part.variables,
         "bundles": part.bundles,
@@ -172,7 +175,7 @@ def layer_values(part: Part, name: str) -> LayerValues:
 
 
 def _wrong(file: FleetFile, entries: Sequence[FleetEntry]) -> Iterator[str]:
-    """Yield what cannot be meant, whichever devices there are."""
+    """Yield errors that do not depend on a device."""
     yield from _twice("device", [entry.id for entry in entries])
     yield from _twice("layer", [layer.name for layer in file.layer])
     yield from _twice("group", [group.name for group in file.group])
@@ -226,9 +229,10 @@ def _has(document: Mapping[str, Any], key: Key) -> bool:
 
 
 def _partly_wrong(model: type[BaseModel], document: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong whatever else is said: what is missing may come elsewhere.
+    """Yield errors of a part that no other part can mend.
 
-    So may the value of a variable, and whatever a whole table must be.
+    Missing keys, values of variables, and conditions on a whole table do not count:
+    another part may bring what is missing.
     """
     if not document:
         return
@@ -252,7 +256,7 @@ def _partly_wrong(model: type[BaseModel], document: dict[str, Any]) -> Iterator[
 def _wrong_either_way(
     document: dict[str, Any], upstream: dict[str, Any]
 ) -> Iterator[str]:
-    """Yield what is wrong whichever transport another layer chooses."""
+    """Yield errors that hold whichever transport another layer chooses."""
     mqtt, http = (
         list(
             _partly_wrong(

@@ -1,7 +1,7 @@
-"""What a fleet file makes of one device: its configuration, and each value's origin.
+"""Resolve a fleet file for one device: its configuration, and each value's origin.
 
-A pure function of the fleet file, the device's own files and this version of the
-software, so that an operator sees beforehand what a device will do.
+The result depends only on the fleet file, the device's own files and this version of
+the software, so that an operator can see it beforehand.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ DEFAULT = "default"
 LOCAL = "local"  # agent.toml and pipelines/ of the device itself
 SHIPPED = "shipped"  # the pipelines of this version of the software
 AGENT, PIPELINES, BUNDLES, ENABLE = "agent", "pipelines", "bundles", ("enable",)
-# What only the device knows is no drift from what the fleet says.
+# Tables that only the device knows; they are not reported as drift.
 BOOTSTRAP = {"device", "mqtt", "state", "fleet"}
 PLACES = {("pipelines", "dir"), ("models", "dir")}
 
@@ -47,9 +47,10 @@ File = TypeVar("File", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A device's own files, the lowest layer.
+    """A device's own files: the lowest layer.
 
-    Relative paths, those of the fleet file too, are beside its agent.toml.
+    `folder` is that of agent.toml, where all relative paths start, also those of the
+    fleet file.
     """
 
     id: str
@@ -59,7 +60,7 @@ class Local:
     values: Values = field(repr=False)
 
     def pipeline(self, name: str) -> Values:
-        """Return what its own or the shipped file says of a pipeline; may be nothing.
+        """Return the values of a pipeline's own or shipped file; empty if it has none.
 
         Raises ConfigError.
         """
@@ -71,14 +72,17 @@ class Local:
 
 
 def read_local(path: Path | None) -> Local:
-    """Read a device's own agent.toml; None: an empty one. Raises ConfigError."""
+    """Read a device's own agent.toml; None stands for an empty one.
+
+    Raises ConfigError.
+    """
     if path is None:
         return _local(AgentFile(), {}, Path())
     return _local(read_file(AgentFile, path), read_toml(path), path.parent)
 
 
 def stand_in(device: str) -> Local:
-    """Return what is assumed of a device whose own files are not at hand."""
+    """Return empty own files for a device, whose real ones are not at hand."""
     return Local(device, {}, Path(), shipped("pipelines"), {})
 
 
@@ -94,9 +98,10 @@ def _local(agent: AgentFile, document: dict[str, Any], folder: Path) -> Local:
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """A device's configuration; `values` has every key that somebody set.
+    """A device's configuration.
 
-    `bundles` pins bundles to the sha256 of their manifest.
+    `values` has every key that any part set; `bundles` pins bundles by name, as
+    `sha256:...` of their manifest.
     """
 
     version: int
@@ -110,7 +115,7 @@ class Effective:
         return self.config.agent.device.id
 
     def rows(self) -> dict[Key, Sourced]:
-        """Return every key there is, those by default too."""
+        """Return every key with its value and origin, those by default as well."""
         document = {
             AGENT: self.config.agent.model_dump(mode="json"),
             PIPELINES: {
@@ -119,20 +124,20 @@ class Effective:
             },
             BUNDLES: dict(self.bundles),
         }
-        found: dict[Key, Sourced] = {}
+        rows: dict[Key, Sourced] = {}
         for key, leaf in flat(document, DEFAULT).items():
-            asked = ENABLE if key == (AGENT, "pipelines", "enable") else key
-            known = self.values.get(asked)
-            if known is not None:
-                found[key] = Sourced(leaf.value, known.origin, known.used)
+            place = ENABLE if key == (AGENT, "pipelines", "enable") else key
+            given = self.values.get(place)
+            if given is not None:
+                rows[key] = Sourced(leaf.value, given.origin, given.used)
             elif leaf.value != {}:
-                found[key] = leaf
-        return found
+                rows[key] = leaf
+        return rows
 
     def drift(self) -> list[str]:
-        """Return the keys that the device's own files set, besides what only it knows.
+        """Return the keys that the device's own files set and the fleet file does not.
 
-        A fleet that wants them otherwise says so: its word is above.
+        Tables that only the device knows (BOOTSTRAP, PLACES) are left out.
         """
         return sorted(
             ".".join(key)
@@ -143,13 +148,16 @@ class Effective:
 
     @property
     def content(self) -> str:
-        """Name what is effective: versions with the same are the same for a device."""
+        """A name of the configuration and pins.
+
+        Two versions with the same content are the same for a device.
+        """
         pins = json.dumps(dict(self.bundles), sort_keys=True)
         return f"{self.config.hash} {pins}"
 
 
 class Resolver:
-    """Resolves the devices of one fleet; owns what many of them share."""
+    """Resolves the devices of one fleet; owns the results that many of them share."""
 
     def __init__(self, fleet: Fleet) -> None:
         """Nothing is resolved yet."""
@@ -161,7 +169,7 @@ class Resolver:
         self._local: dict[tuple[Path, str], Values] = {}
 
     def resolve(self, local: Local) -> Effective:
-        """Return the configuration of a device; raises ConfigError, a line each."""
+        """Return the configuration of a device; raises ConfigError, one line each."""
         fleet, device = self._fleet, local.id
         entry = fleet.entries.get(device)
         if entry is None and fleet.file.unlisted == "refuse":
@@ -231,13 +239,14 @@ class Resolver:
             check_tls(agent.mqtt, Path("agent"))
             config = assembled(agent, pipelines)
         except ConfigError as error:
-            said = re.sub(r"^pipelines/(\S+)\.toml: ", r"pipelines.\1.", str(error))
-            said = said.replace("agent: ", "agent.", 1)
-            raise ConfigError(f"{where}: {said}") from error
+            why = re.sub(r"^pipelines/(\S+)\.toml: ", r"pipelines.\1.", str(error))
+            why = why.replace("agent: ", "agent.", 1)
+            raise ConfigError(f"{where}: {why}") from error
         pins = {str(k): str(v) for k, v in nested(values, (BUNDLES,)).items()}
         origin = "device" if local.id in self._fleet.entries else LOCAL
-        told = flat({"id": local.id, "labels": dict(labels)}, origin, (AGENT, "device"))
-        return Effective(self._fleet.version, config, pins, {**values, **told})
+        device = {"id": local.id, "labels": dict(labels)}
+        identity = flat(device, origin, (AGENT, "device"))
+        return Effective(self._fleet.version, config, pins, {**values, **identity})
 
     def _file(
         self,
@@ -247,11 +256,11 @@ class Resolver:
         local: Local,
         values: Values,
     ) -> File:
-        """Validate a file as config does; what many devices share, once."""
+        """Validate a file as config does; equal files of many devices only once."""
         content = f"{model.__name__} {local.folder} {json.dumps(document, default=str)}"
-        known = self._files.get(content)
-        if isinstance(known, model):
-            return known
+        validated = self._files.get(content)
+        if isinstance(validated, model):
+            return validated
         try:
             made = model.model_validate(document, context=local.folder)
         except ValidationError as error:
@@ -268,9 +277,9 @@ class Resolver:
 
 
 def check_pins(effective: Effective) -> None:
-    """Compare bundles with their pins; raises ConfigError.
+    """Compare bundles on the device with their pins; raises ConfigError.
 
-    A pin counts for a bundle that a pipeline asks, and for any other that is there.
+    A pin applies to the bundles of the pipelines, and to others that are on the device.
     """
     folder = effective.config.agent.models.dir
     there = {name for name in effective.bundles if (folder / name / MANIFEST).exists()}
@@ -284,7 +293,7 @@ def check_pins(effective: Effective) -> None:
 
 
 def compared(effective: Effective, folder: Path) -> list[str]:
-    """Return what a folder of bundles lacks of those asked and those pinned."""
+    """Return errors for bundles that a folder lacks, or has in another version."""
     missing = [
         f"{folder / name}: no such bundle"
         for name in sorted(asked(effective) - effective.bundles.keys())
@@ -294,7 +303,7 @@ def compared(effective: Effective, folder: Path) -> list[str]:
 
 
 def asked(effective: Effective) -> set[str]:
-    """Return the bundles that the pipelines ask."""
+    """Return the names of the bundles that the pipelines use."""
     return {p.model.bundle for p in effective.config.pipelines.values()}
 
 
@@ -302,14 +311,14 @@ def _differing(pins: Mapping[str, str], folder: Path) -> Iterator[tuple[str, str
     for name, pin in pins.items():
         path = folder / name / MANIFEST
         try:
-            found = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+            digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
         except OSError as error:
             yield name, f"bundles.{name}: {path}: {error.strerror or error}"
             continue
-        if found != pin:
+        if digest != pin:
             yield (
                 name,
-                f"bundles.{name}: {path} is {found[:19]}..., pinned is {pin[:19]}...",
+                f"bundles.{name}: {path} is {digest[:19]}..., pinned is {pin[:19]}...",
             )
 
 
@@ -322,7 +331,7 @@ def _stacked(bottom: Values, parts: Iterable[LayerValues]) -> dict[Key, Sourced]
 
 
 def _enabled(stack: list[Values]) -> list[str]:
-    """Return which pipelines run: the last word on it, else the default."""
+    """Return the enabled pipelines: of the last layer that names any, or the default."""
     for values in reversed(stack):
         if ENABLE in values:
             return list(values[ENABLE].value)
@@ -330,7 +339,7 @@ def _enabled(stack: list[Values]) -> list[str]:
 
 
 def _origin(values: Values, key: Key) -> str:
-    """Say who set the key, or the list or table, that an error is about."""
+    """Return the origin of a key, or of the list or table around it, as `origin: `."""
     for length in range(len(key), 0, -1):
         leaf = values.get(key[:length])
         if leaf is not None:
@@ -341,5 +350,5 @@ def _origin(values: Values, key: Key) -> str:
 def _no_pipeline(name: str, values: Values) -> str:
     enabled = values.get(ENABLE)
     by = f" ({enabled.where})" if enabled else ""
-    known = sorted(path.stem for path in shipped("pipelines").glob("*.toml"))
-    return f"there is no pipeline {name!r}{nearest(name, known)}{by}"
+    names = sorted(path.stem for path in shipped("pipelines").glob("*.toml"))
+    return f"there is no pipeline {name!r}{nearest(name, names)}{by}"

@@ -1,7 +1,7 @@
-"""Signatures (Ed25519): who may say what devices do.
+"""Signatures (Ed25519) of fleet files.
 
 An envelope carries everything in one file or one retained message: the exact bytes of
-the fleet file, of its list of devices if it has one, and a signature over both.
+the fleet file, those of its list of devices if it has one, and a signature over both.
 """
 
 import base64
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
     )
 
 PURPOSE = (
-    b"slm-agent fleet file, version 1\n"  # a signature for this is for nothing else
+    b"slm-agent fleet file, version 1\n"  # so a signature is valid for nothing else
 )
-LARGEST = 8 * 2**20
+LARGEST = 8 * 2**20  # bytes of an envelope
 
 
 class Untrusted(Exception):
-    """An envelope that is damaged, or that nobody signed whom we know."""
+    """An envelope is damaged, or not signed with a known key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is signed."""
+    """The signed content: the bytes of a fleet file and of its list of devices."""
 
     fleet: bytes
     devices: bytes | None = None
 
     @property
     def digest(self) -> str:
-        """Name the content, however often and by whom it was signed."""
+        """The sha256 of the content, hexadecimal; independent of the signature."""
         return hashlib.sha256(self.signed).hexdigest()
 
     @property
     def signed(self) -> bytes:
-        """What the signature is over."""
+        """The bytes that the signature covers."""
         parts = [hashlib.sha256(self.fleet).digest()]
         if self.devices is not None:
             parts.append(hashlib.sha256(self.devices).digest())
@@ -56,7 +56,7 @@ class Content:
 
 
 class _Envelope(BaseModel):
-    """The JSON object; keys in this order, without white space."""
+    """The envelope as a JSON object; keys in this order, without white space."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -68,7 +68,10 @@ class _Envelope(BaseModel):
 
 
 def sign(content: Content, private_pem: bytes) -> bytes:
-    """Return the envelope; raises ConfigError where the key is none."""
+    """Return the envelope of a content, signed with an Ed25519 private key (PEM).
+
+    Raises ConfigError if the key is no such key.
+    """
     key = _private(private_pem)
     devices = content.devices
     return to_json(
@@ -83,12 +86,18 @@ def sign(content: Content, private_pem: bytes) -> bytes:
 
 
 def opened(data: bytes) -> Content:
-    """Return the content of an envelope that nobody checked; raises Untrusted."""
+    """Return the content of an envelope without checking the signature.
+
+    Raises Untrusted if the envelope is damaged.
+    """
     return _content(_parsed(data))
 
 
 def verified(data: bytes, keys: Mapping[str, "Ed25519PublicKey"]) -> Content:
-    """Return what was signed with one of these keys; raises Untrusted."""
+    """Return the content of an envelope that was signed with one of `keys`, by id.
+
+    Raises Untrusted if it is damaged, or the signature is of no such key.
+    """
     from cryptography.exceptions import InvalidSignature
 
     envelope = _parsed(data)
@@ -107,7 +116,7 @@ def verified(data: bytes, keys: Mapping[str, "Ed25519PublicKey"]) -> Content:
 
 
 def _parsed(data: bytes) -> _Envelope:
-    """Take an envelope only as `sign` writes it, so that no byte of it may differ."""
+    """Parse an envelope; raises Untrusted unless every byte is as `sign` writes it."""
     if len(data) > LARGEST:
         raise Untrusted(f"{len(data)} bytes, more than {LARGEST}")
     data = data.rstrip()
@@ -136,7 +145,7 @@ def _bytes(text: str) -> bytes:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         data = None
-    if data is None or _text(data) != text:  # one way to write it, no other
+    if data is None or _text(data) != text:  # only the canonical encoding
         raise Untrusted("damaged: not base64")
     return data
 
@@ -146,11 +155,14 @@ def _id(key: "Ed25519PublicKey") -> str:
 
 
 def public_keys(paths: Iterable[Path]) -> dict[str, "Ed25519PublicKey"]:
-    """Read public keys, by their ids; raises ConfigError."""
+    """Read Ed25519 public keys (PEM); return them by id, 16 hexadecimal digits.
+
+    Raises ConfigError for a file that cannot be read or is no such key.
+    """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    found = {}
+    keys = {}
     for path in paths:
         data = _read(path)
         try:
@@ -159,8 +171,8 @@ def public_keys(paths: Iterable[Path]) -> dict[str, "Ed25519PublicKey"]:
             key = None
         if not isinstance(key, Ed25519PublicKey):
             raise ConfigError(f"{path}: no Ed25519 public key (PEM)")
-        found[_id(key)] = key
-    return found
+        keys[_id(key)] = key
+    return keys
 
 
 def _private(pem: bytes) -> "Ed25519PrivateKey":
@@ -177,7 +189,7 @@ def _private(pem: bytes) -> "Ed25519PrivateKey":
 
 
 def write_keys(private: Path, public: Path) -> str:
-    """Make a pair of keys, and never over others; return the id.
+    """Write a new key pair, and return its id; existing files are never replaced.
 
     Raises ConfigError.
     """

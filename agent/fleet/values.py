@@ -1,7 +1,8 @@
-"""Values and where they come from: layers laid over each other, variables filled in.
+"""Values with their origins: layers are merged, then variables are filled in.
 
-A document is held flat: the path of each leaf, its value and its origin. Tables merge
-key by key; a list is one value and is replaced, never merged. Later wins, always.
+A document is flat: a mapping from the path of each leaf to its value and origin. Tables
+merge key by key; a list is one value and is replaced, never merged. The later layer
+always wins.
 """
 
 import re
@@ -18,7 +19,10 @@ BUILT_IN = "built-in"
 
 @dataclass(frozen=True, slots=True)
 class Sourced:
-    """A value, who set it, and which variables it was made with, by their origins."""
+    """A value, the layer that set it, and the variables that it was made with.
+
+    `used` is a sequence of pairs: the name of a variable, and its origin.
+    """
 
     value: Any
     origin: str
@@ -26,7 +30,7 @@ class Sourced:
 
     @property
     def where(self) -> str:
-        """Say for people where the value comes from."""
+        """The origin for people, with those of the variables."""
         made = ", ".join(f"${{{name}}} from {origin}" for name, origin in self.used)
         return f"{self.origin} ({made})" if made else self.origin
 
@@ -35,30 +39,30 @@ Values = Mapping[Key, Sourced]
 
 
 class Undefined(Exception):
-    """A variable that nobody defined, or that is defined by itself."""
+    """A variable is not defined, or is defined by itself."""
 
 
 def dotted(key: Key) -> str:
-    """Return a path as people write it."""
+    """Return a path as people write it: `a.b.c`."""
     return ".".join(key)
 
 
 def flat(
     document: Mapping[str, Any], origin: str, prefix: Key = ()
 ) -> dict[Key, Sourced]:
-    """Return the leaves of a document; an empty table is one."""
-    found: dict[Key, Sourced] = {}
+    """Return the leaves of a document by their paths; an empty table is a leaf."""
+    leaves: dict[Key, Sourced] = {}
     for name, value in document.items():
         key = (*prefix, name)
         if isinstance(value, Mapping) and value:
-            found |= flat(value, origin, key)
+            leaves |= flat(value, origin, key)
         else:
-            found[key] = Sourced(value, origin)
-    return found
+            leaves[key] = Sourced(value, origin)
+    return leaves
 
 
 def nested(values: Values, prefix: Key = ()) -> dict[str, Any]:
-    """Return the document below a path."""
+    """Return the document below a path: the inverse of `flat`."""
     made: dict[str, Any] = {}
     for key, leaf in values.items():
         if key[: len(prefix)] != prefix or len(key) == len(prefix):
@@ -73,7 +77,7 @@ def nested(values: Values, prefix: Key = ()) -> dict[str, Any]:
 def overlay(
     below: Values, above: Values, unset: Sequence[Key] = ()
 ) -> dict[Key, Sourced]:
-    """Lay values over others; what `unset` names is taken away first."""
+    """Return `below` without the paths in `unset`, and with `above` laid over it."""
     made = dict(below)
     for gone in unset:
         for key in [key for key in made if key[: len(gone)] == gone]:
@@ -93,7 +97,10 @@ def overlay(
 
 
 def changed(below: Values, above: Values) -> Iterator[tuple[Key, Sourced, Sourced]]:
-    """Yield what an overlay would set to another value than somebody set before."""
+    """Yield each path that both layers set, and to different values.
+
+    The tuple is the path, its value in `below`, and its value in `above`.
+    """
     for key, leaf in above.items():
         before = below.get(key)
         if before is not None and before.value != leaf.value:
@@ -103,79 +110,79 @@ def changed(below: Values, above: Values) -> Iterator[tuple[Key, Sourced, Source
 def filled(
     values: Values, built_in: Mapping[str, str], literal: Container[str] = ()
 ) -> dict[Key, Sourced]:
-    """Fill `${name}` into every string; raises Undefined, naming where.
+    """Replace `${name}` in every string by the variable's value.
 
-    Values whose origin is `literal` stay as they are.
-
-    A string that is nothing but `${name}` becomes the variable's value, whatever its
-    type; `$${` stands for `${`. Variables may be made of others.
+    A string that is only `${name}` becomes the variable's value, whatever its type;
+    `$${` stands for `${`. Variables may contain others. `built_in` adds variables;
+    values whose origin is in `literal` stay as they are. Raises Undefined, with layer
+    and key.
     """
-    variables = {
+    own = {
         key[1]: leaf
         for key, leaf in values.items()
         if key[0] == VARIABLES and len(key) == 2  # noqa: PLR2004  variables.<name>
     }
-    known = _Known(
-        variables | {k: Sourced(v, BUILT_IN) for k, v in built_in.items()}, ()
+    variables = _Variables(
+        own | {k: Sourced(v, BUILT_IN) for k, v in built_in.items()}, ()
     )
     made: dict[Key, Sourced] = {}
     for key, leaf in values.items():
         try:
             plain = key[0] == VARIABLES or leaf.origin in literal
-            made[key] = leaf if plain else _filled(leaf, known)
+            made[key] = leaf if plain else _filled(leaf, variables)
         except Undefined as error:
             raise Undefined(f"{leaf.origin}: {dotted(key)}: {error}") from error
     return made
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """The variables, and those being filled in just now."""
+class _Variables:
+    """The variables by name, and the names of those that are being filled in."""
 
-    variables: Mapping[str, Sourced]
+    by_name: Mapping[str, Sourced]
     open: tuple[str, ...]
 
     def value(self, name: str) -> Sourced:
         if name in self.open:
             raise Undefined(f"${{{name}}} is made of itself")
-        if name not in self.variables:
-            near = get_close_matches(name, self.variables, n=1, cutoff=0.5)
+        if name not in self.by_name:
+            near = get_close_matches(name, self.by_name, n=1, cutoff=0.5)
             hint = f", did you mean ${{{near[0]}}}?" if near else ""
             raise Undefined(f"${{{name}}} is not defined{hint}")
-        leaf = self.variables[name]
+        leaf = self.by_name[name]
         if leaf.origin == BUILT_IN:
             return leaf
-        return _filled(leaf, _Known(self.variables, (*self.open, name)))
+        return _filled(leaf, _Variables(self.by_name, (*self.open, name)))
 
 
-def _filled(leaf: Sourced, known: _Known) -> Sourced:
+def _filled(leaf: Sourced, variables: _Variables) -> Sourced:
     used: dict[str, str] = {}
-    value = _substituted(leaf.value, known, used)
+    value = _substituted(leaf.value, variables, used)
     return replace(leaf, value=value, used=tuple(used.items()))
 
 
-def _substituted(value: Any, known: _Known, used: dict[str, str]) -> Any:
+def _substituted(value: Any, variables: _Variables, used: dict[str, str]) -> Any:
     if isinstance(value, list):
-        return [_substituted(each, known, used) for each in value]
+        return [_substituted(each, variables, used) for each in value]
     if not isinstance(value, str) or "$" not in value:
         return value
     alone = REFERENCE.fullmatch(value)
     if alone and alone[2] is not None:
-        return _looked_up(alone[2], known, used).value
+        return _looked_up(alone[2], variables, used).value
 
-    def text(found: re.Match[str]) -> str:
-        if found[1]:
+    def text(match: re.Match[str]) -> str:
+        if match[1]:
             return "${"
-        inner = _looked_up(found[2], known, used).value
+        inner = _looked_up(match[2], variables, used).value
         if isinstance(inner, list):
-            raise Undefined(f"${{{found[2]}}} is a list and must stand alone")
+            raise Undefined(f"${{{match[2]}}} is a list and must stand alone")
         return str(inner).lower() if isinstance(inner, bool) else str(inner)
 
     return REFERENCE.sub(text, value)
 
 
-def _looked_up(name: str, known: _Known, used: dict[str, str]) -> Sourced:
-    leaf = known.value(name)
+def _looked_up(name: str, variables: _Variables, used: dict[str, str]) -> Sourced:
+    leaf = variables.value(name)
     used[name] = leaf.origin
     used.update(leaf.used)
     return leaf

@@ -167,7 +167,7 @@ class Store:
         return 0.0 if since is None else time.monotonic() - since
 
     def close(self) -> None:
-        """Finish the waiting jobs and close the file; blocks. Later calls get Closed."""
+        """Finish the waiting jobs, close the file; blocks. Later calls get Closed."""
         with self._wake:
             self._closing = True
             self._wake.notify()
