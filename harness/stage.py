@@ -193,6 +193,11 @@ class Agent:
         assert self._process
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self, *, ready: bool = True) -> None:
         """Start it; `ready` waits for its READY=1."""
         runtime = tempfile.TemporaryDirectory(prefix="slm-")  # socket paths are short

@@ -1,6 +1,5 @@
 """broker.toml: what the operator of the upstream side says."""
 
-import unicodedata
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +14,14 @@ from agent.config.load import first_line, login_of, read_file
 from agent.config.section import Limits, Name, Place, Section
 from agent.core.errors import ConfigError
 from agent.mqtt.connection import Endpoint, Will, tls_context
-from agent.mqtt.topic_filters import checked_filter, checked_topic, matches
+from agent.mqtt.topic_filters import (
+    checked_base,
+    checked_filter,
+    checked_topic,
+    matches,
+)
 
 LONGEST_TOPIC = 1024  # bytes of a topic for replies
-# What MQTT brokers may hang up on (MQTT 5, 1.5.4): controls, halves, no characters.
-NO_TEXT = {"Cc", "Cs", "Cn"}
 DEFAULT_PATH = Path("/etc/slm-agent/broker.toml")
 RESERVED = frozenset(
     {
@@ -58,7 +60,7 @@ class BrokerSection(Section):
 
     name: Name = Field(default_factory=host_name)
     """Must be this broker's alone. Default: the host name."""
-    topic: Annotated[str, AfterValidator(checked_topic)] = "slm/upstream"
+    topic: Annotated[str, AfterValidator(checked_base)] = "slm/upstream"
     """Cases are taken from <topic>/+."""
     group: Name = "slm-broker"
     """Brokers of one group share the cases, and each is asked only once."""
@@ -242,8 +244,6 @@ def may_reply_to(topic: str, file: BrokerFile) -> bool:
     except ValueError:
         return False
     if not topic or len(topic.encode()) > LONGEST_TOPIC or topic.startswith("$"):
-        return False
-    if any(unicodedata.category(char) in NO_TEXT for char in topic):
         return False
     ours = (f"{file.broker.topic}/+", "slm/broker/#")
     if any(matches(filter_, topic) for filter_ in ours):

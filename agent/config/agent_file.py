@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from agent.config.section import Limits, Name, Place, Section, shipped
-from agent.mqtt.topic_filters import checked_topic
+from agent.mqtt.topic_filters import checked_base, checked_string, checked_topic
 
 
 def host_name() -> str:
@@ -49,6 +49,9 @@ def _is_http_url(url: str) -> str:
     return url
 
 
+MqttString = Annotated[str, AfterValidator(checked_string)]
+
+
 class Device(Section):
     """Who this device is."""
 
@@ -65,9 +68,9 @@ class Mqtt(Section):
     """mqtt://host:port, or mqtts://host:port for TLS."""
     version: Literal[5, "5", "3.1.1"] = 5
     """5, or "3.1.1" for brokers without MQTT 5 (refusals are invisible then)."""
-    client_id: str = Field(default="", max_length=128)
+    client_id: MqttString = Field(default="", max_length=128)
     """Must be this device's alone. Default: slm-agent-<device id>."""
-    username: str = ""
+    username: MqttString = ""
     """User name; or name a file with username_file."""
     username_file: Place | None = None
     """File whose first line is the user name."""
@@ -179,9 +182,9 @@ class MqttUpstreamSection(UpstreamSection):
     """How upstream is asked."""
     url: Annotated[str, AfterValidator(_is_url_if_any)] = ""
     """Empty: the broker of [mqtt]; else mqtt(s)://host:port."""
-    topic: Annotated[str, AfterValidator(checked_topic)] = "slm/upstream"
+    topic: Annotated[str, AfterValidator(checked_base)] = "slm/upstream"
     """Cases go to <topic>/<pipeline>."""
-    username: str = ""
+    username: MqttString = ""
     """User name, where url is given."""
     password_file: Place | None = None
     """File whose first line is the password, where url is given."""
@@ -231,7 +234,7 @@ class HomeAssistant(Section):
 
     enable: bool = False
     """Whether to describe this device to Home Assistant."""
-    prefix: Annotated[str, AfterValidator(checked_topic)] = "homeassistant"
+    prefix: Annotated[str, AfterValidator(checked_base)] = "homeassistant"
     """Its discovery prefix."""
 
 

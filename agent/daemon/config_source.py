@@ -125,7 +125,7 @@ class ConfigSource:
         """Take a signed file that came by the topic; `signs`: before it."""
         if self._device is None:
             return None
-        return self._device.offer(payload, alerts=signs.alerts)
+        return self._device.offer(payload, alerts=signs.before)
 
     def judge(self, signs: HealthSignals) -> RolloutOutcome | None:
         """Say how the device does; None: there is no fleet.

@@ -256,6 +256,7 @@ class StatusPublisher:
         return HealthSignals(
             connected=self._link.connected,
             broken="a model hangs" if hangs else failed,
+            dropped=self._link.dropped,
             refused=self._rejected_topics.topics | self._link.refused,
             uncalibrated=frozenset(
                 p.name for p in pipelines if not p.bundle.calibrated

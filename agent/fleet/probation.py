@@ -14,6 +14,8 @@ from agent.protocol.messages import Topics
 from agent.telemetry.alerts import STOLEN
 
 STALLED = "input_stalled"
+DROPPED = "connection_dropped"  # no alert, but remembered among them
+DROPS = 5  # connections in a row that the broker accepted and soon ended
 # Of [upstream]: who answers, and how it is reached.
 UPSTREAM = {"transport", "url", "topic", "model", "timeout_s"}
 UPSTREAM |= {"key_file", "username", "password_file", "ca_file"}
@@ -24,17 +26,24 @@ BACKLOG = {"max_backlog", "max_backlog_bytes"}  # of [mqtt], what is not the way
 class HealthSignals:
     """What shows how a configuration does; pipelines by their names.
 
-    `broken`: what is never in order. `refused`: topics. `unread`: who could read
-    nothing of all that came.
+    `broken`: what is never in order. `dropped`: connections in a row that the broker
+    accepted and soon ended. `refused`: topics. `unread`: who could read nothing of all
+    that came.
     """
 
     connected: bool
     broken: str = ""
+    dropped: int = 0
     refused: frozenset[str] = frozenset()
     uncalibrated: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
     stalled: frozenset[str] = frozenset()
     alerts: frozenset[str] = frozenset()
+
+    @property
+    def before(self) -> frozenset[str]:
+        """What a version that comes now is not to blame for."""
+        return self.alerts | ({DROPPED} if self.dropped >= DROPS else frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,8 @@ class Probation:
         """Say what it has broken, beyond doubt; None: nothing."""
         if signs.broken:
             return signs.broken
+        if signs.dropped >= DROPS and DROPPED not in self.alerts:
+            return f"the broker ended {signs.dropped} connections in a row at once"
         topics = set(_topics(self.now)) - set(_topics(self.before))
         for topic in sorted(signs.refused & topics):
             return f"the broker refuses us the topic {topic!r}"

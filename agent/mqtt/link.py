@@ -77,11 +77,19 @@ class Link:
         self._trying_since: float | None = None
         self._in_order = False
         self._refused = ""
+        self._dropped = 0
+        self._hung_up = False  # the current connection, by us
 
     @property
     def refused(self) -> frozenset[str]:
         """The topic for which the broker let us in and not on; mostly none."""
         return frozenset({self._refused} - {""})
+
+    @property
+    def dropped(self) -> int:
+        """How many connections in a row the broker accepted and soon ended."""
+        lasts = self.connected and time.monotonic() - self._up_since >= FLAP_S
+        return 0 if lasts else self._dropped
 
     @property
     def max_packet_bytes(self) -> int:
@@ -130,6 +138,7 @@ class Link:
     def hang_up(self) -> None:
         """Drop the connection: the broker sends what we did not acknowledge again."""
         if self._connection:
+            self._hung_up = True
             self._connection.hang_up()
 
     def fetch_again(self, epoch: int) -> None:
@@ -139,7 +148,7 @@ class Link:
         """
         if self._connection and self._connection.epoch == epoch == self._epoch:
             log.warning("fetching_again")
-            self._in_order = True
+            self._in_order = self._hung_up = True
             self._connection.leave()
 
     async def close(self) -> None:
@@ -175,7 +184,10 @@ class Link:
                 attempt = stolen = 0
             flaps = flaps + 1 if lasted < FLAP_S and ended.taken_over is None else 0
             self._in_order = False
-            if ended.taken_over or (flaps and outlived):
+            taken = ended.taken_over or (flaps > 0 and outlived)
+            ours = taken or self._hung_up or lasted >= FLAP_S
+            self._dropped = 0 if ours else self._dropped + 1
+            if taken:
                 stolen += 1
                 await self._give_way(stolen)
             else:
@@ -197,6 +209,7 @@ class Link:
             self._session_since = self._epoch
         self._unheard = False
         self._connection = connection
+        self._hung_up = False
         try:
             await connection.subscribe(self._filters, self._anew)
             async with asyncio.timeout(INTRODUCTION_S):
@@ -207,12 +220,14 @@ class Link:
         except Undelivered as error:
             if isinstance(error, Refused):
                 self._refused = error.topic
+            self._dropped += connection.ended.done()
             connection.hang_up()
             raise
         except asyncio.CancelledError:
             connection.abandon("cancelled")  # nobody will read it any more
             raise
         if connection.ended.done():
+            self._dropped += 1
             raise Undelivered(connection.ended.result().why)
         self._refused = ""
         self.counters.connects += 1

@@ -1,10 +1,38 @@
-"""Topic filters (MQTT 5, 4.7): which are well made, and what falls under them."""
+"""Topics and filters (MQTT 5, 4.7): which are well made, and what falls under them.
 
+A broker may answer a topic that is not well made by closing the connection, without a
+reason code. So none is taken from a file, wherever it comes from.
+"""
+
+import re
 import zlib
 from itertools import zip_longest
 
 LONGEST_TOPIC = 65_535  # bytes (MQTT 5, 1.5.4)
+MOST_SLASHES = 200  # beyond, Mosquitto closes the connection
+LONGEST_SUFFIX = (
+    128  # characters that are added to a base, at most in MOST_ADDED levels
+)
+MOST_ADDED = 4
 IDENTIFIERS = 268_435_455  # the largest subscription identifier (MQTT 5, 3.8.2.1.2)
+# What MQTT 5 lets a broker reject: control characters, non-characters, surrogates.
+NO_TEXT = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(
+        chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17)
+    )
+    + "]"
+)
+
+
+def checked_string(text: str) -> str:
+    """Return a string that every broker takes (MQTT 5, 1.5.4); raises ValueError."""
+    wrong = NO_TEXT.search(text)
+    if wrong:
+        raise ValueError(f"has the character U+{ord(wrong[0]):04X}, which MQTT forbids")
+    if len(text.encode()) > LONGEST_TOPIC:
+        raise ValueError(f"is longer than {LONGEST_TOPIC} bytes")
+    return text
 
 
 def split_share(topic: str) -> tuple[str | None, str]:
@@ -18,12 +46,15 @@ def split_share(topic: str) -> tuple[str | None, str]:
 
 def checked_filter(topic: str) -> str:
     """Return a well made filter, `$share/<group>/` allowed; raises ValueError."""
-    _, plain = split_share(topic)
+    if not topic:
+        raise ValueError("a topic filter is not empty")
+    _check_levels(topic)
+    group, plain = split_share(topic)
     levels = plain.split("/")
-    if not plain or "\0" in plain or len(plain.encode()) > LONGEST_TOPIC:
-        raise ValueError("a topic filter has 1 to 65535 bytes and no NUL")
-    if topic.startswith("$share/") and plain == topic:
+    if group is None and f"{topic}/".startswith("$share/"):
         raise ValueError("a shared subscription reads $share/<group>/<filter>")
+    if group and set("+#") & set(group):
+        raise ValueError("the group of a shared subscription has no '+' and no '#'")
     if any("+" in level and level != "+" for level in levels):
         raise ValueError("'+' must stand alone between two '/'")
     if any("#" in level and level != "#" for level in levels) or "#" in levels[:-1]:
@@ -32,10 +63,29 @@ def checked_filter(topic: str) -> str:
 
 
 def checked_topic(topic: str) -> str:
-    """Return a topic that can be published to; raises ValueError."""
-    if set("+#\0") & set(topic):
-        raise ValueError("a topic to publish to has no '+', '#' or NUL")
+    """Return a topic that can be published to, or an empty one; raises ValueError."""
+    _check_levels(topic)
+    if set("+#") & set(topic):
+        raise ValueError("a topic to publish to has no '+' and no '#'")
+    if f"{topic}/".startswith(("$SYS/", "$share/")):
+        raise ValueError("nobody may publish below $SYS or $share")
     return topic
+
+
+def checked_base(topic: str) -> str:
+    """Return a topic that leaves room for the levels that we add; raises ValueError."""
+    checked_topic(topic)
+    if len(topic.encode()) > LONGEST_TOPIC - LONGEST_SUFFIX:
+        raise ValueError(f"is longer than {LONGEST_TOPIC - LONGEST_SUFFIX} bytes")
+    if topic.count("/") > MOST_SLASHES - MOST_ADDED:
+        raise ValueError(f"has more than {MOST_SLASHES - MOST_ADDED} '/'")
+    return topic
+
+
+def _check_levels(topic: str) -> None:
+    checked_string(topic)
+    if topic.count("/") > MOST_SLASHES:
+        raise ValueError(f"has more than {MOST_SLASHES} '/'")
 
 
 def overlap(one: str, other: str) -> bool:

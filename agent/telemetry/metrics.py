@@ -229,7 +229,7 @@ def served(
     registry.register(collector(_in_loop(health)))
     try:
         server = _server(address, port, registry)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: an address that is none
         log.warning("no_metrics", address=address, port=port, why=str(error))
         yield
         return

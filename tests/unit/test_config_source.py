@@ -12,7 +12,7 @@ from agent.core.clock import Clock
 from agent.core.errors import ConfigError
 from agent.daemon.assembly import Opened, endpoint
 from agent.daemon.config_source import ConfigSource
-from agent.fleet.probation import HealthSignals
+from agent.fleet.probation import DROPS, HealthSignals
 from harness.fleets import Keys
 
 PROBATION_S = 300.0
@@ -224,6 +224,36 @@ def test_a_version_is_compared_with_the_last_good_one(bench: Bench) -> None:
     bench.offer(steering, 2, f"{ELSEWHERE}[agent.engine]\nmax_batch = 2")
     steering.judge(REFUSED)
     assert state(steering) == (2, "probation", True)
+
+
+@pytest.mark.parametrize("before", [0, DROPS])
+def test_connections_that_ended_before_a_version_came(
+    bench: Bench, before: int
+) -> None:
+    """A version is not to blame for a broker that ended them before it came."""
+    steering = bench.start()
+    toml = 'version = 1\nunlisted = "accept"\nagent.engine.max_batch = 2\n'
+    signs = HealthSignals(connected=True, dropped=before)
+    outcome = steering.offer(bench.keys.signed(toml), signs)
+    assert outcome
+    parts = steering.parts(outcome.effective)
+    steering.leaves()
+    steering.runs(parts)
+    steering.judge(HealthSignals(connected=False, dropped=DROPS))
+    assert state(steering)[1] == ("probation" if before else "rolled_back")
+
+
+def test_a_limit_that_keeps_the_next_version_away(bench: Bench) -> None:
+    """A version whose packet limit has no room for a file like itself is refused."""
+    steering = bench.start()
+    toml = (
+        'version = 1\nunlisted = "accept"\nagent.mqtt.max_packet_bytes = 1024\n'
+        f"# {'x' * 100}\n"
+    )
+    outcome = steering.offer(bench.keys.signed(toml), WELL)
+    assert outcome
+    assert outcome.status == "refused"
+    assert "max_packet_bytes" in str(outcome.reason)
 
 
 GONE = frozenset({"upstream_gone"})

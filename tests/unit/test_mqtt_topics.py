@@ -1,11 +1,22 @@
 """Filters, shares and patience: the pure parts of the MQTT modules."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.mqtt.link import backoff
-from agent.mqtt.topic_filters import matches, number_of, overlap, split_share
+from agent.mqtt.topic_filters import (
+    checked_base,
+    checked_filter,
+    checked_topic,
+    matches,
+    number_of,
+    overlap,
+    split_share,
+)
+from agent.protocol.homeassistant import discovery_topic
 
 LEVEL = st.sampled_from(["", "a", "b", "$x"])
 
@@ -107,3 +118,73 @@ def test_subscription_identifiers() -> None:
     assert len(numbers) > 9_990
     assert min(numbers) >= 1
     assert max(numbers) <= 268_435_455
+
+
+GOOD_TOPICS = [
+    "a",
+    "/",
+    "//",
+    "a b",
+    "a/\ufeff/b",
+    "\u2028",
+    "$x/y",
+    "$sharex",
+    "é/漢/😀",
+]
+GOOD_TOPICS += ["a" * 65_535, "/".join("a" * 201), "\U0001fffd", "\ufdcf", "\ufdf0"]
+FORBIDDEN = [
+    *(chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))),
+    *(chr(code) for code in (0xD800, 0xDFFF, 0xFDD0, 0xFDEF, 0xFFFE, 0xFFFF)),
+    *(chr(code) for code in (0x1FFFE, 0x1FFFF, 0x10FFFE, 0x10FFFF)),
+]
+TOO_MUCH = ["a" * 65_536, "é" * 32_768, "/".join("a" * 202)]
+
+
+@pytest.mark.parametrize("topic", GOOD_TOPICS)
+def test_good_topics(topic: str) -> None:
+    """What MQTT allows may be published to and subscribed to, U+FEFF included."""
+    assert checked_topic(topic) == topic
+    assert checked_filter(topic) == topic
+
+
+@pytest.mark.parametrize("check", [checked_topic, checked_filter, checked_base])
+@pytest.mark.parametrize("topic", [*(f"a{c}b" for c in FORBIDDEN), *TOO_MUCH])
+def test_bad_topics(check: Callable[[str], str], topic: str) -> None:
+    """What brokers hang up on is refused: characters, levels, length."""
+    with pytest.raises(ValueError, match=r"U\+|longer|more than"):
+        check(topic)
+
+
+@pytest.mark.parametrize(
+    "topic", ["a+", "a/#", "$SYS", "$SYS/x", "$share/g/x", "$share"]
+)
+def test_not_to_publish_to(topic: str) -> None:
+    """Wildcards, and what belongs to the broker, are no topics to publish to."""
+    with pytest.raises(ValueError, match="publish"):
+        checked_topic(topic)
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        *("$share", "$share/", "$share/g", "$share/g/", "$share//a", "$share/a+b/c"),
+        *("$share/#/c", "$share/+/c", "$share/g\x01/c", "", "a+", "a#", "#/a", "a/+b"),
+        *("$share/g/a+", "$share/g/#/a"),
+    ],
+)
+def test_bad_filters(topic: str) -> None:
+    """Wildcards stand alone, a share has a name without any, and a filter."""
+    with pytest.raises(ValueError, match=r"filter|alone|group|U\+"):
+        checked_filter(topic)
+
+
+@pytest.mark.parametrize("base", ["a" * (65_535 - 127), "/".join("a" * 198)])
+def test_a_base_leaves_room(base: str) -> None:
+    """What we add to a base makes a topic that is still well made."""
+    checked_topic(base)
+    with pytest.raises(ValueError, match="than"):
+        checked_base(base)
+    shorter = base.removesuffix("a").removesuffix("/")
+    assert checked_base(shorter) == shorter
+    checked_topic(discovery_topic(shorter, "x" * 64))
+    checked_topic(f"{shorter}/{'x' * 64}")

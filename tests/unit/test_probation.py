@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from agent.config.load import Config
-from agent.fleet.probation import HealthSignals, Probation
+from agent.fleet.probation import DROPPED, DROPS, HealthSignals, Probation
 from harness.fleets import resolve
 
 WELL = HealthSignals(connected=True)
@@ -115,3 +115,16 @@ def test_the_way_to_the_broker() -> None:
     assert probation('agent.mqtt.url = "mqtt://b"', "").moved
     assert probation('agent.mqtt.client_id = "b"', "").moved
     assert not probation("agent.mqtt.max_backlog = 9", "").moved
+
+
+def test_connections_that_the_broker_ends() -> None:
+    """So many in a row count whatever was changed, unless it was so before."""
+    some = HealthSignals(connected=False, dropped=DROPS - 1)
+    many = HealthSignals(connected=False, dropped=DROPS)
+    why = probation("", "").broke(many)
+    assert why
+    assert f"ended {DROPS} connections" in why
+    assert probation("", "").broke(some) is None
+    assert DROPPED in many.before
+    assert DROPPED not in some.before
+    assert probation("", "", *many.before).broke(many) is None
