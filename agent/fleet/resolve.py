@@ -40,6 +40,7 @@ SHIPPED = "shipped"  # the pipelines of this version of the software
 AGENT, PIPELINES, BUNDLES, ENABLE = "agent", "pipelines", "bundles", ("enable",)
 # Tables that only the device knows; they are not reported as drift.
 BOOTSTRAP = {"device", "mqtt", "state", "fleet"}
+HEADER = 1024  # bytes of a packet around a fleet file, but for a very long topic
 PLACES = {("pipelines", "dir"), ("models", "dir")}
 
 File = TypeVar("File", bound=BaseModel)
@@ -290,6 +291,16 @@ def check_pins(effective: Effective) -> None:
     ]
     if wrong:
         raise ConfigError("\n".join(wrong))
+
+
+def check_room(effective: Effective, size: int) -> None:
+    """Refuse a packet limit that leaves no room for such a file; raises ConfigError."""
+    limit, needed = effective.config.agent.mqtt.max_packet_bytes, size + HEADER
+    if limit < needed:
+        raise ConfigError(
+            f"agent.mqtt.max_packet_bytes: {limit} is less than this file needs "
+            f"({needed}), so the next one would not arrive"
+        )
 
 
 def compared(effective: Effective, folder: Path) -> list[str]:

@@ -29,7 +29,7 @@ from agent.core.clock import Clock
 from agent.core.errors import ConfigError
 from agent.fleet.memory import FleetMemory
 from agent.fleet.parse import Fleet, read
-from agent.fleet.resolve import Effective, Local, Resolver, check_pins
+from agent.fleet.resolve import Effective, Local, Resolver, check_pins, check_room
 from agent.fleet.signing import Untrusted, verified
 from agent.fleet.state import Event, ProbationRecord, Ref, Status
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 NAME = "fleet.toml"  # what errors call a file that came by a topic
-HEADER = 1024  # bytes of a packet around a fleet file, but for a very long topic
 REBOOTS = 2  # of the machine within a probation; power fails, but not for ever
 
 
@@ -238,7 +237,7 @@ class FleetDevice:
             if self._is_the_same(effective):
                 return self._renamed(ref, effective, data)
             check_pins(effective)
-            _check_room(effective, data)
+            check_room(effective, len(data))
             self._self_check(effective)
         except ConfigError as error:
             return self._put_off(Event.REFUSED, str(error), ref)
@@ -362,16 +361,6 @@ class FleetDevice:
     def _outcome(self, *, switch: bool = False) -> RolloutOutcome:
         status, reason, _ = self._memory.said
         return RolloutOutcome(status, reason, switch, self._next or self._running)
-
-
-def _check_room(effective: Effective, data: bytes) -> None:
-    """Refuse a limit that would keep the next version away; raises ConfigError."""
-    limit, needed = effective.config.agent.mqtt.max_packet_bytes, len(data) + HEADER
-    if limit < needed:
-        raise ConfigError(
-            f"agent.mqtt.max_packet_bytes: {limit} is less than this file needs "
-            f"({needed}), so the next one would not arrive"
-        )
 
 
 def _same(one: Effective | None, other: Effective | None) -> bool:
