@@ -99,7 +99,6 @@ LONG_MODULES = {
     "daemon.app": 420,
     "workshop.data.personal": 440,
     "workshop.data.personal_values": 920,  # lists of made-up values
-    "workshop.own": 490,
 }
 
 

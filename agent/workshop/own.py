@@ -5,12 +5,11 @@ and all that a device needs is written beside the bundle. Split and recipe stay 
 too: with them the bundle can be built again, and otherwise.
 """
 
-import hashlib
 import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -19,30 +18,32 @@ from typing import Any
 
 from agent.config.load import load
 from agent.config.pipeline_file import PipelineFile
-from agent.core.errors import ConfigError, Unreadable
+from agent.core.errors import ConfigError
 from agent.core.types import Decision, Guarantee, Resolved
 from agent.evaluation.evaluate import evaluate
-from agent.evaluation.examples import Example, read_examples
-from agent.evaluation.fitting import LEAST, CalibrationSample, parted, places
+from agent.evaluation.examples import Example
+from agent.evaluation.fitting import places
 from agent.inference.bundle import CALIBRATION, read_calibration
 from agent.inference.decide import confidence
 from agent.inference.pipeline import open_pipelines
-from agent.protocol.payload import checked
 from agent.workshop.bundle.building import train_bundle
 from agent.workshop.bundle.finishing import Report
 from agent.workshop.data.features import nested
 from agent.workshop.data.recipe import Outside, Training, read_recipe
+from agent.workshop.own_lines import (
+    OUT_OF_SCOPE,
+    Warn,
+    entity_counts,
+    label_counts,
+    once,
+    read_lines,
+    split,
+    survey,
+    text_key,
+    warn_of_repeats,
+)
 from agent.workshop.training.scoring import certifiable
 
-Warn = Callable[[str], None]
-
-OUT_OF_SCOPE = "oos"  # the label of lines that are none of the pipeline's business
-LEAST_LINES = 200
-THIN = 10  # examples; a label or an entity with fewer is learnt badly
-# Validation takes so many of the lines, but more where they are few: certificates need
-# numbers (docs/own-models.md), and a share between these.
-VALID_LINES = 200
-SHARES = (0.3, 0.45)
 STEPS = 1350  # of the optimiser; fewer learn too little, more are only slower
 LEAST_EPOCHS = 8
 LAYERS = 3
@@ -199,11 +200,11 @@ def own_pipeline(
     for made in (out / "agent.toml", out / "pipelines" / f"{name}.toml"):
         if made.exists():
             raise ConfigError(f"{made}: is there already; name another folder")
-    examples = _read(lines)
-    _tell_repeats(examples, lines, warn)
+    examples = read_lines(lines)
+    warn_of_repeats(examples, lines, warn)
     taught, held = split(examples)
     taught = once(taught)  # the others stay as frequent as on a device
-    _survey(lines, once(examples), taught, held, warn)
+    survey(lines, once(examples), taught, held, warn)
     source = lines.name if lines.name.isprintable() else "lines.jsonl"
     try:
         _write(out / "recipe.toml", recipe_for(name, source, taught, held))
@@ -217,130 +218,11 @@ def own_pipeline(
         raise ConfigError(f"{error.filename or out}: {error.strerror}") from error
 
 
-def _read(lines: Path) -> list[Example]:
-    examples = read_examples(lines)
-    for number, example in enumerate(examples, start=1):
-        try:
-            checked(example.text, 10_000)
-        except Unreadable as why:
-            raise ConfigError(f"{lines}: example {number}: {why}") from why
-    return examples
-
-
-def _key(text: str) -> str:
-    """Return what makes two texts the same; they must not part."""
-    return " ".join(text.casefold().split())
-
-
-def once(examples: Sequence[Example]) -> list[Example]:
-    """Return the first example of each text."""
-    found: dict[str, Example] = {}
-    for example in examples:
-        found.setdefault(_key(example.text), example)
-    return list(found.values())
-
-
-def _tell_repeats(examples: Sequence[Example], lines: Path, warn: Warn) -> None:
-    labels = {_key(example.text): example.label for example in once(examples)}
-    differing = [
-        example.text
-        for example in examples
-        if labels[_key(example.text)] != example.label
-    ]
-    if differing:
-        warn(
-            f"{lines}: {len(differing)} repeated texts have another label than the "
-            f"first time, such as {differing[0]!r}; the first is taught"
-        )
-
-
-def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Return examples to train and to validate with: by their texts, in their order.
-
-    A label of which all texts would validate is taught by the last of them.
-    """
-    few, many = SHARES
-    share = min(many, max(few, VALID_LINES / max(1, len(examples))))
-    latest: dict[str | None, float] = {}
-    for example in once(examples):
-        place = _place(example.text)
-        latest[example.label] = max(place, latest.get(example.label, 0.0))
-    taught = {
-        _key(example.text)
-        for example in once(examples)
-        if _place(example.text) >= min(share, latest[example.label])
-    }
-    parts: tuple[list[Example], list[Example]] = ([], [])
-    for example in examples:
-        parts[_key(example.text) not in taught].append(example)
-    return parts
-
-
-def _place(text: str) -> float:
-    """Return a number from 0 to 1 that is the text's own.
-
-    Not that by which `agent.fitting.parted` parts the validation texts again.
-    """
-    digest = hashlib.sha256(f"split\0{_key(text)}".encode()).digest()
-    return float(int.from_bytes(digest[:6]) / 2**48)
-
-
-def _labels(examples: Sequence[Example]) -> Counter[str]:
-    said = (example.label for example in examples if example.label is not None)
-    return Counter(label for label in said if label != OUT_OF_SCOPE)
-
-
-def _entities(examples: Sequence[Example]) -> Counter[str]:
-    return Counter(span.label for example in examples for span in example.marked)
-
-
-def _survey(
-    lines: Path,
-    examples: Sequence[Example],
-    taught: Sequence[Example],
-    held: Sequence[Example],
-    warn: Warn,
-) -> None:
-    """Refuse lines of which nothing can come; warn of what will not be good."""
-    labels, entities = _labels(examples), _entities(examples)
-    if not labels and not entities:
-        raise ConfigError(f"{lines}: the lines have neither labels nor spans")
-    if len(examples) < LEAST_LINES:
-        raise ConfigError(
-            f"{lines}: {len(examples)} different texts are too few; give at least "
-            f"{LEAST_LINES}, better 500"
-        )
-    once = sorted(label for label, count in labels.items() if count == 1)
-    if once:
-        raise ConfigError(
-            f"{lines}: labels with one example: {', '.join(once)}; give each at least "
-            f"2, better {THIN} and more (out of scope is {OUT_OF_SCOPE!r})"
-        )
-    least = min(
-        len(part) for part in parted([CalibrationSample(one, ()) for one in held])
-    )
-    if least < LEAST // 2:
-        raise ConfigError(
-            f"{lines}: {len(held)} of {len(examples)} lines validate, and {least} of "
-            f"these fit the scores; {LEAST // 2} are needed: give some more"
-        )
-    for what, counts in (("label", labels), ("entity", entities)):
-        thin = [f"{name} {count}" for name, count in counts.items() if count < THIN]
-        if thin:
-            warn(f"{lines}: a few examples only of {what} {', '.join(sorted(thin))}")
-    unproved = sorted(labels.keys() - _labels(held).keys())
-    if unproved:
-        warn(f"{lines}: no line validates label {', '.join(unproved)}")
-    untaught = sorted(entities.keys() - _entities(taught).keys())
-    if untaught:
-        warn(f"{lines}: no line teaches entity {', '.join(untaught)}")
-
-
 def recipe_for(
     name: str, source: str, taught: Sequence[Example], held: Sequence[Example]
 ) -> str:
     """Return the recipe, as TOML, that suits a few hundred or thousand lines."""
-    labels, entities = _labels(taught), _entities(taught)
+    labels, entities = label_counts(taught), entity_counts(taught)
     plan = Training()
     scoped = [one for one in taught if one.label != OUT_OF_SCOPE or not labels]
     rows = len(scoped) * (1 + (Outside().share if labels else 0.0))
@@ -389,7 +271,7 @@ def _finished(
     report: Report,
 ) -> Own:
     """Write what makes a pipeline of the bundle, and ask it everything once."""
-    labels, entities = _labels(taught), _entities(taught)
+    labels, entities = label_counts(taught), entity_counts(taught)
     guarantee = Guarantee.LABEL if labels else Guarantee.ENTITIES
     made = read_calibration(out / "models" / name / CALIBRATION)
     kept = certifiable(made, guarantee, MAX_ERROR)
@@ -464,9 +346,9 @@ def _cases(
     ]
     shown: set[str] = set()
     for sure, example, said in sorted(answered, key=lambda one: -one[0]):
-        if _key(example.text) in shown:
+        if text_key(example.text) in shown:
             continue
-        shown.add(_key(example.text))
+        shown.add(text_key(example.text))
         case: dict[str, Any] = {"text": example.text, "status": "resolved"}
         right = True
         if kind != "extract":

@@ -24,7 +24,8 @@ from agent.evaluation.examples import Example, Span, read_examples
 from agent.inference.pipeline import open_pipelines
 from agent.workshop import own
 from agent.workshop.data.recipe import Recipe
-from agent.workshop.own import Own, own_pipeline, recipe_for, split
+from agent.workshop.own import Own, own_pipeline, recipe_for
+from agent.workshop.own_lines import split
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the exporters
 
