@@ -22,6 +22,10 @@ class Peer:
 
     async def receive(self, kind: int) -> bytes:
         """Return the body of the next packet of a type; others are read over."""
+        return (await self.packet(kind))[1]
+
+    async def packet(self, kind: int) -> tuple[int, bytes]:
+        """Return the bytes of the next packet of a type, all of them, and its body."""
         while True:
             head = (await self._reader.readexactly(1))[0]
             size = shift = 0
@@ -33,7 +37,7 @@ class Peer:
                     break
             body = await self._reader.readexactly(size)
             if head >> 4 == kind:
-                return body
+                return 1 + shift // 7 + size, body
 
     def send(self, packet: bytes) -> None:
         """Send bytes as they are."""

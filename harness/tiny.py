@@ -9,9 +9,11 @@ shouts a wrong label, and a word's second sub-token shouts a wrong tag.
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -22,7 +24,17 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from agent.core.types import Guarantee, Message
+from agent.core.types import (
+    DeadLetter,
+    Guarantee,
+    Message,
+    Prediction,
+    Reason,
+    Resolved,
+    Result,
+    Tier,
+    Timing,
+)
 from agent.inference.manifest import read_manifest
 
 Table = NDArray[np.float32]
@@ -99,6 +111,27 @@ def arrived(
         ack=partial((acked if acked is not None else []).append, number),
         content_type=content_type,
     )
+
+
+def answered(name: str = "m", pipeline: str = "home", **more: Any) -> Result:
+    """Return a result of the message that `arrived` makes."""
+    guess = Prediction(Tier.ENCODER, "lamp_on", 0.9)
+    message = arrived()
+    result = Result(
+        *(name, "pi", pipeline, message.topic, Resolved(guess, 0.05), "tiny@1.0.0"),
+        *(message.received_at, Timing(0.1, 1.9, 2.4)),
+    )
+    return replace(result, **more)
+
+
+def unread(payload: bytes = b"\xff", name: str = "m", **more: Any) -> DeadLetter:
+    """Return the dead letter of a message that `arrived`."""
+    message = arrived(payload)
+    letter = DeadLetter(
+        *(name, "pi", "home", message.topic, Reason.NOT_UTF8, "not valid utf-8"),
+        *(payload, len(payload), message.received_at),
+    )
+    return replace(letter, **more)
 
 
 def write_bundle(

@@ -31,6 +31,7 @@ VOCABULARY = ("core.types", "core.errors")
 PURE = (
     *VOCABULARY,
     *("core.jsonl", "core.circuit", "mqtt.backlog", "mqtt.topic_filters"),
+    *("mqtt.packets", "protocol.shortening"),
     *("protocol.payload", "protocol.messages", "protocol.cases", "protocol.prompt"),
     *("protocol.homeassistant", "telemetry.counters"),
     *("inference.calibration", "inference.decide", "escalation.occurrences"),
@@ -42,7 +43,7 @@ PURE = (
 # The workshop is a home of its own: it may use what it likes.
 HOMES = {
     "prometheus_client": {"telemetry.metrics", "broker.metrics"},
-    "paho": {"mqtt.connection"},
+    "paho": {"mqtt.connection", "mqtt.properties"},
     "onnxruntime": {"inference"},
     "tokenizers": {"inference"},
     "numpy": {"inference", "evaluation.fitting"},
@@ -94,7 +95,7 @@ MEDIAN_FUNCTION = 8
 LONGEST_CHAIN = 11
 # One subject each: splitting them would only satisfy the number.
 LONG_MODULES = {
-    "mqtt.connection": 590,
+    "mqtt.connection": 600,
     "escalation.cases": 410,
     "daemon.app": 420,
     "workshop.data.personal": 440,

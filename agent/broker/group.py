@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TypeVar
@@ -28,7 +29,7 @@ from agent.broker.claims import (
 )
 from agent.broker.config import BrokerTopics
 from agent.broker.membership import Membership
-from agent.core.errors import Refused, Undelivered
+from agent.core.errors import Refused, TooLarge, Undelivered
 from agent.core.types import Message
 from agent.mqtt.connection import MQTT5, Connection, Endpoint
 from agent.mqtt.link import Link
@@ -36,7 +37,6 @@ from agent.mqtt.message_ids import new_ulid, ulid_text
 
 WELCOME_S = 10.0  # how long a newcomer waits for those who seem to be there
 LEAST_S = 1e-6  # of a claim that has ended
-AROUND_BYTES = 1024  # what may stand around an answer in its packet
 
 Value = TypeVar("Value")
 log = structlog.get_logger()
@@ -255,9 +255,10 @@ class BrokerGroup:
             raise Undelivered("the group is out of reach")
         if hello.to is None:
             await self._say_claims()
-        found = await self._retold(hello.since)
-        bodies = [body for body in found if _fits(body, connection)]
-        said = [await connection.publish(self._topics.answers, b) for b in bodies]
+        said = []
+        for body in await self._retold(hello.since):
+            with suppress(TooLarge):
+                said.append(await connection.publish(self._topics.answers, body))
         await asyncio.gather(*said)
         await self._say(Welcome(id=hello.id, by=self._topics.name))
 
@@ -350,12 +351,12 @@ class BrokerGroup:
         await (await self._connection.publish(self._topics.claims, encode(word)))
 
     async def _publish_told(self, connection: Connection, told: SharedAnswer) -> None:
-        body = encode(told)
-        if not _fits(body, connection):  # MQTT would hang up, and again each time
-            log.warning("answer_not_told", key=told.key, why="too large for MQTT")
+        try:
+            said = await connection.publish(self._topics.answers, encode(told))
+        except TooLarge as why:
+            log.warning("answer_not_told", key=told.key, why=str(why))
             self._untold.pop(told.key, None)
             return
-        said = await connection.publish(self._topics.answers, body)
         said.add_done_callback(partial(self._was_told, told.key))
 
     def _was_told(self, key: str, said: "asyncio.Future[None]") -> None:
@@ -366,10 +367,6 @@ class BrokerGroup:
             log.warning("answer_not_told", key=key, why=str(error))
         if error is None or isinstance(error, Refused):
             self._untold.pop(key, None)
-
-
-def _fits(body: bytes, connection: Connection) -> bool:
-    return len(body) + AROUND_BYTES <= connection.max_packet_bytes
 
 
 def _settle(future: "asyncio.Future[Value]", value: Value) -> None:

@@ -10,15 +10,16 @@ from agent.broker.config import cases_filter, may_reply_to
 from agent.broker.coordinator import Coordinator, Resting
 from agent.broker.counters import BrokerCounters
 from agent.broker.plan import BrokerSetup
-from agent.core.errors import Refused, Undelivered
+from agent.core.errors import Refused, TooLarge, Undelivered
 from agent.core.types import Message
 from agent.mqtt.backlog import Admission, Backlog
-from agent.mqtt.connection import Connection, Envelope
+from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
+from agent.mqtt.properties import Envelope
 from agent.protocol.cases import BadRequest, Reply, Request, decode_request, field_of
 
 LARGEST_CASE = 1_000_000  # bytes of a request; more is nobody's question
-AROUND_BYTES = 4096  # what may stand around the payload of a reply
+UNSENDABLE = "reply too large"
 
 log = structlog.get_logger()
 
@@ -131,25 +132,31 @@ class Intake:
             return True
         while True:
             connection = await self.link.connection()
-            body = reply.model_dump_json(exclude_none=True).encode()
-            if len(body) + AROUND_BYTES > connection.max_packet_bytes:
-                small = Reply(id=reply.id, status="error", error="reply too large")
-                body = small.model_dump_json(exclude_none=True).encode()
             if self.link.comes_again(message):
                 return False  # and gets the stored answer
             envelope = Envelope(
                 correlation=message.correlation, content_type="application/json"
             )
+            body = reply.model_dump_json(exclude_none=True).encode()
             try:
                 await (await connection.publish(address, body, envelope=envelope))
+            except TooLarge as why:
+                if reply.error == UNSENDABLE:
+                    self._undeliverable(address, why)
+                    return True
+                reply = Reply(id=reply.id, status="error", error=UNSENDABLE)
+                continue
             except Refused as why:
                 # Not ours to mend; whoever asks again gets the stored answer.
-                self._counters.undeliverable += 1
-                log.warning("reply_refused", topic=address, why=str(why))
+                self._undeliverable(address, why)
             except Undelivered:
                 await asyncio.sleep(0)  # nobody but the loop tells the link
                 continue
             return True
+
+    def _undeliverable(self, address: str, why: Exception) -> None:
+        self._counters.undeliverable += 1
+        log.warning("reply_refused", topic=address, why=str(why))
 
     def _note(
         self, outcome: str, reply: Reply | None, request: Request | None, ms: float

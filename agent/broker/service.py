@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-from pydantic_core import to_json
 
 from agent import __version__
 from agent.broker.claims import SharedAnswer
@@ -30,6 +29,7 @@ from agent.mqtt.link import Link
 from agent.mqtt.subscriptions import obsolete, write_down
 from agent.outbox import spending
 from agent.outbox.store import Full, Store
+from agent.protocol.publishing import publish_object
 from agent.telemetry.metrics import served
 
 HEALTH_S = 30.0
@@ -187,12 +187,8 @@ class Service:
         except OSError as error:
             log.warning("subscriptions_not_written_down", why=str(error))
         await self._group.link.connection()
-        health = to_json(await self._health())
-        for topic, payload in (
-            (self._topics.status, b"online"),
-            (self._topics.health, health),
-        ):
-            await (await connection.publish(topic, payload, retain=True))
+        await (await connection.publish(self._topics.status, b"online", retain=True))
+        await publish_object(connection, self._topics.health, await self._health())
         notify(f"READY=1\nSTATUS=connected to {self._plan.cases.url}")
 
     async def _health(self) -> dict[str, Any]:
@@ -231,9 +227,9 @@ class Service:
 
     async def _say_health(self) -> None:
         connection = await self._intake.link.connection()
-        health = to_json(await self._health())
+        health = await self._health()
         try:
-            await (await connection.publish(self._topics.health, health, retain=True))
+            await publish_object(connection, self._topics.health, health)
         except Undelivered as error:
             log.warning("health_not_published", why=str(error))
 

@@ -44,5 +44,20 @@ class Refused(Undelivered):
         self.topic = topic
 
 
+class TooLarge(Exception):
+    """Ours: a publish is larger than the packets that the broker takes."""
+
+    def __init__(self, topic: str, size: int, limit: int, room: int) -> None:
+        """`size` and `limit` are bytes of packets.
+
+        `room`: the most bytes of payload that fit on this topic; below 0: not even an
+        empty one does.
+        """
+        super().__init__(f"{size} bytes on {topic[:80]}, at most {limit} are taken")
+        self.size = size
+        self.limit = limit
+        self.room = room
+
+
 class NobodyListens(Undelivered):
     """The broker took a publish that needs a subscriber, and there is none."""

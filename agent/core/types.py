@@ -46,6 +46,7 @@ class Reason(StrEnum):
     TOO_LONG = "too_long"
     CONTROL_CHARACTERS = "control_characters"
     UNREADABLE_CASE = "unreadable_case"  # in the outbox, by another version
+    POISON = "poison"  # it ended the process three times, or its packet is broken
 
 
 class Outcome(StrEnum):
@@ -235,3 +236,22 @@ class Result:
     rev: int = 0
     final: bool = True
     upstream: Outcome | None = None  # None: it was no case
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What a consumer gets of a message that has no result: the original, and why.
+
+    `payload` is what there is of the original, `size` how many bytes that had: a packet
+    beyond our limit is cut while it is read.
+    """
+
+    id: str
+    device: str
+    pipeline: str
+    topic: str
+    reason: Reason
+    detail: str  # for people; never the text itself
+    payload: bytes
+    size: int
+    received_at: datetime

@@ -115,7 +115,6 @@ class Daemon:
         self._recent.govern(decision_terms(self._pipelines, parts.values))
         self._engine = Engine(
             *(config.agent.device.id, config.agent.engine.max_batch, self._counters),
-            lambda: self._link.max_packet_bytes,
             self._deliver,
         )
         watched = self._engine, self._link, self._backlog, self._escalation

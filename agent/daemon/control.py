@@ -15,11 +15,11 @@ import structlog
 from pydantic_core import from_json, to_json
 
 from agent import __version__
-from agent.core.errors import ConfigError, Undelivered, Unreadable
+from agent.core.errors import ConfigError, TooLarge, Undelivered, Unreadable
 from agent.core.log import LEVELS, set_level
 from agent.core.types import Message
 from agent.daemon.history import RECENT, History
-from agent.inference.engine import ENVELOPE, Engine
+from agent.inference.engine import Engine
 from agent.inference.pipeline import Pipeline
 from agent.mqtt.link import Link
 from agent.protocol.messages import Topics, decision_object, iso
@@ -99,10 +99,13 @@ class Control:
             name = message.topic.removeprefix(self._prefix)
             response = await self.answer(name, message.payload)
             connection = await self._link.connection()
-            if len(response) + ENVELOPE > connection.max_packet_bytes:
-                response = _refusal("the response is too long for the broker")
+            topic = self._topics.response(name)
             try:
-                await (await connection.publish(self._topics.response(name), response))
+                try:
+                    puback = await connection.publish(topic, response)
+                except TooLarge:
+                    puback = await connection.publish(topic, TOO_LONG)
+                await puback
             except Undelivered as error:
                 log.warning("response_not_published", request=name, why=str(error))
 
@@ -170,6 +173,9 @@ def _refusal(why: str, transaction: Any = None) -> bytes:
 
 def _echoed(transaction: Any) -> dict[str, Any]:
     return {} if transaction is None else {"transaction": transaction}
+
+
+TOO_LONG = _refusal("the response is too long for the broker")
 
 
 def _object(payload: bytes) -> dict[str, Any]:

@@ -1,26 +1,31 @@
-"""Delivery: publish in order of arrival, acknowledge last, survive reconnects.
+"""Delivery: publish in order of arrival, commit cases, acknowledge last.
 
-Cases are committed to the outbox first, all that wait in one commit; what is said while
-they wait goes out afterwards, but before their final results.
+What is provisional is published before its case is committed, so no final result can
+come before it; a message whose case is known already says nothing more. All cases that
+wait are committed together.
 
-A parcel whose connection ended waits for the next one. Then the broker says whether it
-kept our session. If so, it sends the message again, and we forget this parcel; if not,
-the message exists only here, and the parcel is published now.
+What waits when its connection ends waits for the next one. Then the broker says whether
+it kept our session. If so, it sends the message again, and we forget it; if not, the
+message exists only here, and what came of it is published now.
 """
 
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
+from pydantic_core import to_json
 
 from agent.core.errors import Refused, Undelivered
-from agent.core.types import Message
+from agent.core.types import Message, Reason, Result
 from agent.escalation.cases import Escalation
-from agent.inference.engine import Outgoing
+from agent.inference.engine import Outgoing, Send
+from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
+from agent.protocol.messages import ending_object
+from agent.protocol.publishing import Published, publish_ending
 from agent.telemetry.counters import Counters
 from agent.telemetry.rejected_topics import RejectedTopics
 
@@ -28,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Delivery:
-    """Owns the parcels that are not yet on their way."""
+    """Owns what came of messages and is not yet on its way."""
 
     def __init__(
         self,
@@ -38,7 +43,7 @@ class Delivery:
         done: Callable[[Message], None],
         escalation: Escalation | None = None,
     ) -> None:
-        """`done` is called once for each parcel, whatever became of it.
+        """`done` is called once for each message, whatever became of it.
 
         `escalation` takes the cases; None: there are none.
         """
@@ -53,10 +58,9 @@ class Delivery:
         self._owing = asyncio.Event()
 
     def put(self, outgoing: Outgoing) -> None:
-        """Take a parcel; the earliest message goes first."""
-        if outgoing.cases:
-            self._uncommitted.append(outgoing)
-            self._owing.set()
+        """Take what came of a message; the earliest message goes first."""
+        if not outgoing.sends:
+            self._owe(outgoing)
             return
         heapq.heappush(self._waiting, (outgoing.message.seq, outgoing))
         self._filled.set()
@@ -65,6 +69,99 @@ class Delivery:
         """Deliver until cancelled."""
         while True:
             await self.deliver_once()
+
+    async def deliver_once(self) -> None:
+        """Wait for what came of a message and a connection, and publish it there."""
+        await self._filled.wait()
+        connection = await self._link.connection()
+        _, outgoing = heapq.heappop(self._waiting)
+        if not self._waiting:
+            self._filled.clear()
+        if self._link.comes_again(outgoing.message):
+            self._done(outgoing.message)
+            return
+        sends = await self._unsaid(outgoing)
+        sent = [await self._publish(connection, outgoing, send) for send in sends]
+        published = [each for each in sent if each]
+        together = asyncio.gather(*(each.puback for each in published))
+        topics = [each.topic for each in published]
+        together.add_done_callback(partial(self._answered, outgoing, topics))
+
+    async def _unsaid(self, outgoing: Outgoing) -> Sequence[Send]:
+        """Leave out what is provisional about a case that the outbox knows.
+
+        It was said before the case was committed, and its final result may be out.
+        """
+        keys = [send.case for send in outgoing.sends if send.case]
+        if not keys or not self._escalation:
+            return outgoing.sends
+        known = await self._escalation.known(keys)
+        return [send for send in outgoing.sends if send.case not in known]
+
+    async def _publish(
+        self, connection: Connection, outgoing: Outgoing, send: Send
+    ) -> Published | None:
+        document = partial(ending_object, send.ending)
+        original = outgoing.message.payload
+        published = await publish_ending(
+            connection, send.topic, to_json(document()), document, original
+        )
+        elsewhere = published and published.topic != send.topic
+        if elsewhere and isinstance(send.ending, Result):
+            self._counters.dead_letter(send.ending.pipeline, Reason.TOO_LONG)
+        return published
+
+    def _answered(
+        self,
+        outgoing: Outgoing,
+        topics: Sequence[str],
+        together: "asyncio.Future[list[None]]",
+    ) -> None:
+        if together.cancelled():
+            return
+        error = together.exception()
+        if error is None:
+            for topic in topics:
+                self._rejected_topics.took(topic)
+            self._owe(outgoing)
+        elif isinstance(error, Refused):
+            self._refused(outgoing, topics, error)
+        elif isinstance(error, Undelivered):
+            self.put(outgoing)
+        else:
+            raise error
+
+    def _refused(
+        self, outgoing: Outgoing, topics: Sequence[str], error: Refused
+    ) -> None:
+        """Hang up: the broker sends the message again, and the operator sees it.
+
+        Nobody would send a QoS 0 message again, so it is lost, and counted.
+        """
+        log.error(
+            "publish_refused", id=outgoing.message.id, topics=topics, why=str(error)
+        )
+        self._rejected_topics.refused(error)
+        if outgoing.message.qos == 0:
+            self._counters.lost += 1
+            self._done(outgoing.message)
+            return
+        self.put(outgoing)
+        self._link.hang_up()
+
+    # -- cases
+
+    def _owe(self, outgoing: Outgoing) -> None:
+        """Acknowledge a message once its cases are in the outbox."""
+        if outgoing.cases and self._escalation:
+            self._uncommitted.append(outgoing)
+            self._owing.set()
+        else:
+            self._acknowledge(outgoing.message)
+
+    def _acknowledge(self, message: Message) -> None:
+        message.ack()
+        self._done(message)
 
     async def commit(self) -> None:
         """Commit cases until cancelled."""
@@ -78,90 +175,17 @@ class Delivery:
         self, outgoings: Sequence[Outgoing], escalation: Escalation
     ) -> None:
         owing = deque(outgoing for outgoing in outgoings if not self._dropped(outgoing))
-        cases = [case for outgoing in owing for case in outgoing.cases]
-        for outgoing in owing:
-            escalation.hold_back(outgoing.meanwhile)
-        waits: dict[str, bool] = {}
-        async for taken in escalation.take(cases):
-            waits |= taken
-            while owing and all(case.key in waits for case in owing[0].cases):
-                self._committed(owing.popleft(), waits)
+        committed = 0
+        async for number in escalation.take([c for o in owing for c in o.cases]):
+            committed += number
+            while owing and committed >= len(owing[0].cases):
+                committed -= len(owing[0].cases)
+                self._acknowledge(owing.popleft().message)
 
     def _dropped(self, outgoing: Outgoing) -> bool:
-        """Forget a parcel whose message comes again, if that is known already."""
+        """Forget a message that comes again, if that is known already."""
         message = outgoing.message
         again = self._link.connected and self._link.comes_again(message)
         if again:
             self._done(message)
         return again
-
-    def _committed(self, outgoing: Outgoing, waits: Mapping[str, bool]) -> None:
-        """Go on with a parcel whose cases are in the outbox.
-
-        A case that ended before has its final result: nothing may be said after it.
-        """
-        said = (sent for key, sent in outgoing.meanwhile.items() if waits[key])
-        sends = (*outgoing.sends, *said)
-        if sends:
-            self.put(Outgoing(outgoing.message, sends, meanwhile=outgoing.meanwhile))
-        else:
-            outgoing.message.ack()  # the outbox has it
-            self._let_go(outgoing)
-
-    def _let_go(self, outgoing: Outgoing) -> None:
-        self._done(outgoing.message)
-        if self._escalation:
-            self._escalation.let_out(outgoing.meanwhile)
-
-    async def deliver_once(self) -> None:
-        """Wait for a parcel and a connection, and send the one with the other."""
-        await self._filled.wait()
-        connection = await self._link.connection()
-        _, outgoing = heapq.heappop(self._waiting)
-        if not self._waiting:
-            self._filled.clear()
-        if self._link.comes_again(outgoing.message):
-            self._let_go(outgoing)
-            return
-        answers = [
-            await connection.publish(topic, payload)
-            for topic, payload in outgoing.sends
-        ]
-        together = asyncio.gather(*answers)
-        together.add_done_callback(partial(self._answered, outgoing))
-
-    def _answered(
-        self, outgoing: Outgoing, together: "asyncio.Future[list[None]]"
-    ) -> None:
-        if together.cancelled():
-            return
-        error = together.exception()
-        message = outgoing.message
-        if error is None:
-            for topic, _ in outgoing.sends:
-                self._rejected_topics.took(topic)
-            message.ack()
-            self._let_go(outgoing)
-        elif isinstance(error, Refused):
-            self._refused(outgoing, error)
-        elif isinstance(error, Undelivered):
-            self.put(outgoing)
-        else:
-            raise error
-
-    def _refused(self, outgoing: Outgoing, error: Refused) -> None:
-        """Hang up: the broker sends the message again, and the operator sees it.
-
-        Nobody would send a QoS 0 message again, so it is lost, and counted.
-        """
-        topics = [topic for topic, _ in outgoing.sends]
-        log.error(
-            "publish_refused", id=outgoing.message.id, topics=topics, why=str(error)
-        )
-        self._rejected_topics.refused(error)
-        if outgoing.message.qos == 0:
-            self._counters.lost += 1
-            self._let_go(outgoing)
-            return
-        self.put(outgoing)
-        self._link.hang_up()

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any
 
 import structlog
-from pydantic_core import to_json
 
 from agent.core.errors import ConfigError, Undelivered
 from agent.core.types import Message
@@ -20,6 +19,7 @@ from agent.fleet.rollout import RolloutOutcome
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
 from agent.protocol.messages import Topics
+from agent.protocol.publishing import publish_object
 
 SETTLE_S = 0.2  # after a file came: we may just be introducing ourselves
 LOOK_S = 0.5  # how often we look how we do, while a version is on probation
@@ -68,8 +68,7 @@ class FleetUpdates:
         """Say on a new connection what we run, if we belong to a fleet."""
         report = self._config_source.report()
         if report:
-            said = to_json(report)
-            await (await connection.publish(self._topic, said, retain=True))
+            await publish_object(connection, self._topic, report)
             self._said = report
             self._news.set()  # it may have changed while this was on its way
 
@@ -130,8 +129,7 @@ class FleetUpdates:
             if report is None or report == self._said:
                 continue
             try:
-                said = to_json(report)
-                await (await connection.publish(self._topic, said, retain=True))
+                await publish_object(connection, self._topic, report)
             except Undelivered as error:
                 log.warning("fleet_report_not_published", why=str(error))
             else:

@@ -5,27 +5,25 @@ Never what was in them, unless their pipeline allows it.
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from pydantic_core import from_json, to_json
-
-from agent.core.types import Routing
+from agent.core.types import DeadLetter, Prediction, Result, Routing
 from agent.fleet.resolve import LOCAL, PIPELINES, SHIPPED
 from agent.fleet.values import Values
 from agent.inference.decide import Policy
 from agent.inference.engine import Outgoing
 from agent.inference.pipeline import Pipeline
 from agent.protocol.cases import Case
-from agent.protocol.messages import VERSION, guess_object, iso, milliseconds
+from agent.protocol.messages import ending_object, guess_object, iso, milliseconds
 from agent.protocol.payload import Reader
 
 RECENT = 1000  # messages that can be explained
 RECENT_BYTES = 8 * 2**20  # and what they may take
 TEXT_MAX = 10_000  # bytes of a text that is kept
-ORIGINAL = b',"payload":"'  # in a dead letter; inside a JSON string it cannot stand
+VALUE_BYTES = 500  # that a value takes, beside its texts; so does an entity
 SHOWN = (
     *("pipeline", "status", "final", "by", "label", "score", "entities", "reason"),
     *("error_bound", "model", "ms", "detail"),
@@ -119,20 +117,26 @@ def decision_terms(
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """What is remembered of a message that was answered: `sends` are JSON objects."""
+    """What is remembered of a message that was answered."""
 
     topic: str
     received_at: datetime
     sha256: str
     text: str | None
-    sends: tuple[bytes, ...]
+    endings: tuple[Result | DeadLetter, ...]  # without what dead letters carry
     cases: tuple[Case, ...]  # without their texts
     terms: Mapping[str, DecisionTerms] = field(repr=False)
 
     @property
     def size(self) -> int:
         """How many bytes it takes, roughly."""
-        return sum(map(len, self.sends)) + 2 * len(self.text or "")
+        guesses = [
+            *(e.decision.prediction for e in self.endings if isinstance(e, Result)),
+            *(case.guess for case in self.cases),
+        ]
+        names = [each.id + each.topic for each in (*self.endings, *self.cases)]
+        texts = [self.topic, self.text or "", *names]
+        return sum(map(len, texts)) + sum(map(_guess_bytes, guesses))
 
     def explained(self) -> dict[str, Any]:
         """Return it ready for JSON, each answer with what decided it."""
@@ -141,7 +145,7 @@ class Handled:
             "received_at": iso(self.received_at),
             "payload_sha256": self.sha256,
             "text": self.text,
-            "results": [self._result(from_json(sent)) for sent in self.sends],
+            "results": [self._result(ending_object(each)) for each in self.endings],
             "cases": [self._case(case) for case in self.cases],
         }
 
@@ -186,15 +190,16 @@ class History:
     def add(self, outgoing: Outgoing) -> None:
         """Remember a message and what came of it, but for what was in it."""
         message, payload = outgoing.message, outgoing.message.payload
+        endings = [_kept(send.ending) for send in outgoing.sends if not send.case]
         text = None
-        if self._open and any(name in self._open for name in _pipelines(outgoing)):
+        if any(each.pipeline in self._open for each in (*endings, *outgoing.cases)):
             text = payload[:TEXT_MAX].decode("utf-8", "replace")
         handled = Handled(
             topic=message.topic,
             received_at=message.received_at,
             sha256=hashlib.sha256(payload).hexdigest(),
             text=text,
-            sends=tuple(_without_original(sent) for _, sent in outgoing.sends),
+            endings=tuple(endings),
             cases=tuple(replace(case, text="") for case in outgoing.cases),
             terms=self._terms,
         )
@@ -205,21 +210,17 @@ class History:
 
     def find(self, result: str) -> Handled | None:
         """Return the last message with a result or case of this id."""
-        start = b'{"v":%d,"id":%b,' % (VERSION, to_json(result))
         for handled in reversed(self._handled):
-            if any(case.id == result for case in handled.cases):
-                return handled
-            if any(sent.startswith(start) for sent in handled.sends):
+            if any(e.id == result for e in (*handled.cases, *handled.endings)):
                 return handled
         return None
 
 
-def _pipelines(outgoing: Outgoing) -> Sequence[str]:
-    answered = [from_json(sent)["pipeline"] for _, sent in outgoing.sends]
-    return [*answered, *(case.pipeline for case in outgoing.cases)]
-
-
-def _without_original(sent: bytes) -> bytes:
+def _kept(ending: Result | DeadLetter) -> Result | DeadLetter:
     """Leave out what a dead letter carries."""
-    head, found, _ = sent.partition(ORIGINAL)
-    return head + b"}" if found else sent
+    return replace(ending, payload=b"") if isinstance(ending, DeadLetter) else ending
+
+
+def _guess_bytes(guess: Prediction | None) -> int:
+    entities = guess.entities if guess else ()
+    return VALUE_BYTES * (1 + len(entities)) + sum(len(e.text) for e in entities)

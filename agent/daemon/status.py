@@ -14,7 +14,7 @@ import structlog
 from pydantic_core import to_json
 
 from agent import __version__
-from agent.core.errors import Undelivered
+from agent.core.errors import TooLarge, Undelivered
 from agent.core.files import replace
 from agent.core.systemd import notify
 from agent.daemon.assembly import Opened
@@ -27,6 +27,7 @@ from agent.mqtt.link import Link
 from agent.mqtt.side_connection import publish_aside
 from agent.protocol import homeassistant
 from agent.protocol.messages import Topics
+from agent.protocol.publishing import publish_object
 from agent.telemetry.alerts import STOLEN, Alerts
 from agent.telemetry.counters import Counters
 from agent.telemetry.host import HostVitals, clock_fault, host_vitals
@@ -83,13 +84,9 @@ class StatusPublisher:
         """Say who is here, each time we come: brokers forget retained messages too."""
         self._look()
         await self._discover(connection)
-        said = [
-            (self._topics.status, b"online"),
-            (self._topics.birth, to_json(self.birth())),
-            (self._topics.health, to_json(self.health())),
-        ]
-        for topic, payload in said:
-            await (await connection.publish(topic, payload, retain=True))
+        await (await connection.publish(self._topics.status, b"online", retain=True))
+        await publish_object(connection, self._topics.birth, self.birth())
+        await publish_object(connection, self._topics.health, self.health())
         self._alerts.repeat()
 
     def home_assistant_is_back(self) -> None:
@@ -140,12 +137,10 @@ class StatusPublisher:
         clear = self._link.settled and connection.epoch != self._cleared_epoch
         if clear:
             self._alerts.clear(STOLEN)
-        said = [(self._topics.health, to_json(self.health()))]
+        await publish_object(connection, self._topics.health, self.health())
         if clear:  # also one of an earlier process
-            said.append((self._topics.alert(STOLEN), b""))
-        for topic, payload in said:
-            await (await connection.publish(topic, payload, retain=True))
-        if clear:
+            topic = self._topics.alert(STOLEN)
+            await (await connection.publish(topic, b"", retain=True))
             self._cleared_epoch = connection.epoch
 
     async def _discover(self, connection: Connection) -> None:
@@ -167,7 +162,10 @@ class StatusPublisher:
                 said.append((topic, to_json(homeassistant.without(payload, gone))))
             said.append((topic, to_json(payload)))
         for place, told in said:
-            await (await connection.publish(place, told, retain=True))
+            try:
+                await (await connection.publish(place, told, retain=True))
+            except TooLarge:  # Home Assistant reads it whole, or not at all
+                now = {}
         if now != before:
             try:
                 replace(path, json.dumps(now).encode())

@@ -12,7 +12,6 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Collection,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -182,20 +181,15 @@ class Escalation:
 
     # -- in
 
-    def hold_back(self, keys: Iterable[str]) -> None:
-        """Publish no final result of these cases before `let_out`, called as often."""
-        self._publisher.hold_back(keys)
+    async def known(self, keys: Collection[str]) -> frozenset[str]:
+        """Return those of the keys whose cases wait or have ended."""
+        return await self._store.read(partial(book.known, keys=keys))
 
-    def let_out(self, keys: Iterable[str]) -> None:
-        """Publish final results of these cases again."""
-        self._publisher.let_out(keys)
+    async def take(self, cases: Sequence[Case]) -> AsyncIterator[int]:
+        """Commit cases, in order; yield how many more are.
 
-    async def take(self, cases: Sequence[Case]) -> AsyncIterator[Mapping[str, bool]]:
-        """Commit cases, in order; tell of those that are by their keys if they wait.
-
-        False: it has ended, now or before. Waits while the outbox is full and the
-        policy is not to drop: the messages stay unacknowledged, and the broker holds
-        what follows.
+        Waits while the outbox is full and the policy is not to drop: the messages stay
+        unacknowledged, and the broker holds what follows.
         """
         left = list(cases)
         while left:
@@ -204,15 +198,15 @@ class Escalation:
             rows = [self._row(case, now) for case in left]
             adding = partial(_add, rows=rows, now=now)
             try:
-                waits = await self._store.write(adding)
+                number = await self._store.write(adding)
             except Full as why:
                 self._room.lack(f"{why}; {self._terms.when_full}")
                 await self._make_room(rows[0])
                 continue
             self._arrived.set()
             self._stirred.set()
-            yield {row.key: each for row, each in zip(rows, waits, strict=False)}
-            del left[: len(waits)]
+            yield number
+            del left[:number]
 
     def _row(self, case: Case, now: float) -> CaseRow:
         """Return a case as it waits from now on."""
@@ -403,19 +397,16 @@ class Escalation:
         self._room.tell()
 
 
-def _add(db: Database, rows: Sequence[CaseRow], now: float) -> list[bool]:
-    """Add cases while there is room; return of each whether it waits."""
-    waits: list[bool] = []
-    for row in rows:
+def _add(db: Database, rows: Sequence[CaseRow], now: float) -> int:
+    """Add cases while there is room; return how many are in the outbox, or were."""
+    for number, row in enumerate(rows):
         try:
-            verdict = book.add(db, row, now)
+            book.add(db, row, now)
         except Full:
-            if not waits:
+            if not number:
                 raise
-            break
-        new = verdict is book.AddVerdict.NEW
-        waits.append(new or book.waits(db, row.key))
-    return waits
+            return number
+    return len(rows)
 
 
 def _victim(db: Database, *, lowest: bool, besides: Collection[str]) -> CaseRow | None:

@@ -1,38 +1,34 @@
 """How cases end: a final result each, written down once, published, then forgotten.
 
 It stays in the outbox until the broker has acknowledged it. After a crash it is
-published again: the same bytes, so that whoever knows the id can tell. None goes out
-before what was to be said while its case waited.
+published again: the same bytes, so that whoever knows the id can tell.
 """
 
 import asyncio
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
 import structlog
+from pydantic_core import from_json, to_json
 
 from agent.core.clock import Clock
-from agent.core.errors import Refused, Undelivered, Unreadable
-from agent.core.types import Decision, Message, Reason, Resolved, Result, Unresolved
+from agent.core.errors import Refused, Undelivered
+from agent.core.types import DeadLetter, Decision, Reason, Resolved, Result, Unresolved
 from agent.escalation.upstream import CaseOutcome
-from agent.inference.engine import fitting
+from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
+from agent.mqtt.message_ids import checked_id
 from agent.outbox import cases as book
 from agent.outbox.cases import CaseRow, Final
 from agent.outbox.store import Database, Full, Store
 from agent.protocol.cases import Case, decode_case, field_of
-from agent.protocol.messages import (
-    Topics,
-    dead_letter_payload,
-    letter_bytes,
-    result_payload,
-)
+from agent.protocol.messages import Topics, dead_letter_object, result_payload
+from agent.protocol.publishing import publish_ending
 from agent.telemetry.alerts import Alerts
 from agent.telemetry.counters import Counters
 from agent.telemetry.rejected_topics import RejectedTopics
@@ -134,7 +130,6 @@ class ResultPublisher:
         self._woken = asyncio.Event()
         self._woken.set()  # what the last process left
         self._resting: dict[str, float] = {}  # until when, by key
-        self._held: Counter[str] = Counter()  # keys, and how often
         self._out: set[str] = set()  # published, and not forgotten yet
         self._gone = asyncio.Event()
         self._prune_at = 0.0
@@ -178,23 +173,19 @@ class ResultPublisher:
 
         It holds the case as it lay in the outbox, so that nothing vanishes.
         """
-        letter = Message(
+        letter = DeadLetter(
+            id=checked_id(field_of(row.body, "id")) or "",
+            device=self._device,
+            pipeline=row.pipeline,
             topic=field_of(row.body, "topic"),
+            reason=Reason.UNREADABLE_CASE,
+            detail="written by another version",
             payload=row.body,
-            qos=1,
-            id=field_of(row.body, "id"),
-            seq=0,
-            epoch=0,
+            size=len(row.body),
             received_at=datetime.now(UTC),
-            arrived=0.0,
-            ack=lambda: None,
         )
-        why = Unreadable(Reason.UNREADABLE_CASE, "written by another version")
-        limit = letter_bytes(self._link.max_packet_bytes)
         topic = Topics(self._device).dead_letter(row.pipeline)
-        return topic, dead_letter_payload(
-            letter, self._device, row.pipeline, why, limit
-        )
+        return topic, to_json(dead_letter_object(letter))
 
     def _result(self, case: Case, settled: CaseOutcome) -> Result:
         found = settled.prediction
@@ -204,7 +195,7 @@ class ResultPublisher:
         else:
             decision = Resolved(found, None, case.reason)
         waited = (datetime.now(UTC) - case.received_at).total_seconds() * 1000
-        whole = Result(
+        return Result(
             id=case.id,
             device=self._device,
             pipeline=case.pipeline,
@@ -216,7 +207,6 @@ class ResultPublisher:
             rev=1,
             upstream=settled.outcome,
         )
-        return fitting(whole, self._link.max_packet_bytes)
 
     def _count(self, result: Result) -> None:
         if result.upstream is None:
@@ -234,17 +224,8 @@ class ResultPublisher:
             ms_total=round(result.timing.total),
         )
 
-    def hold_back(self, keys: Iterable[str]) -> None:
-        """Publish none of these before `let_out`, called as often."""
-        self._held.update(list(keys))
-
-    def let_out(self, keys: Iterable[str]) -> None:
-        """Publish these again."""
-        self._held -= Counter(list(keys))
-        self._woken.set()
-
     async def flush(self) -> None:
-        """Wait until all is published that nothing keeps from it."""
+        """Wait until all is published but what rests."""
         while self._out or await self._due():
             self._gone.clear()
             await self._gone.wait()
@@ -255,16 +236,13 @@ class ResultPublisher:
             await self._wait()
             self._woken.clear()
             await self._forget()
-            while publisher := await self._due():
+            while finals := await self._due():
                 connection = await self._link.connection()
                 self._busy_since = time.monotonic()
-                publisher = [self._directed(final) for final in publisher]
-                pubacks = [
-                    await connection.publish(final.topic, final.payload)
-                    for final in publisher
-                ]
+                finals = [self._directed(final) for final in finals]
+                pubacks = [await _publish(connection, final) for final in finals]
                 said = await asyncio.gather(*pubacks, return_exceptions=True)
-                await self._published(publisher, said)
+                await self._published(finals, said)
                 self._busy_since = None
 
     def _directed(self, final: Final) -> Final:
@@ -294,14 +272,14 @@ class ResultPublisher:
     async def _due(self) -> list[Final]:
         now = time.monotonic()
         self._resting = {k: t for k, t in self._resting.items() if t > now}
-        besides = [*self._resting, *self._held, *self._out]
+        besides = [*self._resting, *self._out]
         due = partial(book.finished, limit=AT_ONCE, besides=besides)
         return await self._store.read(due)
 
     async def _published(
-        self, publisher: Sequence[Final], said: Sequence[BaseException | None]
+        self, finals: Sequence[Final], said: Sequence[BaseException | None]
     ) -> None:
-        for final, error in zip(publisher, said, strict=True):
+        for final, error in zip(finals, said, strict=True):
             rest = AGAIN_S
             if error is None:
                 self._out.add(final.key)
@@ -335,6 +313,17 @@ class ResultPublisher:
         self._room.make()
         if prune:
             self._prune_at = time.monotonic() + PRUNE_S
+
+
+async def _publish(connection: Connection, final: Final) -> "asyncio.Future[None]":
+    """Publish a final result; where it is too large, what fits of it."""
+    document = partial(from_json, final.payload)
+    published = await publish_ending(
+        connection, final.topic, final.payload, document, final.payload
+    )
+    if published is None:
+        raise AssertionError("a final result is not provisional")
+    return published.puback
 
 
 def readable(row: CaseRow) -> Case | None:

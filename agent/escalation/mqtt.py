@@ -20,7 +20,13 @@ from pydantic_core import from_json, to_json
 
 from agent.config.agent_file import MqttUpstreamSection
 from agent.config.load import first_line
-from agent.core.errors import ConfigError, NobodyListens, Refused, Undelivered
+from agent.core.errors import (
+    ConfigError,
+    NobodyListens,
+    Refused,
+    TooLarge,
+    Undelivered,
+)
 from agent.core.types import Message
 from agent.escalation.transport import (
     Rejected,
@@ -32,12 +38,12 @@ from agent.mqtt.connection import (
     MQTT5,
     Connection,
     Endpoint,
-    Envelope,
     Login,
     tls_context,
 )
 from agent.mqtt.link import Link
 from agent.mqtt.message_ids import new_ulid
+from agent.mqtt.properties import Envelope
 from agent.protocol.cases import (
     LONGEST_ANSWER,
     BadReply,
@@ -49,7 +55,7 @@ from agent.protocol.cases import (
 from agent.protocol.messages import Topics
 
 SESSION_S = 600  # the longest that anybody waits for a reply
-AROUND_BYTES = 65_536  # what may stand around the payload of a reply
+LARGEST_REPLY = LONGEST_ANSWER + 65_536  # bytes of its packet: topic, properties
 
 
 @dataclass(slots=True)
@@ -160,9 +166,12 @@ class MqttTransport:
                 ("redacted", str(request.redacted)),
             ),
         )
-        if _size(topic, body, envelope) > connection.max_packet_bytes:
-            raise Rejected(f"larger than {connection.max_packet_bytes} bytes")
-        puback = await connection.publish(topic, body, envelope=envelope, heard=True)
+        try:
+            puback = await connection.publish(
+                topic, body, envelope=envelope, heard=True
+            )
+        except TooLarge as error:
+            raise Rejected(f"larger than {error.limit} bytes") from error
         attempt.sent = not puback.done()  # done: the connection was over before
         await puback
 
@@ -206,7 +215,7 @@ def endpoint_of(settings: MqttUpstreamSection, own: Endpoint) -> Endpoint:
         own,
         client_id=f"{own.client_id}-upstream",
         session_expiry_s=SESSION_S,
-        max_packet_bytes=LONGEST_ANSWER + AROUND_BYTES,
+        max_packet_bytes=LARGEST_REPLY,
         will=None,
     )
     if not settings.url:
@@ -256,10 +265,3 @@ def _claimed_id(payload: bytes) -> str | None:
         claimed = document.get("id") if isinstance(document, dict) else None
         return claimed if isinstance(claimed, str) else None
     return None
-
-
-def _size(topic: str, body: bytes, envelope: Envelope) -> int:
-    """Return at least the bytes of the packet."""
-    strings = [topic, envelope.response_topic or "", envelope.content_type or ""]
-    strings += [part for pair in envelope.user for part in pair]
-    return len(body) + sum(len(part.encode()) + 3 for part in strings) + 64

@@ -9,15 +9,16 @@ Tokenizing and inference run in one worker thread, never in the event loop.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from agent.core.errors import Unreadable
 from agent.core.types import (
+    DeadLetter,
     Decision,
     Message,
     Reason,
@@ -27,32 +28,39 @@ from agent.core.types import (
     Timing,
     Unresolved,
 )
-from agent.inference.decide import Policy, wants_upstream
+from agent.inference.decide import wants_upstream
 from agent.inference.pipeline import EscalationSpec, Pipeline
 from agent.protocol.cases import Case
-from agent.protocol.messages import dead_letter_payload, letter_bytes, result_payload
 from agent.protocol.payload import read
 from agent.telemetry.counters import Counters
 
 BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
 
-ENVELOPE = 512  # bytes of a packet that are not payload: topic, properties
-
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
-    """All that one message caused: (topic, payload) to publish, in order.
+class Send:
+    """A value to be published on a topic.
 
-    Its cases must be in the outbox before the message is acknowledged. `meanwhile` is
-    what to publish while a case waits, by its key.
+    `case` is the key of the case that a provisional result belongs to.
+    """
+
+    topic: str
+    ending: Result | DeadLetter
+    case: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """All that one message caused: what to publish, in order, and its cases.
+
+    They must be in the outbox before the message is acknowledged.
     """
 
     message: Message
-    sends: tuple[tuple[str, bytes], ...]
+    sends: tuple[Send, ...]
     cases: tuple[Case, ...] = ()
-    meanwhile: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +87,12 @@ class Engine:
         device: str,
         max_batch: int,
         counters: Counters,
-        packet_limit: Callable[[], int],
         deliver: Callable[[Outgoing], None],
     ) -> None:
-        """`deliver` gets each message's parcel, in order of arrival.
-
-        `packet_limit` tells how many bytes the broker takes in one packet.
-        """
+        """`deliver` gets what comes of each message, in order of arrival."""
         self._device = device
         self._max_batch = max_batch
         self._counters = counters
-        self._packet_limit = packet_limit
         self._deliver = deliver
         self._inbox: deque[WorkItem] = deque()
         self._waiting = asyncio.Event()
@@ -141,7 +144,7 @@ class Engine:
         predict_s = time.perf_counter() - started
         answers = iter(zip(jobs, decisions, strict=True))
         for index, order in enumerate(batch):
-            sends, cases, meanwhile = [], [], {}
+            sends, cases = [], []
             for pipeline in order.pipelines:
                 why = unreadable.get((index, pipeline.name))
                 if why:
@@ -150,17 +153,14 @@ class Engine:
                 job, decision = next(answers)
                 result = self._result(order.message, job, decision, predict_s, started)
                 plan, topic = pipeline.plan, pipeline.result_topic
-                if not plan or not should_escalate(result, pipeline.policy):
-                    sends.append((topic, result_payload(result)))
+                if not plan or not wants_upstream(decision, pipeline.policy):
+                    sends.append(Send(topic, result))
                     continue
                 case = self._case(job, result, plan)
                 cases.append(case)
                 if plan.provisional:
-                    guess = result_payload(replace(result, final=False))
-                    meanwhile[case.key] = topic, guess
-            self._deliver(
-                Outgoing(order.message, tuple(sends), tuple(cases), meanwhile)
-            )
+                    sends.append(Send(topic, replace(result, final=False), case.key))
+            self._deliver(Outgoing(order.message, tuple(sends), tuple(cases)))
         self._busy_since = None
 
     def _read(
@@ -180,7 +180,7 @@ class Engine:
 
     def _dead_letter(
         self, message: Message, pipeline: Pipeline, why: Unreadable
-    ) -> tuple[str, bytes]:
+    ) -> Send:
         self._counters.dead_letter(pipeline.name, why.reason)
         log.warning(
             "dead_letter",
@@ -190,9 +190,18 @@ class Engine:
             reason=why.reason.value,
             detail=why.detail,
         )
-        limit = letter_bytes(self._packet_limit())
-        payload = dead_letter_payload(message, self._device, pipeline.name, why, limit)
-        return pipeline.dead_letter_topic, payload
+        letter = DeadLetter(
+            id=message.id,
+            device=self._device,
+            pipeline=pipeline.name,
+            topic=message.topic,
+            reason=why.reason,
+            detail=why.detail,
+            payload=message.payload,
+            size=len(message.payload),
+            received_at=message.received_at,
+        )
+        return Send(pipeline.dead_letter_topic, letter)
 
     def _result(
         self,
@@ -208,7 +217,7 @@ class Engine:
             predict=predict_s * 1000,
             total=(time.perf_counter() - message.arrived) * 1000,
         )
-        whole = Result(
+        result = Result(
             id=job.text.id,
             device=self._device,
             pipeline=pipeline.name,
@@ -218,8 +227,7 @@ class Engine:
             received_at=message.received_at,
             timing=timing,
         )
-        result = fitting(whole, self._packet_limit())
-        up = bool(pipeline.plan) and should_escalate(result, pipeline.policy)
+        up = bool(pipeline.plan) and wants_upstream(decision, pipeline.policy)
         self._counters.result(pipeline.name, result.decision, timing, escalated=up)
         decision = result.decision
         resolved = isinstance(decision, Resolved)
@@ -253,25 +261,6 @@ class Engine:
             timing=result.timing,
             priority=plan.priority,
         )
-
-
-def should_escalate(result: Result, policy: Policy) -> bool:
-    """Tell whether upstream is to answer; what the broker cannot carry, it cannot."""
-    decision = result.decision
-    too_long = isinstance(decision, Unresolved) and decision.reason is Reason.TOO_LONG
-    return not too_long and wants_upstream(decision, policy)
-
-
-def fitting(result: Result, packet_limit: int) -> Result:
-    """Return the result, without entities where it would be too long for a packet.
-
-    A broker hangs up on a packet beyond its limit, in bytes.
-    """
-    if len(result_payload(result)) + ENVELOPE <= packet_limit:
-        return result
-    prediction = result.decision.prediction
-    bare = prediction and replace(prediction, entities=())
-    return replace(result, decision=Unresolved(Reason.TOO_LONG, bare))
 
 
 def answer(jobs: Sequence[TextTask]) -> list[Decision]:

@@ -21,16 +21,24 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
+import structlog
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.core.errors import NobodyListens, Refused, Undelivered
+from agent.core.errors import NobodyListens, Refused, TooLarge, Undelivered
 from agent.core.types import Message
 from agent.mqtt.message_ids import IdTable, checked_id, new_ulid, ulid_text
-from agent.mqtt.topic_filters import number_of
+from agent.mqtt.packets import (
+    LARGEST_PACKET,
+    LEAST_PACKET,
+    packet_bytes,
+    remaining_bytes,
+)
+from agent.mqtt.properties import Envelope, block_bytes, publish_properties
+from agent.mqtt.topic_filters import LONGEST_TOPIC, checked_topic, number_of
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
@@ -45,6 +53,8 @@ OUR_WINDOW = 100
 ANSWER_WAIT_S = 10.0  # for CONNACK and SUBACK
 PARTING_S = 2.0  # how long we wait for the broker to close after we did
 DISCONNECT = b"\xe0\x00"  # normal, in both versions
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +92,6 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
-    """What stands around a payload (MQTT 5, 3.3.2.3); with 3.1.1 it is left off."""
-
-    response_topic: str | None = None
-    correlation: bytes | None = None
-    expiry_s: int | None = None
-    content_type: str | None = None
-    user: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Ended:
     """Why a connection is over.
 
@@ -120,7 +119,9 @@ class Connection:
         """
         self.epoch = epoch
         self.session_present = False
-        self.max_packet_bytes = 268_435_460
+        # With MQTT 3.1.1 a broker cannot tell what it takes; the operator can.
+        v5 = endpoint.version == MQTT5
+        self.max_packet_bytes = LARGEST_PACKET if v5 else endpoint.max_packet_bytes
         self.greeted = False  # whether our CONNECT may have reached the broker
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Ended] = self._loop.create_future()
@@ -132,6 +133,7 @@ class Connection:
         self._arrivals = 0
         self._unacked: dict[int, bool] = {}  # mid -> may be acked
         self._puback: dict[int, tuple[str, asyncio.Future[None]]] = {}  # with topics
+        self._too_large: set[str] = set()  # topics of which the log has said so
         self._to_be_heard: set[int] = set()  # mids of publishes that need a subscriber
         self._suback: dict[int, asyncio.Future[list[ReasonCode]]] = {}
         self._window = asyncio.Semaphore(OUR_WINDOW)
@@ -234,8 +236,11 @@ class Connection:
 
         The future fails with Refused on a reason code of failure, with Undelivered when
         the connection ends first; with NobodyListens if it shall be `heard` and the
-        broker says that nobody subscribed.
+        broker says that nobody subscribed. Raises TooLarge where the packet is larger
+        than the broker takes, and Refused for a topic that is none.
         """
+        properties = publish_properties(envelope) if envelope and self.is_v5 else None
+        self._check(topic, payload, properties)
         await self._window.acquire()
         if self._parting:
             await asyncio.shield(self.ended)
@@ -244,7 +249,6 @@ class Connection:
             self._window.release()
             answer.set_exception(Undelivered(self.ended.result().why))
             return answer
-        properties = _publish_properties(envelope) if envelope and self.is_v5 else None
         info = self._client.publish(
             topic, payload, qos=1, retain=retain, properties=properties
         )
@@ -252,6 +256,23 @@ class Connection:
         if heard:
             self._to_be_heard.add(info.mid)
         return answer
+
+    def _check(self, topic: str, payload: bytes, properties: Properties | None) -> None:
+        """Measure the packet; the broker hangs up on one that is too large."""
+        try:
+            checked_topic(topic)
+        except ValueError as error:
+            raise Refused(str(error), topic) from error
+        block = block_bytes(properties) if self.is_v5 else 0
+        name, limit = topic.encode(), self.max_packet_bytes
+        size = packet_bytes(remaining_bytes(name, block, len(payload)))
+        if size <= limit and len(name) <= LONGEST_TOPIC:
+            return
+        if topic not in self._too_large:
+            self._too_large.add(topic)
+            log.warning("too_large", topic=topic[:200], bytes=size, limit=limit)
+        room = limit - 5 - remaining_bytes(name, block, 0)  # 5: the longest header
+        raise TooLarge(topic, size, limit, room if len(name) <= LONGEST_TOPIC else -1)
 
     def hang_up(self) -> None:
         """End the connection without a word: what is not acknowledged comes again."""
@@ -404,6 +425,14 @@ class Connection:
             limit = getattr(properties, "MaximumPacketSize", self.max_packet_bytes)
             self.max_packet_bytes = limit
         self._window = asyncio.Semaphore(min(window, OUR_WINDOW))
+        if self.max_packet_bytes < LEAST_PACKET:
+            limit = self.max_packet_bytes
+            self._loop.call_soon(
+                self.abandon,
+                f"the broker takes packets of {limit} bytes at most, {LEAST_PACKET} are"
+                " needed",
+            )
+            return
         self._connack.set_result(None)
 
     def _disconnected(
@@ -550,21 +579,6 @@ def _connect_properties(endpoint: Endpoint) -> Properties:
     properties.SessionExpiryInterval = endpoint.session_expiry_s
     properties.ReceiveMaximum = endpoint.max_inflight
     properties.MaximumPacketSize = endpoint.max_packet_bytes
-    return properties
-
-
-def _publish_properties(envelope: Envelope) -> Properties:
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    if envelope.response_topic is not None:
-        properties.ResponseTopic = envelope.response_topic
-    if envelope.correlation is not None:
-        properties.CorrelationData = envelope.correlation
-    if envelope.expiry_s is not None:
-        properties.MessageExpiryInterval = envelope.expiry_s
-    if envelope.content_type is not None:
-        properties.ContentType = envelope.content_type
-    if envelope.user:
-        properties.UserProperty = list(envelope.user)
     return properties
 
 

@@ -168,10 +168,9 @@ def drop(
     return finish(db, row.key, topic, payload)
 
 
-def waits(db: sqlite3.Connection, key: str) -> bool:
-    """Tell whether a case is known and has no final result."""
-    row = db.execute("SELECT 1 FROM cases WHERE key = ? AND finish IS NULL", (key,))
-    return row.fetchone() is not None
+def known(db: sqlite3.Connection, keys: Collection[str]) -> frozenset[str]:
+    """Return those of the keys whose cases wait, or have ended a while ago at most."""
+    return frozenset(key for key in keys if _known(db, key))
 
 
 def waiting(

@@ -7,10 +7,17 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from agent.core.errors import Unreadable
-from agent.core.types import Decision, Message, Prediction, Resolved, Result, Timing
+from agent.core.types import (
+    DeadLetter,
+    Decision,
+    Prediction,
+    Resolved,
+    Result,
+    Timing,
+)
 
 VERSION = 1
+LONGEST_DETAIL = 300  # characters
 
 
 class Topics:
@@ -63,6 +70,13 @@ def iso(moment: datetime) -> str:
     """Return a time in UTC as RFC 3339: `2026-11-23T17:20:18.123Z`."""
     utc = moment.astimezone(UTC)
     return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def ending_object(ending: Result | DeadLetter) -> dict[str, Any]:
+    """Return a result or a dead letter as the object that consumers rely on."""
+    if isinstance(ending, DeadLetter):
+        return dead_letter_object(ending)
+    return result_object(ending)
 
 
 def result_payload(result: Result) -> bytes:
@@ -136,34 +150,24 @@ def milliseconds(timing: Timing) -> dict[str, float]:
     }
 
 
-def letter_bytes(packet_limit: int) -> int:
-    """Return how many bytes of an original fit into a dead letter of one packet."""
-    # base64 makes four bytes of three; the rest of a dead letter is small
-    return max(0, packet_limit * 3 // 4 - 4096)
+def dead_letter_object(letter: DeadLetter) -> dict[str, Any]:
+    """Return a dead letter as the object of the contract, the original in base64.
 
-
-def dead_letter_payload(
-    message: Message, device: str, pipeline: str, why: Unreadable, limit: int
-) -> bytes:
-    """Encode a message that could not be read, original bytes included.
-
-    `limit` is the most bytes of the original that are carried; a longer one is cut,
-    says so, and keeps its size and hash, so that nothing vanishes without a trace.
+    The original is not hashed where we have only a part of it.
     """
-    kept = message.payload[:limit]
-    return to_json(
-        {
-            "v": VERSION,
-            "id": message.id,
-            "device": device,
-            "pipeline": pipeline,
-            "topic": message.topic,
-            "reason": why.reason.value,
-            "detail": why.detail[:300],
-            "payload": base64.b64encode(kept).decode("ascii"),
-            "truncated": len(kept) < len(message.payload),
-            "bytes": len(message.payload),
-            "sha256": hashlib.sha256(message.payload).hexdigest(),
-            "time": iso(message.received_at),
-        }
-    )
+    cut = len(letter.payload) < letter.size
+    digest = None if cut else hashlib.sha256(letter.payload).hexdigest()
+    return {
+        "v": VERSION,
+        "id": letter.id,
+        "device": letter.device,
+        "pipeline": letter.pipeline,
+        "topic": letter.topic,
+        "reason": letter.reason.value,
+        "detail": letter.detail[:LONGEST_DETAIL],
+        "payload": base64.b64encode(letter.payload).decode("ascii"),
+        "truncated": cut,
+        "bytes": letter.size,
+        "sha256": digest,
+        "time": iso(letter.received_at),
+    }

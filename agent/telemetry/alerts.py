@@ -4,11 +4,11 @@ import asyncio
 from typing import Any
 
 import structlog
-from pydantic_core import to_json
 
 from agent.core.errors import Undelivered
 from agent.mqtt.link import Link
 from agent.protocol.messages import Topics
+from agent.protocol.publishing import publish_object
 
 # All there are. A retained one may be left from a process that was killed: what is not
 # active is cleared at the first connection.
@@ -75,11 +75,13 @@ class Alerts:
             self._changed.clear()
             for name in sorted(self._unsaid):
                 said = self._active.get(name)
-                payload = to_json(said) if said else b""
                 topic = self._topics.alert(name)
                 self._unsaid.discard(name)
                 try:
-                    await (await connection.publish(topic, payload, retain=True))
+                    if said:
+                        await publish_object(connection, topic, said)
+                    else:
+                        await (await connection.publish(topic, b"", retain=True))
                 except Undelivered as error:
                     log.warning("alert_not_published", alert=name, why=str(error))
                     self._unsaid.add(name)

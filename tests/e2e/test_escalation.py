@@ -100,8 +100,8 @@ def test_hold(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
 def test_provisional(proxy: Proxy, new_agent: NewAgent, client: Client) -> None:
     """With `provisional` the local guess comes first, and never after the answer.
 
-    Not even where the broker is slow to acknowledge it, and not if the message comes
-    again after its end.
+    Nobody is asked before the broker has it, and it is not said again if the message
+    comes again after its end.
     """
     pipelines = {"ask": asking(more='on_unresolved = "provisional"')}
 
@@ -116,9 +116,9 @@ def test_provisional(proxy: Proxy, new_agent: NewAgent, client: Client) -> None:
         wait_finals(client, 40)
         proxy.gate = lose
         ask(client, [40])
-        agent.wait_log("case_ended", 41)
         client.wait(lambda: bool(client.results["ask/40"]))
         assert [r["rev"] for r in client.results["ask/40"]] == [0]
+        assert agent.count_log("case_ended") == 40
         proxy.gate = all_pass
         proxy.drop_connections()
         final(client, "ask/40")
@@ -135,38 +135,44 @@ def test_provisional(proxy: Proxy, new_agent: NewAgent, client: Client) -> None:
         assert (local["status"], local["by"]) == ("unresolved", "encoder")
         assert "upstream" not in local
         assert (last["by"], last["reason"]) == ("upstream", local["reason"])
-    assert Counter(len(heard) for heard in client.results.values())[2] >= 41
+    assert Counter(len(heard) for heard in client.results.values())[2] >= 40
     assert set(calls(llm).values()) == {1}
 
 
-def test_provisional_is_first(
-    proxy: Proxy, new_agent: NewAgent, client: Client
+@pytest.mark.parametrize("lost", ["its PUBACK", "ours"])
+def test_killed_on_the_way_of_a_provisional_result(
+    proxy: Proxy, new_agent: NewAgent, client: Client, lost: str
 ) -> None:
-    """A final result waits for a provisional one that the network holds up."""
-    there, go_on = threading.Event(), threading.Event()
+    """Killed before its case is committed, a message says it again; after, never.
 
-    def hold(way: Way, packet: bytes) -> Fate:
-        if way is Way.BROKER and b"ask/1" in packet:
-            there.set()
-        if way is Way.BROKER and kind(packet) == PUBACK and there.is_set():
-            go_on.wait(60)
-        return Fate.PASS
+    Either way it is asked about once, and has one final result.
+    """
+    loser = Way.BROKER if lost == "its PUBACK" else Way.DEVICE
 
-    pipelines = {
-        "ask": asking(more='on_unresolved = "provisional"'),
-        "home": (["home/+"], '[upstream]\npolicy = "always_local"\n'),
-    }
+    def lose(way: Way, packet: bytes) -> Fate:
+        return Fate.DROP if way is loser and kind(packet) == PUBACK else Fate.PASS
+
+    pipelines = {"ask": asking(more='on_unresolved = "provisional"')}
     with ScriptedLLM(well) as llm:
         agent = new_agent(proxy.port, upstream=http(llm), pipelines=pipelines)
         agent.start()
-        proxy.gate = hold
-        ask(client, range(60), "home")  # more than may be on their way at once
+        proxy.gate = lose
         ask(client, [1])
-        agent.wait_log("case_ended")
-        go_on.set()
+        if lost == "ours":
+            final(client, "ask/1")
+        else:
+            client.wait(lambda: bool(client.results["ask/1"]))
+        agent.kill()
+        proxy.gate = all_pass
+        agent.start()
+        ask(client, [2])
         final(client, "ask/1")
+        final(client, "ask/2")
         assert agent.terminate() == 0
-    assert [said["rev"] for said in client.results["ask/1"]] == [0, 1]
+    assert set(calls(llm).values()) == {1}
+    revisions = [said["rev"] for said in client.results["ask/1"]]
+    assert revisions == sorted(revisions)
+    assert revisions.count(0) == (2 if lost == "its PUBACK" else 1)
 
 
 GOOD: dict[str, Any] = {"label": LABEL, "entities": []}

@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from agent.core.errors import ConfigError, Unreadable
-from agent.core.types import Guarantee, Message, Reason, Routing, Timing
+from agent.core.errors import ConfigError, TooLarge
+from agent.core.types import (
+    Entity,
+    Guarantee,
+    Message,
+    Prediction,
+    Reason,
+    Resolved,
+    Routing,
+    Tier,
+    Timing,
+)
 from agent.daemon.control import LARGEST, WAITING, Control
 from agent.daemon.history import RECENT, RECENT_BYTES, DecisionTerms, History
 from agent.fleet.values import Sourced
 from agent.inference.decide import Policy
-from agent.inference.engine import Outgoing
+from agent.inference.engine import Outgoing, Send
 from agent.protocol.cases import Case
-from agent.protocol.messages import Topics, dead_letter_payload
+from agent.protocol.messages import Topics
 from agent.protocol.payload import Reader
-from harness.tiny import arrived
+from harness.tiny import answered, arrived, unread
 
 if TYPE_CHECKING:
     from agent.inference.engine import Engine
@@ -47,9 +57,7 @@ def outgoing(
     name: str = "m", pipeline: str = "home", payload: bytes = b"turn it on"
 ) -> Outgoing:
     """Return what comes of a message: one result."""
-    said = {"v": 1, "id": name, "pipeline": pipeline, "entities": []}
-    body = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
-    return Outgoing(arrived(payload), (("out", body),))
+    return Outgoing(arrived(payload), (Send("out", answered(name, pipeline)),))
 
 
 def case(name: str, text: str = "secret") -> Case:
@@ -106,17 +114,17 @@ def test_a_case_is_found_and_its_text_is_not_kept() -> None:
 def test_a_dead_letter_is_kept_without_what_it_carries() -> None:
     """Its original may be megabytes, and personal; the reason is all that is told."""
     message = arrived(b"\xff" * 1_000_000)
-    why = Unreadable(Reason.NOT_UTF8, 'odd ,"payload":" words')
-    body = dead_letter_payload(message, "pi", "home", why, 10**7)
+    letter = unread(message.payload)
     memory = recent(terms("home"))
     for _ in range(RECENT):
-        memory.add(Outgoing(message, (("dead", body),)))
-    found = memory.find(message.id)
+        memory.add(Outgoing(message, (Send("dead", letter),)))
+    found = memory.find("m")
     assert found
     assert found.size < 1000
-    [kept] = found.sends
-    assert json.loads(kept)["detail"] == why.detail
-    assert "payload" not in json.loads(kept)
+    [kept] = found.explained()["results"]
+    assert kept["detail"] == letter.detail
+    assert "payload" not in kept
+    assert len(repr(found)) < 2000
 
 
 def test_memory_is_bounded_in_number_and_bytes() -> None:
@@ -126,10 +134,12 @@ def test_memory_is_bounded_in_number_and_bytes() -> None:
         memory.add(outgoing(f"m-{number}"))
     assert memory.find("m-4") is None
     assert memory.find("m-5")
-    large = RECENT_BYTES // 4
+    long = Entity("e", "x" * (RECENT_BYTES // 4), 0, 1, 1)
+    guess = Prediction(Tier.ENCODER, None, None, (long,))
+    large = Resolved(guess, None)
     for number in range(6):
-        sent = outgoing(f"l-{number}")
-        memory.add(replace(sent, sends=((("out"), sent.sends[0][1] + b" " * large),)))
+        sent = Send("out", answered(f"l-{number}", decision=large))
+        memory.add(Outgoing(arrived(), (sent,)))
     assert memory.find("l-2") is None
     assert memory.find("l-3")
     assert memory.find("m-5") is None
@@ -233,10 +243,10 @@ def test_a_case_is_explained_with_its_timings() -> None:
 
 @dataclass
 class Line:
-    """A link and its connection, whose publishes are a list."""
+    """A link and its connection, whose publishes are a list; `room` is for payloads."""
 
     sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    max_packet_bytes: int = 10**6
+    room: int = 10**6
     full: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def connection(self) -> "Line":
@@ -244,7 +254,9 @@ class Line:
         return self
 
     async def publish(self, topic: str, payload: bytes) -> "asyncio.Future[None]":
-        """Note what is sent."""
+        """Note what is sent, if there is room for it."""
+        if len(payload) > self.room:
+            raise TooLarge(topic, len(payload), self.room, self.room)
         self.sent.append((topic, json.loads(payload)))
         self.full.set()
         answer = asyncio.get_running_loop().create_future()
@@ -367,7 +379,7 @@ async def test_a_refused_reload_says_why() -> None:
 async def test_no_response_is_too_long_for_the_broker() -> None:
     """A broker hangs up on a packet beyond its limit, so none is sent."""
     desk = Desk()
-    desk.road.max_packet_bytes = 5000
+    desk.road.room = 5000
     desk.control.takes(
         request("ping", json.dumps({"transaction": "x" * 9000}).encode())
     )

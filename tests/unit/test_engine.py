@@ -1,6 +1,5 @@
 """The engine: one parcel for each message, in order, whatever the model does."""
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,11 +13,10 @@ from agent.inference.calibration import Logistic, TierCalibration
 from agent.inference.decide import Policy
 from agent.inference.engine import Engine, Outgoing, TextTask, WorkItem, answer
 from agent.inference.pipeline import Pipeline
+from agent.protocol.messages import ending_object
 from agent.protocol.payload import Reader
 from agent.telemetry.counters import Counters
 from harness.tiny import arrived
-
-PACKET = 5475  # bytes; leaves 10 for the original in a dead letter
 
 pytestmark = pytest.mark.timeout(10)  # a step that waits has nothing to do
 
@@ -47,8 +45,9 @@ class Bench:
     counters: Counters
 
     def results(self) -> list[dict[str, Any]]:
-        """Return every payload, parsed, in order."""
-        return [json.loads(p) for outgoing in self.outgoings for _, p in outgoing.sends]
+        """Return every result and dead letter as an object, in order."""
+        sends = [send for outgoing in self.outgoings for send in outgoing.sends]
+        return [ending_object(send.ending) for send in sends]
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ async def bench() -> AsyncIterator[Bench]:
     """Return an engine that takes three messages at once."""
     outgoings: list[Outgoing] = []
     counters = Counters()
-    engine = Engine("pi-3", 3, counters, lambda: PACKET, outgoings.append)
+    engine = Engine("pi-3", 3, counters, outgoings.append)
     yield Bench(engine, outgoings, counters)
     engine._worker.shutdown()
 
@@ -94,9 +93,8 @@ async def test_a_message_becomes_a_result(bench: Bench, bundle: Bundle) -> None:
     await bench.engine.work_once()
     [outgoing] = bench.outgoings
     assert outgoing.message is order.message
-    [(topic, payload)] = outgoing.sends
-    assert topic == "result/home"
-    result = json.loads(payload)
+    assert [send.topic for send in outgoing.sends] == ["result/home"]
+    [result] = bench.results()
     assert (result["id"], result["device"]) == ("made-1", "pi-3")
     assert (result["status"], result["label"]) == ("resolved", "lamp_on")
     assert [e["text"] for e in result["entities"]] == ["kitchen"]
@@ -125,12 +123,12 @@ async def test_unreadable_messages_keep_their_place(
     for number, payload in enumerate((b"hello", b"\xff" * 20, b"turn off")):
         bench.engine.put(WorkItem(message(payload, number), (pipeline,)))
     await bench.engine.work_once()
-    topics = [topic for outgoing in bench.outgoings for topic, _ in outgoing.sends]
+    topics = [send.topic for outgoing in bench.outgoings for send in outgoing.sends]
     assert topics == ["result/home", "dead/home", "result/home"]
     good, dead, fine = bench.results()
     assert (good["label"], fine["label"]) == ("chat", "lamp_off")
     assert (dead["reason"], dead["id"]) == ("not_utf8", "made-1")
-    assert (dead["bytes"], dead["truncated"]) == (20, True)
+    assert (dead["bytes"], dead["truncated"]) == (20, False)
     assert bench.counters.summary()["dead_letters"] == {"not_utf8": 1}
 
 
@@ -145,7 +143,7 @@ async def test_one_topic_feeds_several_pipelines(bench: Bench, bundle: Bundle) -
     bench.engine.put(WorkItem(message(b"turn on the kitchen"), pipelines))
     await bench.engine.work_once()
     [outgoing] = bench.outgoings
-    assert [topic for topic, _ in outgoing.sends] == [
+    assert [send.topic for send in outgoing.sends] == [
         "result/whole",
         "dead/field",
         "result/labels",

@@ -158,13 +158,16 @@ def test_dropped_before_it_waited(db: sqlite3.Connection) -> None:
     assert cases.add(db, row("a"), 5.0) is AddVerdict.DONE
 
 
-def test_waits(db: sqlite3.Connection) -> None:
-    """A case waits from when it was added until it is finished."""
+def test_known(db: sqlite3.Connection) -> None:
+    """A case is known while it waits, when it is finished, and when it is forgotten."""
+    keys = ["a", "unknown"]
+    assert cases.known(db, keys) == frozenset()
     add_all(db, "a")
-    assert cases.waits(db, "a")
-    assert not cases.waits(db, "unknown")
+    assert cases.known(db, keys) == {"a"}
     cases.finish(db, "a", "topic", b"final")
-    assert not cases.waits(db, "a")
+    assert cases.known(db, keys) == {"a"}
+    cases.forget(db, "a", 3.0)
+    assert cases.known(db, keys) == {"a"}
 
 
 def test_finals_come_in_the_order_they_were_made(db: sqlite3.Connection) -> None:
