@@ -38,7 +38,7 @@ from agent.mqtt.packets import (
     remaining_bytes,
 )
 from agent.mqtt.properties import Envelope, block_bytes, publish_properties
-from agent.mqtt.topic_filters import LONGEST_TOPIC, checked_topic, number_of
+from agent.mqtt.topic_filters import checked_topic, number_of
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
@@ -266,13 +266,13 @@ class Connection:
         block = block_bytes(properties) if self.is_v5 else 0
         name, limit = topic.encode(), self.max_packet_bytes
         size = packet_bytes(remaining_bytes(name, block, len(payload)))
-        if size <= limit and len(name) <= LONGEST_TOPIC:
+        if size <= limit:
             return
         if topic not in self._too_large:
             self._too_large.add(topic)
             log.warning("too_large", topic=topic[:200], bytes=size, limit=limit)
         room = limit - 5 - remaining_bytes(name, block, 0)  # 5: the longest header
-        raise TooLarge(topic, size, limit, room if len(name) <= LONGEST_TOPIC else -1)
+        raise TooLarge(topic, size, limit, room)
 
     def hang_up(self) -> None:
         """End the connection without a word: what is not acknowledged comes again."""

@@ -23,10 +23,13 @@ from harness.scripted import PUBLISH, Peer, scripted
 from harness.tiny import answered, unread
 
 pytestmark = pytest.mark.timeout(120)
-# What a broker lets through: no controls, no lone surrogates, no wildcards.
+# What a broker lets through: no control and other forbidden characters, no wildcards.
 TOPIC = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1
-).map(lambda topic: topic.replace("+", "-").replace("#", "-"))
+    st.characters(
+        codec="utf-8", exclude_categories=["Cc", "Cn", "Cs"], exclude_characters="+#$"
+    ),
+    min_size=1,
+)
 TOPICS = st.one_of(
     TOPIC,
     st.builds(
@@ -203,13 +206,9 @@ async def test_the_log_says_once_what_does_not_fit(
 async def test_a_topic_that_is_none_is_refused() -> None:
     """A wildcard or a NUL would end the connection, and all that is under way on it."""
     async with connected(LEAST_PACKET) as (connection, _):
-        for topic in ("a/#", "a/+", "a\0b"):
+        for topic in ("a/#", "a/+", "a\0b", "t" * 65_536):
             with pytest.raises(Refused):
                 await connection.publish(topic, b"x")
-        connection.max_packet_bytes = 10**6
-        with pytest.raises(TooLarge) as caught:
-            await connection.publish("t" * 65_536, b"")
-        assert caught.value.room < 0
 
 
 async def test_a_broker_that_takes_next_to_nothing() -> None:
