@@ -49,7 +49,7 @@ def calibrate(
         raise ConfigError(f"{place}: no such folder")
     for label, count in recalibrate.unknown_labels(loaded, pipeline, examples).items():
         click.echo(f"{count} texts are {label!r}: out of scope", err=True)
-    for key in recalibrate.unsaid(loaded, pipeline, examples).values():
+    for key in recalibrate.missing_truth(loaded, pipeline, examples).values():
         click.echo(
             f"no line has {key!r}: what is certified leaves that out, and its scores "
             "stay as they are",

@@ -1,27 +1,27 @@
-"""The score from which on answers may stand with a certified bound on their error.
+"""The lowest score above which answers have a certified bound on their error.
 
 Selective classification with a guarantee: with probability 1 - DELTA over the
-calibration data, at most `max_error` of what passes the threshold is wrong, on data
-like it. Learn then Test (Angelopoulos et al. 2021, arXiv 2110.01052) with fixed
-sequences: thresholds are tried from strict to lax in an order that looks at scores
-only, each with an exact binomial test, and the first failure ends the sequence. That is
-why no correction for many thresholds is needed.
+calibration data, at most `max_error` of the answers above the threshold are wrong, on
+data like it. The method is Learn then Test (Angelopoulos et al. 2021, arXiv 2110.01052)
+with fixed sequences: thresholds are tried from strict to lax in an order that depends
+on scores only, each with an exact binomial test, and the first failure ends the
+sequence. So many thresholds need no correction.
 
-The threshold is one for all tiers of a cascade, so what is certified is the cascade: a
-text is answered by the first tier whose claim reaches it.
+One threshold applies to all tiers of a cascade, so the cascade is certified: the first
+tier whose claim reaches the threshold answers.
 
-Where to start is what decides: a single wrong label among the few surest answers ends a
-sequence that starts there, and real labels are never all right. So one sequence starts
-at half of the data, where some errors are bearable, and one at the fewest answers that
-could be certified at all, for models that are good only there. The two share DELTA,
-most of which goes where most models are.
+The start of a sequence matters most: one wrong label among the few surest answers ends
+a sequence that starts there, and real labels are never all right. So one sequence
+starts at half of the data, where some errors are tolerable, and one at the fewest
+answers that can be certified at all, for models that are good only there. The two share
+DELTA; most of it goes to the first, which suits most models.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-DELTA = 0.05  # how often the guarantee may fail, over repeated calibrations
+DELTA = 0.05  # the share of repeated calibrations in which the guarantee may fail
 STEPS = 100  # thresholds of a sequence
 # Of each sequence: the share of the data that passes its first threshold, and the share
 # of DELTA that it may use up.
@@ -30,18 +30,22 @@ SEQUENCES = ((0.5, 0.8), (0.0, 0.2))
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One answer on calibration data: how sure, and whether right."""
+    """One answer on calibration data: its score, 0 to 1, and whether it is right."""
 
     score: float
     right: bool
 
 
-Case = Sequence[Claim]  # what the tiers say to one text, cheapest first; may be empty
+Case = Sequence[Claim]  # of one text, a claim a tier, cheapest first; may be empty
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The lowest certified threshold, and what passed it on the calibration data."""
+    """The lowest certified threshold for `max_error`.
+
+    `coverage` and `error` are the share of the calibration data that passes it, and the
+    share of wrong answers among that.
+    """
 
     max_error: float
     threshold: float
@@ -50,9 +54,10 @@ class Certificate:
 
 
 def p_value(wrong: int, n: int, max_error: float) -> float:
-    """Return P(X <= wrong) of X ~ Binomial(n, max_error).
+    """Return P(X <= wrong) for X ~ Binomial(n, max_error).
 
-    Small: so few errors among n are unlikely if the true error exceeded `max_error`.
+    It is small if so few errors among `n` are unlikely for a true error above
+    `max_error`, which lies between 0 and 1.
     """
     if wrong >= n:
         return 1.0
@@ -69,12 +74,15 @@ def p_value(wrong: int, n: int, max_error: float) -> float:
 def certify(
     cases: Sequence[Case], max_error: float, delta: float = DELTA
 ) -> Certificate | None:
-    """Return the certificate for an error; None where the data cannot carry it."""
+    """Return the certificate for `max_error`, or None if the data cannot certify it.
+
+    `cases` is the calibration data, `delta` the probability that the guarantee fails.
+    """
     sure = sorted((_surest(case) for case in cases), reverse=True)
     most = wrong_of_most = 0
     for start, portion in SEQUENCES:
         share = portion * delta
-        # With fewer answers even none wrong proves nothing.
+        # With fewer answers not even zero errors prove anything.
         least = math.ceil(math.log(share) / math.log1p(-max_error))
         first = max(least, round(start * len(sure)))
         for n in _sizes(sure, first):
@@ -94,12 +102,12 @@ def certify(
 
 
 def _surest(case: Case) -> float:
-    """Return the threshold up to which a text is answered; below 0: never."""
+    """Return the highest threshold at which a text is answered; below 0: never."""
     return max((claim.score for claim in case), default=-1.0)
 
 
 def _wrong(cases: Sequence[Case], threshold: float) -> int:
-    """Count wrong answers where the first tier that reaches the threshold answers."""
+    """Count the wrong answers of the cascade at a threshold."""
     wrong = 0
     for case in cases:
         answer = next((claim for claim in case if claim.score >= threshold), None)
@@ -110,7 +118,8 @@ def _wrong(cases: Sequence[Case], threshold: float) -> int:
 def _sizes(scores: Sequence[float], first: int) -> list[int]:
     """Return how many answers pass each threshold of a sequence, from `first` up.
 
-    Equal scores pass or fail together; texts that no tier answers never pass.
+    `scores` are sorted from high to low. Equal scores pass or fail together; texts that
+    no tier answers (scores below 0) never pass.
     """
     last = sum(score >= 0 for score in scores)
     sizes: set[int] = set()

@@ -19,7 +19,7 @@ WARM_UP = 20
 
 
 def answer(pipeline: Pipeline, text: str) -> Decision:
-    """Return what a pipeline decides about one text, as the daemon would."""
+    """Return the decision of a pipeline about one text, as in the daemon."""
     try:
         readable = checked(text, pipeline.reader.max_chars)
     except Unreadable as why:
@@ -38,7 +38,11 @@ def timed(pipeline: Pipeline, text: str) -> tuple[Decision, float]:
 def evaluate(
     pipeline: Pipeline, examples: Sequence[Example], progress: Callable[[], None]
 ) -> tuple[dict[str, Any], list[Decision]]:
-    """Return the figures of the command-line contract, and each decision, in order."""
+    """Return the figures of `eval --json`, and the decision about each example.
+
+    `progress` is called after each example. Shares are from 0 to 1, times in
+    milliseconds. Raises what the models raise.
+    """
     for example in examples[:WARM_UP]:
         answer(pipeline, example.text)
     answers = []
@@ -65,14 +69,14 @@ def evaluate(
 
 
 def prediction_line(decision: Decision) -> dict[str, Any]:
-    """Return a decision as a line of `--predictions`."""
-    said = decision_object(decision)
+    """Return a decision as the object of a line of `--predictions`."""
+    answer = decision_object(decision)
     spans = [
         {key: entity[key] for key in ("start", "end", "label", "score")}
-        for entity in said["entities"]
+        for entity in answer["entities"]
     ]
-    kept = {key: said[key] for key in ("status", "by", "label", "score")}
-    return {**kept, "spans": spans, "reason": said["reason"]}
+    kept = {key: answer[key] for key in ("status", "by", "label", "score")}
+    return {**kept, "spans": spans, "reason": answer["reason"]}
 
 
 def _confidence(pipeline: Pipeline, decision: Decision) -> float:

@@ -1,4 +1,4 @@
-"""Labelled data: JSON Lines of texts with a label and spans, checked when read."""
+"""Labelled data: JSON Lines of texts with a label and spans, validated when read."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from agent.core.jsonl import read_records
 
 
 class Span(BaseModel):
-    """An entity in a text; character offsets, `end` exclusive."""
+    """A labelled entity in a text: character offsets, `end` exclusive."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -18,7 +18,7 @@ class Span(BaseModel):
 
 
 class Example(BaseModel):
-    """A text and what is true of it; None says nothing of the label, or the spans."""
+    """A text with its true label and spans; None if they are not known."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -28,7 +28,7 @@ class Example(BaseModel):
 
     @property
     def marked(self) -> tuple[Span, ...]:
-        """The spans; none where nothing is said of them."""
+        """The spans; empty if they are not known."""
         return self.spans or ()
 
     @model_validator(mode="after")
@@ -39,12 +39,12 @@ class Example(BaseModel):
         return self
 
     def outermost(self) -> list[Span]:
-        """Return the spans that lie in no other, in order: what BIO tags can say."""
-        found: list[Span] = []
+        """Return the spans that lie in no other, in order: BIO tags express these."""
+        outer: list[Span] = []
         for span in sorted(self.marked, key=lambda span: (span.start, -span.end)):
-            if not found or span.start >= found[-1].end:
-                found.append(span)
-        return found
+            if not outer or span.start >= outer[-1].end:
+                outer.append(span)
+        return outer
 
 
 def read_examples(path: Path) -> list[Example]:

@@ -1,7 +1,7 @@
 """`slm-agent calibrate`: scores and thresholds from the operator's own labelled data.
 
-Runs on the device, with the model and the runtime that answer there: numpy and pure
-Python, no workshop.
+It runs on the device, with the model and runtime that answer there, and does not need
+the workshop.
 """
 
 import os
@@ -28,13 +28,14 @@ def recalibrate(
     data: str,
     progress: Callable[[], None],
 ) -> Calibration:
-    """Ask every tier about every example and return the calibration that follows.
+    """Run every tier on every example, and return a calibration fitted on that.
 
-    `data` names the examples for people. Raises ConfigError where a text cannot be
-    read, where there are too few, or none says what the pipeline guarantees.
+    `name` is a pipeline, `data` names the examples for people; `progress` is called
+    after each example. Raises ConfigError if a text cannot be read, if there are too
+    few examples, or if none has what the pipeline guarantees.
     """
     guarantee = config.pipelines[name].guarantee
-    for what, key in unsaid(config, name, examples).items():
+    for what, key in missing_truth(config, name, examples).items():
         if guarantee in {what, Guarantee.BOTH}:
             raise ConfigError(
                 f"{data}: no line has {key}, and the pipeline {name} guarantees "
@@ -62,33 +63,33 @@ def recalibrate(
     )
 
 
-def unsaid(
+def missing_truth(
     config: Config, name: str, examples: Sequence[Example]
 ) -> dict[Guarantee, str]:
-    """Return what the bundle can say and no example does, with the key that is missing.
+    """Return what the bundle predicts and no example has, with the missing key.
 
-    The guarantees are those of labels and of entities.
+    Keys are Guarantee.LABEL and Guarantee.ENTITIES, values `label` and `spans`.
     """
     manifest = read_manifest(config.bundle_dir(name))
-    found = {}
+    missing = {}
     if manifest.labels and all(example.label is None for example in examples):
-        found[Guarantee.LABEL] = "label"
+        missing[Guarantee.LABEL] = "label"
     if manifest.entities and all(example.spans is None for example in examples):
-        found[Guarantee.ENTITIES] = "spans"
-    return found
+        missing[Guarantee.ENTITIES] = "spans"
+    return missing
 
 
 def unknown_labels(
     config: Config, name: str, examples: Sequence[Example]
 ) -> dict[str, int]:
-    """Count the examples of each label that the bundle cannot give: out of scope."""
-    known = set(read_manifest(config.bundle_dir(name)).labels)
+    """Count the examples of each label that the bundle does not have: out of scope."""
+    own = set(read_manifest(config.bundle_dir(name)).labels)
     labels = (example.label for example in examples if example.label is not None)
-    return dict(Counter(label for label in labels if label not in known))
+    return dict(Counter(label for label in labels if label not in own))
 
 
 def write(made: Calibration, path: Path) -> None:
-    """Write the calibration, complete or not at all; raises ConfigError."""
+    """Write a calibration, as a whole or not at all; raises ConfigError."""
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("w", encoding="utf-8") as file:

@@ -9,7 +9,7 @@ from agent.core.types import Decision, Entity, Resolved
 from agent.evaluation.examples import Example, Span
 
 BINS = 15
-OVERLAP = 0.7  # of two spans, intersection over union, that counts as the same
+OVERLAP = 0.7  # intersection over union from which two spans count as the same
 
 
 Place = tuple[int, int, str]  # start, end and label of an entity
@@ -17,7 +17,7 @@ Place = tuple[int, int, str]  # start, end and label of an entity
 
 @dataclass(frozen=True, slots=True)
 class ScoredAnswer:
-    """What a pipeline said to one example, and how sure it was (0 to 1)."""
+    """The decision of a pipeline about one example, and its confidence (0 to 1)."""
 
     example: Example
     decision: Decision
@@ -26,20 +26,21 @@ class ScoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Scoreboard:
-    """Of a whole data set; None where it has nothing to score.
+    """The figures of a data set, each from 0 to 1; None if it has nothing to score.
 
     `accuracy` and `span_f1` are those of the local guess, resolved or not. `coverage`
-    is the share resolved locally. `aurc`: the mean error among the k surest answers,
-    over all k (Geifman et al. 2019); the error is that of the label, where there are
-    labels, else any difference in the entities. `ece`: expected calibration error of
-    the label score (Guo et al. 2017), of `entity_ece` the entities'. Texts without
-    spans in the data say nothing of entities.
+    is the share resolved locally. `aurc` is the mean error among the k surest answers,
+    averaged over all k (Geifman et al. 2019); the error is a wrong label if the data
+    has labels, else any difference in the entities. `ece` is the expected calibration
+    error of the label score (Guo et al. 2017), `entity_ece` that of the entities'
+    scores. Texts without spans in the data do not count for entities.
 
     `in_scope_accuracy` and `in_scope_coverage` are of the texts whose label the bundle
-    knows, `out_of_scope_kept` is the share of the others that was not resolved.
-    `span_f2` counts entities of the same label that overlap by `OVERLAP`, and what is
-    missing four times. `missed` is the share of the characters of true entities that
-    are in none found, `hit` the share of all others that are in one.
+    has; `out_of_scope_kept` is the share of the others that was not resolved. `span_f2`
+    counts entities of the same label that overlap by `OVERLAP`; a missing one weighs
+    four times as much as a wrong one. `missed` is the share of the characters of true
+    entities that no predicted entity covers, `hit` the share of all other characters
+    that one covers.
     """
 
     n: int
@@ -60,18 +61,18 @@ class Scoreboard:
     hit: float | None
 
 
-def scoreboard(answers: Sequence[ScoredAnswer], known: frozenset[str]) -> Scoreboard:
-    """Score answers; `known` are the labels the bundle can give.
+def scoreboard(answers: Sequence[ScoredAnswer], labels: frozenset[str]) -> Scoreboard:
+    """Score answers; `labels` are those of the bundle.
 
-    A text whose true label is not known counts as right if it was left unresolved.
+    A text with another true label counts as right if it was left unresolved.
     """
     resolved = [a for a in answers if isinstance(a.decision, Resolved)]
     labelled = [a for a in answers if a.example.label is not None]
-    rights = [_label_right(a, known) for a in labelled]
+    rights = [_label_right(a, labels) for a in labelled]
     marked = _marked(answers)
     judged = labelled or marked
     errors = [
-        not (_label_right(a, known) if labelled else _spans_right(a)) for a in judged
+        not (_label_right(a, labels) if labelled else _spans_right(a)) for a in judged
     ]
     claims = [
         (a.decision.prediction.score, a.decision.prediction.label == a.example.label)
@@ -84,8 +85,8 @@ def scoreboard(answers: Sequence[ScoredAnswer], known: frozenset[str]) -> Scoreb
         for entity in _entities(a)
         if entity.score is not None
     ]
-    inside = [a for a in labelled if a.example.label in known]
-    outside = [a for a in labelled if a.example.label not in known]
+    inside = [a for a in labelled if a.example.label in labels]
+    outside = [a for a in labelled if a.example.label not in labels]
     missed, hit = characters(answers)
     return Scoreboard(
         n=len(answers),
@@ -93,7 +94,7 @@ def scoreboard(answers: Sequence[ScoredAnswer], known: frozenset[str]) -> Scoreb
         span_f1=span_f1(answers),
         coverage=len(resolved) / len(answers) if answers else 0.0,
         resolved_accuracy=_mean(
-            [_label_right(a, known) for a in resolved if a.example.label is not None]
+            [_label_right(a, labels) for a in resolved if a.example.label is not None]
         ),
         resolved_span_f1=span_f1(resolved),
         aurc=aurc([a.confidence for a in judged], errors),
@@ -105,9 +106,9 @@ def scoreboard(answers: Sequence[ScoredAnswer], known: frozenset[str]) -> Scoreb
                 for a in answers
             )
         ),
-        in_scope_accuracy=_mean([_label_right(a, known) for a in inside]),
+        in_scope_accuracy=_mean([_label_right(a, labels) for a in inside]),
         in_scope_coverage=_mean([isinstance(a.decision, Resolved) for a in inside]),
-        out_of_scope_kept=_mean([_label_right(a, known) for a in outside]),
+        out_of_scope_kept=_mean([_label_right(a, labels) for a in outside]),
         span_f2=span_f2(answers),
         missed=missed,
         hit=hit,
@@ -115,25 +116,25 @@ def scoreboard(answers: Sequence[ScoredAnswer], known: frozenset[str]) -> Scoreb
 
 
 def span_f1(answers: Sequence[ScoredAnswer]) -> float | None:
-    """Return the micro F1 of entities: exact boundaries and label."""
-    true = found = hits = 0
+    """Return the micro F1 of entities: exact boundaries and label; None without any."""
+    true = predicted = hits = 0
     for wanted, got in _places(answers):
         true += len(wanted)
-        found += len(got)
+        predicted += len(got)
         hits += len(wanted & got)
-    return 2 * hits / (true + found) if true else None
+    return 2 * hits / (true + predicted) if true else None
 
 
 def span_f2(answers: Sequence[ScoredAnswer]) -> float | None:
-    """Return the micro F2 of entities: the same label, and most of the same words.
+    """Return the micro F2 of entities: the same label, overlap of at least OVERLAP.
 
-    Much like the span evaluation of presidio-research, but no entities are merged and
-    no words passed over.
+    Like the span evaluation of presidio-research, except that no entities are merged
+    and no words are skipped. None without true entities.
     """
-    true = found = hits = 0
+    true = predicted = hits = 0
     for wanted, got in _places(answers):
         true += len(wanted)
-        found += len(got)
+        predicted += len(got)
         for one in sorted(wanted):
             same = next(
                 (other for other in sorted(got) if _much_the_same(one, other)), None
@@ -141,11 +142,11 @@ def span_f2(answers: Sequence[ScoredAnswer]) -> float | None:
             if same:
                 got.remove(same)
                 hits += 1
-    return 5 * hits / (4 * true + found) if true else None
+    return 5 * hits / (4 * true + predicted) if true else None
 
 
 def _places(answers: Sequence[ScoredAnswer]) -> Iterator[tuple[set[Place], set[Place]]]:
-    """Yield where the entities of a text are, and where they were found."""
+    """Yield the true and the predicted entities of each text with known spans."""
     for answer in _marked(answers):
         yield (
             {place(span) for span in answer.example.marked},
@@ -160,7 +161,11 @@ def _much_the_same(one: Place, other: Place) -> bool:
 
 
 def characters(answers: Sequence[ScoredAnswer]) -> tuple[float | None, float | None]:
-    """Return the share of true entities' characters not found, and of others found."""
+    """Return `missed` and `hit` of the Scoreboard.
+
+    The shares of the characters of true entities that were not found, and of all other
+    characters that were.
+    """
     true = missed = others = hit = 0
     for answer in _marked(answers):
         wanted, got = (
@@ -175,9 +180,11 @@ def characters(answers: Sequence[ScoredAnswer]) -> tuple[float | None, float | N
 
 
 def aurc(confidences: Sequence[float], errors: Sequence[bool]) -> float | None:
-    """Return the area under the risk-coverage curve; 0 is perfect ranking, no errors.
+    """Return the area under the risk-coverage curve; 0 without any errors.
 
-    Equally sure answers share their errors, so that their order does not matter.
+    `errors[i]` says whether the answer with `confidences[i]` is wrong. Answers with
+    equal confidence share their errors, so that their order does not matter. None
+    without answers.
     """
     if not errors:
         return None
@@ -194,7 +201,10 @@ def aurc(confidences: Sequence[float], errors: Sequence[bool]) -> float | None:
 
 
 def calibration_error(claims: Sequence[tuple[float, bool]]) -> float | None:
-    """Return how far scores are from truth, over 15 equally wide bins of the score."""
+    """Return the expected calibration error over BINS equally wide bins of the score.
+
+    `claims` are pairs of a score and whether the answer is right. None without any.
+    """
     if not claims:
         return None
     gaps = [0.0] * BINS
@@ -218,8 +228,8 @@ def _entities(answer: ScoredAnswer) -> tuple[Entity, ...]:
     return prediction.entities if prediction else ()
 
 
-def _label_right(answer: ScoredAnswer, known: frozenset[str]) -> bool:
-    if answer.example.label not in known:
+def _label_right(answer: ScoredAnswer, labels: frozenset[str]) -> bool:
+    if answer.example.label not in labels:
         return not isinstance(answer.decision, Resolved)
     prediction = answer.decision.prediction
     return prediction is not None and prediction.label == answer.example.label

@@ -342,7 +342,7 @@ def _stacked(bottom: Values, parts: Iterable[LayerValues]) -> dict[Key, Sourced]
 
 
 def _enabled(stack: list[Values]) -> list[str]:
-    """Return the enabled pipelines: the last layer that names any, or default."""
+    """Return the enabled pipelines, of the last layer that names any, or by default."""
     for values in reversed(stack):
         if ENABLE in values:
             return list(values[ENABLE].value)

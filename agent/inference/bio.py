@@ -1,4 +1,4 @@
-"""Entities from per-word tag scores: BIO tags, decoded so that they are legal."""
+"""Decode entities from the tag scores of words: BIO tags in a legal order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Following:
-    """What it adds that a tag follows another; minus infinity where it may not.
+    """The log-score that a tag adds for following another; -inf where it may not.
 
-    `into`: tags x tags, a row for the second tag, so that its best first tag is found
-    in one row; `first` for a text's first word, `last` for its last: tags each.
+    `into` is tags x tags with a row for the second tag, so that the best first tag of a
+    row is found at once. `first` (tags) is for the first word of a text, `last` (tags)
+    for the last one.
     """
 
     into: Scores
@@ -23,9 +24,10 @@ class Following:
 
 
 def following(transitions: Scores) -> Following:
-    """Return what a bundle's matrix means: (tags + 1) x (tags + 1), first tag first.
+    """Return the scores of a bundle's matrix, which is (tags + 1) x (tags + 1).
 
-    Its last row is for the first word of a text, its last column for the last one.
+    Rows are the first tag, columns the second. The last row is for the first word of a
+    text, the last column for the last word.
     """
     tags = len(transitions) - 1
     steps = transitions[:tags, :tags] + _illegal(tags)
@@ -38,9 +40,9 @@ def following(transitions: Scores) -> Following:
 def best_tags(log_probs: Scores, follow: Following | None = None) -> list[int]:
     """Return the most probable legal tag of each word (Viterbi).
 
-    `log_probs`: words x tags; tag 0 is O, 1 + 2e is B-e, 2 + 2e is I-e. I-e may only
-    follow B-e or I-e. Without `follow` all legal steps are alike, and a step costs
-    O(tags) instead of O(tags squared).
+    `log_probs` is words x tags; tag 0 is O, 1 + 2e is B-e, 2 + 2e is I-e of entity e.
+    I-e may only follow B-e or I-e. Without `follow` all legal steps score the same, and
+    a word costs O(tags) instead of O(tags squared).
     """
     if len(log_probs) == 0:
         return []
@@ -77,13 +79,13 @@ def _weighed(log_probs: Scores, follow: Following) -> list[int]:
 
 
 def _illegal(tags: int) -> Scores:
-    """Return minus infinity where a tag may not follow another, else 0: tags x tags."""
-    found = np.zeros((tags, tags), dtype=np.float32)
+    """Return first x second tag: -inf where the second may not follow, else 0."""
+    scores = np.zeros((tags, tags), dtype=np.float32)
     inside = np.arange(2, tags, 2)
-    found[:, inside] = -np.inf
-    found[inside - 1, inside] = 0.0
-    found[inside, inside] = 0.0
-    return found
+    scores[:, inside] = -np.inf
+    scores[inside - 1, inside] = 0.0
+    scores[inside, inside] = 0.0
+    return scores
 
 
 def _walked(came_from: NDArray[np.int64], tag: int) -> list[int]:
@@ -95,14 +97,17 @@ def _walked(came_from: NDArray[np.int64], tag: int) -> list[int]:
 
 
 def runs(tags: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Return (entity, first word, last word) of each entity in a legal tag sequence."""
-    found: list[tuple[int, int, int]] = []
+    """Return (entity, first word, last word) of each entity in a legal tag sequence.
+
+    Words are numbered from 0; the last word is inclusive.
+    """
+    entities: list[tuple[int, int, int]] = []
     for word, tag in enumerate(tags):
         if tag == 0:
             continue
         entity = (tag - 1) // 2
         if tag % 2 == 1:
-            found.append((entity, word, word))
+            entities.append((entity, word, word))
         else:
-            found[-1] = (entity, found[-1][1], word)
-    return found
+            entities[-1] = (entity, entities[-1][1], word)
+    return entities

@@ -3,8 +3,8 @@
 Its manifest lists every file with its sha256 (agent/inference/manifest.py). Nothing is
 ever unpickled.
 
-Its tiers are a cascade, cheapest first: a text is answered by the first that is sure
-enough for whoever asks.
+Its tiers are a cascade, cheapest first: the first tier that is sure enough for the
+caller answers a text.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class ProbeSpan(FrozenModel):
 
 
 class Probe(FrozenModel):
-    """A text and the answer that a tier gave where the bundle was made."""
+    """A text, and the answer that a tier gave to it where the bundle was made."""
 
     text: str
     tier: int = Field(ge=0)
@@ -55,12 +55,16 @@ class TierModel(Protocol):
     def predict(
         self, texts: Sequence[str], earlier: Sequence[RawPrediction] = ()
     ) -> list[RawPrediction]:
-        """Return the guess about each text; `earlier` is the tier before's of each."""
+        """Return a raw prediction for each text, in order.
+
+        `earlier` has those of the tier before for the same texts; empty for the first
+        tier. Raises what the libraries raise.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A tier at work: its model, and what its guesses are worth."""
+    """A loaded tier: its model, and the calibration of its scores."""
 
     by: Tier
     model: TierModel
@@ -71,17 +75,17 @@ Enough = Callable[[Prediction], bool]
 
 
 def never(_: Prediction) -> bool:
-    """Let no tier but the last answer."""
+    """Let only the last tier answer."""
     return False
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle, ready to be asked; it blocks, so never in the event loop.
+    """A verified bundle that can be asked. It blocks: never call it in the event loop.
 
-    `calibrated` is False where its calibration was made with something else.
-    `probed_with` is the calibration that the bundle came with: its probes' scores are
-    by that one, whichever is in use.
+    `calibrated` is False if its calibration was made with another model or runtime.
+    `probed_with` is the calibration that the bundle came with; the scores of its probes
+    are by that one, whichever is in use.
     """
 
     manifest: Manifest
@@ -97,8 +101,8 @@ class Bundle:
         return self.manifest.id
 
     def predict(self, texts: Sequence[str], enough: Enough = never) -> list[Prediction]:
-        """Return for each text the first prediction that is enough, else the last."""
-        found: dict[int, Prediction] = {}
+        """Return for each text the first prediction that is `enough`, else the last."""
+        answers: dict[int, Prediction] = {}
         before: dict[int, RawPrediction] = {}
         waiting = list(range(len(texts)))
         for number, stage in enumerate(self.stages):
@@ -106,22 +110,22 @@ class Bundle:
             asked = [texts[index] for index in waiting]
             checked = self.manifest.patterns if last else ()
             earlier = [before[index] for index in waiting] if number else []
-            said = _asked(stage.model, asked, earlier, checked)
+            raws = _asked(stage.model, asked, earlier, checked)
             later = []
-            for index, raw in zip(waiting, said, strict=True):
+            for index, raw in zip(waiting, raws, strict=True):
                 guess = with_agreement(raw, before.get(index))
                 prediction = stage.calibration.calibrated(stage.by, guess)
-                before[index], found[index] = guess, prediction
+                before[index], answers[index] = guess, prediction
                 sure = stage.calibration.may_answer(prediction)
                 if not (last or (sure and enough(prediction))):
                     later.append(index)
             waiting = later
             if not waiting:
                 break
-        return [found[index] for index in range(len(texts))]
+        return [answers[index] for index in range(len(texts))]
 
     def guesses(self, text: str) -> list[RawPrediction]:
-        """Return what every tier says of one text, uncalibrated."""
+        """Return the raw prediction of every tier for one text."""
         models = [stage.model for stage in self.stages]
         return guesses(models, self.manifest.patterns, text)
 
@@ -129,16 +133,17 @@ class Bundle:
 def guesses(
     models: Sequence[TierModel], patterns: Sequence[str], text: str
 ) -> list[RawPrediction]:
-    """Return what every tier says of one text, each knowing what the one before said.
+    """Return the raw prediction of every tier for one text, cheapest tier first.
 
-    This is what a calibration is fitted on, in the workshop as on a device.
+    Each tier gets that of the tier before. Calibrations are fitted on these, in the
+    workshop and on a device.
     """
-    found: list[RawPrediction] = []
+    raws: list[RawPrediction] = []
     for model in models:
         checked = patterns if model is models[-1] else ()
-        [raw] = _asked(model, [text], found[-1:], checked)
-        found.append(with_agreement(raw, found[-1] if found else None))
-    return found
+        [raw] = _asked(model, [text], raws[-1:], checked)
+        raws.append(with_agreement(raw, raws[-1] if raws else None))
+    return raws
 
 
 def _asked(
@@ -147,18 +152,18 @@ def _asked(
     earlier: Sequence[RawPrediction],
     patterns: Sequence[str],
 ) -> list[RawPrediction]:
-    """Ask a model, and look for checked patterns beside it."""
-    said = model.predict(texts, earlier)
+    """Return the raw predictions of a model, with entities of checked patterns."""
+    raws = model.predict(texts, earlier)
     if not patterns:
-        return said
+        return raws
     return [
         replace(guess, entities=merged(guess.entities, find(text, patterns)))
-        for text, guess in zip(texts, said, strict=True)
+        for text, guess in zip(texts, raws, strict=True)
     ]
 
 
 def merged(guessed: Sequence[Entity], checked: Sequence[Entity]) -> tuple[Entity, ...]:
-    """Return both in order; a checked entity replaces guesses that overlap it."""
+    """Return both in order; a checked entity replaces guessed ones that overlap it."""
     kept = [
         entity
         for entity in guessed
@@ -170,10 +175,11 @@ def merged(guessed: Sequence[Entity], checked: Sequence[Entity]) -> tuple[Entity
 
 
 def open_bundle(folder: Path, threads: int, calibration: Path | None = None) -> Bundle:
-    """Verify and load a bundle; raises BundleError. `threads` is for one inference.
+    """Verify and load a bundle; raises BundleError.
 
-    `calibration` is a file to use instead of the bundle's own. A calibration that was
-    made with something else is no error here: the bundle says `calibrated=False`.
+    `threads` is the number of threads of one inference. `calibration` is a file to use
+    instead of the bundle's own. A calibration that was made with another model or
+    runtime is no error here: then the bundle has `calibrated=False`.
     """
     manifest = read_manifest(folder)
     verify(folder, manifest)
@@ -210,7 +216,7 @@ def open_bundle(folder: Path, threads: int, calibration: Path | None = None) -> 
 
 
 def _shape(made: Calibration) -> list[list[int | None]]:
-    """Return how much evidence each score of each tier wants."""
+    """Return the number of evidence values that each score of each tier takes."""
     return [
         [
             None if score is None else len(score.weights)
@@ -233,9 +239,9 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def failed_probes(bundle: Bundle) -> list[str]:
-    """Ask the bundle its own probes; return what came out differently on this machine.
+    """Run the bundle's probes; return a line for each that differs on this machine.
 
-    A label or an entity may not change; scores may move by PROBE_SCORE_TOLERANCE.
+    Labels and entities must be equal; scores may differ by PROBE_SCORE_TOLERANCE.
     """
     failures = []
     asked: dict[str, list[RawPrediction]] = {}

@@ -162,16 +162,24 @@ def fingerprint(
 def with_agreement(
     guess: RawPrediction, earlier: RawPrediction | None
 ) -> RawPrediction:
-    """Add what an earlier tier's opinion tells: its log-odds, negative if it differs.
+    """Append the earlier tier's opinion to the `label_evidence` of a raw prediction.
 
-    The two tiers err differently, so that each knows something of the other's errors.
-    So it is with what is out of scope, if the earlier one was taught that.
+    One or two numbers follow those of the tier itself (`Encoder.predict` has their
+    order):
+
+    1. softplus of the earlier tier's log-odds for its own label, negative if its label
+       is another one;
+    2. only if the earlier tier recognises texts out of scope: the negative log-odds
+       that it gives to that.
+
+    The two tiers make different errors, so each is evidence of the other's. Without an
+    earlier tier, or where one of them has no labels, the prediction stays as it is.
     """
     if earlier is None or not earlier.label_evidence or not guess.label_evidence:
         return guess
     odds = earlier.label_evidence[0]
     sign = 1.0 if earlier.label == guess.label else -1.0
-    # Where the earlier tier is unsure, it says little of either.
+    # softplus: an unsure earlier tier is little evidence either way.
     opinion = sign * math.log1p(math.exp(min(odds, 30.0)))
     evidence = (*guess.label_evidence, opinion)
     if earlier.outside is None:

@@ -148,13 +148,25 @@ class Encoder:
     def predict(
         self, texts: Sequence[str], earlier: Sequence[RawPrediction] = ()
     ) -> list[RawPrediction]:
-        """Return the guess about each text, whatever its length.
+        """Return the raw prediction for each text, of whatever length.
 
-        `earlier` is what the tier before said of each, if there was one.
-        A text longer than the window is read in overlapping windows: label
-        probabilities are averaged, each word is judged where it has most context.
-        What is said of a text depends on nothing but the text.
-        Raises ValueError if the model answers with numbers that are none.
+        `earlier` has those of the tier before, if there is one. A text longer than the
+        window is read in overlapping windows: label probabilities are averaged, and the
+        tags of a word are those of the window in which it has most context. The result
+        depends on the text alone. Raises ValueError if the model gives numbers that are
+        not finite.
+
+        `label_evidence` has, in this order:
+
+        1. the log-odds of the best label, after the earlier tier's opinion (`heeds`);
+        2. their margin to the log-odds of the second label;
+        3. the energy: log-sum-exp of the labels' logits, the mean over windows;
+        4. only with `outside`: (1) less the log-odds of being out of scope;
+        5. only with `heeds`: the log-odds of the best label by this tier alone.
+
+        `calibration.with_agreement` appends what the earlier tier says. A calibration
+        has a weight for each: another order makes every calibration invalid.
+        `entities_evidence` is that of `_read_entities`.
         """
         opinions = [guess.opinion for guess in earlier] or [()] * len(texts)
         return [
@@ -176,7 +188,7 @@ class Encoder:
             yield Window(part.ids, first, spans)
 
     def _run(self, window: Window) -> dict[str, Floats]:
-        """Ask the model; alone, for int8 answers depend on neighbours in a batch."""
+        """Run the model on one window; in a batch int8 answers depend on the others."""
         ids = np.asarray([window.ids], dtype=np.int64)
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         found = self._session.run(self._outputs, feed)
@@ -213,7 +225,7 @@ class Encoder:
             if self._spec.outside:
                 outside = float(share[known])
                 label_evidence = (*label_evidence, odds - log_odds(outside))
-            if self._spec.heeds:  # what it would say of this label by itself
+            if self._spec.heeds:  # its own opinion on this label
                 label_evidence = (*label_evidence, log_odds(float(own[index])))
         entities: tuple[Entity, ...] = ()
         entities_evidence: tuple[float, ...] = ()
@@ -228,8 +240,8 @@ class Encoder:
     ) -> tuple[tuple[Entity, ...], tuple[float, ...]]:
         """Decode one tag sequence a level over all words of the text, in their order.
 
-        The evidence: log-odds of the least sure word, of the whole sequence, and how
-        many entities there are.
+        Returns the entities and their evidence: the log-odds of the least sure word,
+        those of the whole sequence, and the number of entities.
         """
         chosen: dict[int, tuple[int, int, int]] = {}  # word -> (context, window, token)
         spans: dict[int, tuple[int, int]] = {}  # from the first window to the last

@@ -1,10 +1,10 @@
 """The `linear` family: hashed n-grams and int8 weights; microseconds, numpy only.
 
 A text is the set of its words, word pairs, and character n-grams inside words, hashed
-into a table of weights. Cheap to be right where the wording gives the answer away.
+into a table of weights. It is right at little cost where the wording shows the answer.
 
-It tells labels, and whether there is anything to extract, but extracts nothing: a text
-with entities is for a later tier.
+It predicts labels, and whether the text has entities, but no entities: a later tier
+must answer a text with entities.
 """
 
 import re
@@ -22,8 +22,8 @@ from agent.core.types import RawPrediction, Tier
 from agent.inference.calibration import log_odds
 
 WORD = re.compile(r"\w+|[^\w\s]")
-LONGEST_WORD = 40  # characters of a word that count; hostile texts have longer ones
-SHORTEST, LONGEST = 2, 5  # characters of an n-gram, the marks < and > included
+LONGEST_WORD = 40  # characters of a word that are used; hostile texts have longer ones
+SHORTEST, LONGEST = 2, 5  # characters of an n-gram, including the marks < and >
 
 Floats = NDArray[np.float32]
 
@@ -38,11 +38,11 @@ class LinearSpec(BaseModel):
     """An .npz: `weights` (int8, 2**bits x columns), `scale` and `bias` (columns)."""
     bits: int = Field(ge=4, le=20)
     outside: bool = False
-    """Whether the column after the labels is for texts that are none of them."""
+    """Whether the column after the labels is for texts out of scope."""
 
     @property
     def by(self) -> Tier:
-        """Who answers."""
+        """The tier in results."""
         return Tier.LINEAR
 
     @property
@@ -52,14 +52,14 @@ class LinearSpec(BaseModel):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files of the bundle that make this tier."""
+        """The files of the bundle that this tier consists of."""
         return self.needed
 
     def load(
         self, folder: Path, labels: list[str], entities: list[str], threads: int
     ) -> "Linear":
-        """Open the weights; raises BundleError where they do not fit the labels."""
-        del threads  # one is all it needs
+        """Open the weights; raises BundleError if they do not fit the labels."""
+        del threads  # it needs one only
         with np.load(folder / self.weights, allow_pickle=False) as arrays:
             weights, scale, bias = (
                 arrays[name] for name in ("weights", "scale", "bias")
@@ -102,8 +102,13 @@ class Linear:
     def predict(
         self, texts: Sequence[str], earlier: Sequence[RawPrediction] = ()
     ) -> list[RawPrediction]:
-        """Return the guess about each text."""
-        del earlier  # it comes first
+        """Return the raw prediction for each text.
+
+        `label_evidence` is the log-odds of the best label and their margin to those of
+        the second; `entities_evidence` is the logit that the text has no entities.
+        `opinion` is the log-probability of each label.
+        """
+        del earlier  # a linear tier is the first
         return [self._guess(self._logits(text)) for text in texts]
 
     def _logits(self, text: str) -> Floats:
@@ -115,47 +120,50 @@ class Linear:
         return logits + self._bias
 
     def _guess(self, logits: Floats) -> RawPrediction:
-        known = len(self._labels)
+        labels = len(self._labels)
         label: str | None = None
         evidence: tuple[float, ...] = ()
         opinion: tuple[float, ...] = ()
         outside: float | None = None
-        if known:
-            own = logits[: known + self._spec.outside]
+        if labels:
+            own = logits[: labels + self._spec.outside]
             logs = own - own.max()
             logs -= np.log(np.exp(logs).sum())
             share = np.exp(logs)
-            opinion = tuple(logs[:known].tolist())
-            label = self._labels[int(share[:known].argmax())]
-            best, second = top_two(share[:known])
+            opinion = tuple(logs[:labels].tolist())
+            label = self._labels[int(share[:labels].argmax())]
+            best, second = top_two(share[:labels])
             evidence = (log_odds(best), log_odds(best) - log_odds(second))
-            outside = float(share[known]) if self._spec.outside else None
+            outside = float(share[labels]) if self._spec.outside else None
         nothing = (float(logits[-1]),) if self._extracts else ()
         return RawPrediction(label, (), evidence, nothing, outside, opinion)
 
 
 def features(text: str, bits: int) -> list[int]:
-    """Return the rows of a text's features in a table of 2**bits rows, each once."""
+    """Return the rows of a text's features in a table of 2**bits rows, each once.
+
+    The order of the rows has no meaning.
+    """
     mask = (1 << bits) - 1
     crc = zlib.crc32
-    found = set()
+    rows = set()
     before = "^"
     for whole in (*WORD.findall(text.lower()), "$"):
         word = whole[:LONGEST_WORD]
-        found.add(crc(word.encode()) & mask)
-        found.add(crc(f"{before} {word}".encode()) & mask)
+        rows.add(crc(word.encode()) & mask)
+        rows.add(crc(f"{before} {word}".encode()) & mask)
         before = word
         if word == "$":
             continue
         marked = f"<{word}>".encode()
         for size in range(SHORTEST, LONGEST + 1):
             for start in range(len(marked) - size + 1):
-                found.add(crc(marked[start : start + size], size) & mask)
-    return list(found)
+                rows.add(crc(marked[start : start + size], size) & mask)
+    return list(rows)
 
 
 def top_two(shares: Floats) -> tuple[float, float]:
-    """Return the largest and the second largest; 0 where there is no second."""
+    """Return the largest and the second largest share; 0 if there is no second."""
     if len(shares) == 1:
         return float(shares[0]), 0.0
     second, best = np.partition(shares, -2)[-2:]

@@ -1,8 +1,8 @@
-"""What a bundle says of itself, and whether its files are what it says.
+"""The manifest of a bundle, and the check of its files against it.
 
 `manifest.json` lists every file with its sha256; a bundle that differs is refused.
-A bundle may stand on a trunk: an encoder in a folder beside its own, with a manifest
-of its own. Then it lists the trunk's files too, as `../<trunk>/<file>`.
+A bundle may use a trunk: an encoder in a folder beside its own, with its own manifest.
+Then the bundle's manifest lists the trunk's files as well, as `../<trunk>/<file>`.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ BORROWED = re.compile(r"\.\./([A-Za-z0-9_-]+)/([A-Za-z0-9_-][A-Za-z0-9_.-]*)")
 
 
 class File(FrozenModel):
-    """A file of the bundle."""
+    """A file that a manifest lists; `bytes` is its size."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
 class BundleSection(FrozenModel):
-    """What a bundle and a trunk both say of themselves."""
+    """The fields that the manifests of a bundle and of a trunk share."""
 
     name: str
     version: str
@@ -64,9 +64,10 @@ class Manifest(BundleSection):
     tiers: list[Family] = Field(min_length=1)
 
     def fingerprint(self) -> str:
-        """Name what answers: model, tokenizer, labels, and the library that computes.
+        """Return the sha256 of all that decides answers, hexadecimal.
 
-        A calibration holds for one fingerprint.
+        That is models, tokenizer, labels, entities, patterns and the runtime. A
+        calibration holds for one fingerprint.
         """
         names = {name for tier in self.tiers for name in tier.files}
         what = {name: self.files[name].sha256 for name in names & self.files.keys()}
@@ -79,7 +80,7 @@ class Manifest(BundleSection):
 
 
 class TrunkManifest(BundleSection):
-    """`manifest.json` of a trunk: what bundles stand on, and no bundle itself."""
+    """`manifest.json` of a trunk, which is no bundle itself."""
 
     trunk: Literal[1]
     """The format."""
@@ -115,10 +116,10 @@ def _read(folder: Path, kind: type[M], what: str) -> M:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with the manifest; raises BundleError where one differs.
+    """Compare every file with the manifest; raises BundleError if one differs.
 
-    A file that is not listed is refused too: a graph may take its weights from it. So
-    it is with the trunk's files, if the bundle stands on one.
+    An unlisted file is refused as well, because a graph may load weights from it. The
+    files of the bundle's trunk are checked in the same way.
     """
     own = {n: file for n, file in manifest.files.items() if not n.startswith(ABOVE)}
     borrowed: dict[str, dict[str, File]] = {}
@@ -135,20 +136,20 @@ def verify(folder: Path, manifest: Manifest) -> None:
 def _verify_trunk(
     folder: Path, bundle: str, trunk: str, wanted: Mapping[str, File]
 ) -> None:
-    """Compare the trunk beside a bundle with its own manifest and with the bundle's."""
+    """Compare the trunk beside a bundle with its own manifest and the bundle's."""
     place = (folder / ABOVE).resolve() / trunk
     try:
-        found = read_trunk(place)
+        beside = read_trunk(place)
     except BundleError as error:
         raise BundleError(f"{bundle} stands on a trunk: {error}") from error
-    for name in sorted(found.files.keys() - {CARD} | wanted.keys()):
-        ours, theirs = wanted.get(name), found.files.get(name)
+    for name in sorted(beside.files.keys() - {CARD} | wanted.keys()):
+        ours, theirs = wanted.get(name), beside.files.get(name)
         if ours is None or theirs is None or ours.sha256 != theirs.sha256:
             raise BundleError(
-                f"{folder}: {bundle} was not made for the trunk {found.id} that lies "
+                f"{folder}: {bundle} was not made for the trunk {beside.id} that lies "
                 f"beside it ({name} differs); install bundle and trunk together"
             )
-    _compare(place, found.files)
+    _compare(place, beside.files)
 
 
 def _compare(folder: Path, files: Mapping[str, File]) -> None:
@@ -161,12 +162,12 @@ def _compare(folder: Path, files: Mapping[str, File]) -> None:
             raise _not_ours(path)
         try:
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror or error}") from error
-        if found != expected.sha256:
+        if digest != expected.sha256:
             raise BundleError(
-                f"{path}: sha256 is {found[:12]}..., the manifest says "
+                f"{path}: sha256 is {digest[:12]}..., the manifest says "
                 f"{expected.sha256[:12]}...; the file is damaged or was replaced"
             )
 
@@ -179,5 +180,5 @@ def _not_ours(path: Path) -> BundleError:
 
 
 def _files(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if not path.is_dir())
-    return {path.relative_to(folder).as_posix() for path in found}
+    paths = (path for path in folder.rglob("*") if not path.is_dir())
+    return {path.relative_to(folder).as_posix() for path in paths}

@@ -1,7 +1,7 @@
-"""Opening what a tier computes with: tokenizers, graphs, and trunks.
+"""Open tokenizers, graphs and trunks.
 
-A trunk is an encoder on which several bundles stand: their own graphs are heads, which
-read its hidden states. A process holds it once, however many bundles are open.
+A trunk is an encoder that several bundles share. Their own graphs are heads, which read
+its hidden states. A process holds a trunk once, however many bundles are open.
 """
 
 import os
@@ -20,38 +20,38 @@ if TYPE_CHECKING:
 # onnxruntime's Linux wheels report usage unless this is set before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-HIDDEN = "hidden"  # what a trunk gives and heads take: float, batch x tokens x width
+HIDDEN = "hidden"  # output of a trunk, input of heads: float, batch x tokens x width
 MASK = "attention_mask"
 
 
 class Session(Protocol):
-    """What answers: a graph, or heads on a trunk."""
+    """A graph that can be run: an encoder, or heads on a trunk."""
 
     def get_outputs(self) -> Sequence[Any]:
         """Return the outputs, each with `name` and `shape`."""
 
     def run(self, names: Sequence[str], feed: dict[str, Any]) -> list[Any]:
-        """Return the outputs of these names."""
+        """Return the outputs with these names; `feed` has the inputs by name."""
 
 
 class Trunk:
-    """Owns the session and the tokenizers that bundles share; any thread may ask."""
+    """Owns the session and the tokenizers that bundles share; for any thread."""
 
     def __init__(self, graph: Path, tokenizer: Path, threads: int) -> None:
-        """Open the graph; `threads` is for one inference."""
+        """Open the graph; `threads` is the number of threads of one inference."""
         self.session = open_session(graph, threads)
         self._tokenizer = tokenizer
         self._windows: dict[tuple[int, int], Tokenizer] = {}
 
     @property
     def width(self) -> int:
-        """How many numbers a token becomes."""
+        """The number of hidden numbers of a token."""
         [hidden] = self.session.get_outputs()
         width: int = hidden.shape[-1]
         return width
 
     def tokenizer(self, max_tokens: int, stride: int) -> "Tokenizer":
-        """Return the tokenizer that cuts texts into such windows."""
+        """Return the tokenizer with windows of `max_tokens` that share `stride`."""
         window = (max_tokens, stride)
         if window not in self._windows:
             self._windows[window] = open_tokenizer(self._tokenizer, *window)
@@ -59,10 +59,10 @@ class Trunk:
 
 
 class Heads:
-    """Owns the graph of one bundle's heads, and asks it as if it were an encoder."""
+    """Owns the graph of a bundle's heads; runs like a whole encoder."""
 
     def __init__(self, trunk: Trunk, session: "InferenceSession") -> None:
-        """Take both; raises BundleError where they do not fit."""
+        """Take both; raises BundleError if their widths differ."""
         self.trunk = trunk
         self._session = session
         widths = {given.name: given.shape[-1] for given in session.get_inputs()}
@@ -78,20 +78,22 @@ class Heads:
         return outputs
 
     def run(self, names: Sequence[str], feed: dict[str, Any]) -> list[Any]:
-        """Return what the heads say of what the trunk sees."""
+        """Run the trunk, then the heads; return the outputs with these names."""
         [hidden] = self.trunk.session.run([HIDDEN], feed)
-        said: list[Any] = self._session.run(names, {HIDDEN: hidden, MASK: feed[MASK]})
-        return said
+        heads_feed = {HIDDEN: hidden, MASK: feed[MASK]}
+        outputs: list[Any] = self._session.run(names, heads_feed)
+        return outputs
 
 
 _trunks: WeakValueDictionary[tuple[object, ...], Trunk] = WeakValueDictionary()
-_opening = Lock()  # two threads that open bundles must not open one trunk twice
+_opening = Lock()  # two threads must not open the same trunk twice
 
 
 def open_trunk(graph: Path, tokenizer: Path, threads: int) -> Trunk:
-    """Return the trunk of these files: the same one for as long as anybody holds it.
+    """Return the trunk of these files: the same object while anybody holds it.
 
-    Files that were replaced meanwhile are another trunk.
+    If the files were replaced meanwhile, it is another trunk. Raises what the libraries
+    raise on files that they cannot read.
     """
     files = (graph, graph.with_name(f"{graph.name}.data"), tokenizer)
     key = (threads, *(part for file in files for part in _identity(file)))
@@ -104,14 +106,17 @@ def open_trunk(graph: Path, tokenizer: Path, threads: int) -> Trunk:
 
 def _identity(path: Path) -> tuple[object, ...]:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:  # small weights lie inside the graph
         return (path.name,)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def open_tokenizer(path: Path, max_tokens: int, stride: int) -> "Tokenizer":
-    """Open a tokenizer that cuts texts into windows of at most `max_tokens`."""
+    """Open a tokenizer that cuts texts into windows of at most `max_tokens` tokens.
+
+    Neighbouring windows share `stride` tokens.
+    """
     from tokenizers import Tokenizer  # noqa: PLC0415  18 MB that `check --schema` saves
 
     tokenizer = Tokenizer.from_file(str(path))
@@ -123,9 +128,9 @@ def open_tokenizer(path: Path, max_tokens: int, stride: int) -> "Tokenizer":
 def open_session(path: Path, threads: int) -> "InferenceSession":
     """Open an ONNX session for a daemon that is idle most of the time.
 
-    Options by measurement (`slm-agent bench`, docs/decisions/0004): spinning burns a
-    core while it waits, the arena and memory patterns keep the peak of the longest
-    text for ever.
+    `threads` is the number of threads of one inference. The options were measured
+    (`bench/options.py`, docs/decisions/0004): spinning uses a core while it waits;
+    arena and memory patterns keep the memory that the longest text needed.
     """
     import onnxruntime  # noqa: PLC0415  47 MB that config and demo never need
 

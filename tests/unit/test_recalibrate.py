@@ -9,7 +9,12 @@ from agent.config.load import Config, load
 from agent.core.errors import ConfigError
 from agent.core.types import Guarantee, Reason, Resolved, Tier, Unresolved
 from agent.evaluation.examples import Example, Span
-from agent.evaluation.recalibrate import recalibrate, unknown_labels, unsaid, write
+from agent.evaluation.recalibrate import (
+    missing_truth,
+    recalibrate,
+    unknown_labels,
+    write,
+)
 from agent.inference.bundle import read_calibration
 from agent.inference.pipeline import open_pipelines
 from harness.tiny import write_bundle
@@ -100,7 +105,7 @@ def test_strange_texts_are_left_alone(config: Config) -> None:
 def test_what_no_line_says_is_not_promised(config: Config) -> None:
     """Lines of labels do for a pipeline that guarantees labels, and for no other."""
     data = [one.model_copy(update={"spans": None}) for one in examples(400)]
-    assert unsaid(config, "home", data) == {Guarantee.ENTITIES: "spans"}
+    assert missing_truth(config, "home", data) == {Guarantee.ENTITIES: "spans"}
     made = recalibrate(config, "home", data, "own.jsonl", lambda: None)
     assert set(made.tables) == {Guarantee.LABEL}
     old = read_calibration(config.bundle_dir("home") / "calibration.json")
