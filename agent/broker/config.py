@@ -10,9 +10,10 @@ from pydantic import AfterValidator, Field
 
 from agent.config.agent_file import Cache, Log, Metrics, Mqtt, StateSection, host_name
 from agent.config.checks import check_tls
-from agent.config.load import first_line, login_of, read_file
+from agent.config.load import login_of, read_file
 from agent.config.section import Limits, Name, Place, Section
 from agent.core.errors import ConfigError
+from agent.core.files import first_line
 from agent.mqtt.connection import Endpoint, Will, tls_context
 from agent.mqtt.topic_filters import (
     checked_base,

@@ -20,7 +20,7 @@ def doctor(config: Path | None, *, own: bool, as_json: bool) -> None:
     Beside a running daemon, without disturbing it; `check` looks at the files only.
     Exit status 2 if something is wrong, 0 with warnings.
     """
-    from agent.daemon.checks import Finding
+    from agent.core.findings import Finding
     from agent.daemon.diagnosis import examine
     from agent.fleet.status import fleet_status
 

@@ -12,7 +12,7 @@ import click
 
 from agent.cli import tables
 from agent.cli.options import CONFIG, JSON
-from agent.cli.tables import printable
+from agent.core.words import printable
 
 if TYPE_CHECKING:
     from agent.outbox.ledger import LedgerEntry

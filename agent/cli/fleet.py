@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.findings import print_finding
 from agent.core.errors import ConfigError
+from agent.core.files import read_bytes, replace
 
 if TYPE_CHECKING:
     from agent.fleet.diff import Change, DiffReport
@@ -24,7 +26,6 @@ MODELS = click.option(
     help="Folder of bundles, to compare pins with.",
 )
 SIGNED = ".signed.json"
-COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 @click.group()
@@ -75,22 +76,7 @@ def check(file: Path, models: Path | None, *, as_json: bool) -> None:
 
     found = findings(read_path(file), models)
     for finding in found:
-        if as_json:
-            click.echo(
-                json.dumps(
-                    {
-                        "level": finding.level,
-                        "subject": finding.subject,
-                        "detail": finding.detail,
-                        "devices": finding.devices,
-                    },
-                    ensure_ascii=False,
-                )
-            )
-            continue
-        level = click.style(f"{finding.level:8}", fg=COLOURS[finding.level])
-        about = f" ({finding.about})" if finding.level != "ok" and finding.about else ""
-        click.echo(f"{level}{finding.subject}: {finding.detail}{about}")
+        print_finding(finding, as_json=as_json)
     if worst(found):
         sys.exit(2)
 
@@ -244,7 +230,6 @@ def sign(file: Path, key: Path, out: Path | None, models: Path | None) -> None:
 
     The signed file carries everything: FILE as it is, and its list of devices.
     """
-    from agent.core.files import replace
     from agent.fleet import signing
     from agent.fleet.checks import check as findings
     from agent.fleet.parse import read_path
@@ -267,7 +252,7 @@ def sign(file: Path, key: Path, out: Path | None, models: Path | None) -> None:
                 f"{place}: version {before.version} is signed already, and "
                 f"{read.version} is not larger: devices would refuse it"
             )
-    signed = signing.sign(content, _bytes_of(key))
+    signed = signing.sign(content, read_bytes(key))
     try:
         replace(place, signed + b"\n")
     except OSError as error:
@@ -332,7 +317,7 @@ def push(
     section = agent.fleet
     place = topic or (section.topic if section else "")
     place = place or str(FleetSection.model_fields["topic"].default)
-    data = _bytes_of(signed)
+    data = read_bytes(signed)
     files = public_keys or (section.public_key_files if section else ())
     keys = signing.public_keys(files)
     read = read_path(signed)
@@ -354,19 +339,12 @@ def _checked_url(url: str) -> str:
     from pydantic import ValidationError
 
     from agent.config.agent_file import Mqtt
-    from agent.config.explain import explain
+    from agent.core.explain import explain
 
     try:
         return Mqtt.model_validate({"url": url}).url
     except ValidationError as error:
-        raise ConfigError(f"--{explain(Mqtt, error.errors()[0])}") from error
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
+        raise ConfigError(f"--{explain(Mqtt, error)[0]}") from error
 
 
 def _text(value: Any) -> str:

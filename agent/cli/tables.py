@@ -38,10 +38,3 @@ def plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         + "\n"
         for line in lines
     )
-
-
-def printable(text: str) -> str:
-    """Return a text that no terminal takes for a command: others wrote it."""
-    return "".join(
-        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
-    )

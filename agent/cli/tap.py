@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.options import CONFIG, JSON, OWN, running
-from agent.cli.tables import printable
 from agent.core.types import Message
+from agent.core.words import printable
 
 if TYPE_CHECKING:
     from agent.config.load import Config

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.options import CONFIG, JSON, OWN, running
-from agent.cli.tables import plain, printable
+from agent.cli.tables import plain
 from agent.core.types import Message
+from agent.core.words import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,9 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from agent.config.agent_file import AgentFile, Mqtt
 from agent.config.checks import check_tls, check_together
-from agent.config.explain import explain, nearest
 from agent.config.pipeline_file import PipelineFile
 from agent.core.errors import ConfigError
+from agent.core.explain import explain
+from agent.core.files import exists, first_line, read_bytes
+from agent.core.words import nearest
 from agent.mqtt.connection import Login
 
 DEFAULT_PATH = Path("/etc/slm-agent/agent.toml")
@@ -69,7 +71,7 @@ def load(path: Path | None, enable: tuple[str, ...] = ()) -> Config:
     `path` None means the default path, and built-in defaults where that is missing.
     `enable` replaces the list in the file (for commands about one pipeline).
     """
-    if path is None and not DEFAULT_PATH.exists():
+    if path is None and not exists(DEFAULT_PATH):
         agent = AgentFile()
     else:
         path = path or DEFAULT_PATH
@@ -100,7 +102,7 @@ def schemas() -> dict[str, Any]:
 
 def _pipeline(folder: Path, name: str) -> PipelineFile:
     path = folder / f"{name}.toml"
-    if not path.exists():
+    if not exists(path):
         known = sorted(p.stem for p in folder.glob("*.toml"))
         hint = nearest(name, known)
         there = f"there are: {', '.join(known)}" if known else "the folder has none"
@@ -110,39 +112,25 @@ def _pipeline(folder: Path, name: str) -> PipelineFile:
 
 def read_file(model: type[File], path: Path) -> File:
     """Read a TOML file; raises ConfigError with a line for each thing wrong."""
-    return _validated(model, read_toml(path), path)
+    try:
+        return model.model_validate(read_toml(path), context=path.parent)
+    except ValidationError as error:
+        lines = [f"{path}: {line}" for line in explain(model, error)]
+        raise ConfigError("\n".join(lines)) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file as it is; raises ConfigError."""
-    try:
-        return parse_toml(path.read_bytes(), path)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    return parse_toml(read_bytes(path), path)
 
 
 def parse_toml(data: bytes, name: str | Path) -> dict[str, Any]:
     """Return what bytes say as TOML; raises ConfigError, naming where they are from."""
     try:
         return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML: is no text in UTF-8") from error
+    except RecursionError as error:
+        raise ConfigError(f"{name}: not valid TOML: nested too deep") from error
+    except ValueError as error:  # TOMLDecodeError, and numbers of thousands of digits
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
-
-
-def _validated(model: type[File], document: dict[str, Any], path: Path) -> File:
-    try:
-        return model.model_validate(document, context=path.parent)
-    except ValidationError as error:
-        lines = [f"{path}: {explain(model, e)}" for e in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
-
-
-def first_line(path: Path, key: str) -> str:
-    """Return the first line of a credential file, stripped; raises ConfigError."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{key}: {path}: {error}") from error
-    if not lines or not lines[0].strip():
-        raise ConfigError(f"{key}: {path}: the first line is empty")
-    return lines[0].strip()

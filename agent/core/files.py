@@ -1,7 +1,55 @@
-"""Replace a file as a whole: after a crash there is the old file or the new one."""
+"""Files: read with one error, and replaced whole.
+
+After a crash there is the old one or the new one.
+"""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+from agent.core.errors import ConfigError
+
+
+def read_bytes(path: Path, refused: type[ConfigError] = ConfigError) -> bytes:
+    """Return what is in a file; raises ConfigError, or the error given for it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise refused(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:  # a path with NUL
+        raise refused(f"{path}: {error}") from error
+
+
+def exists(path: Path) -> bool:
+    """Tell whether a file is there; raises ConfigError where that cannot be seen."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:  # a path with NUL
+        raise ConfigError(f"{path}: {error}") from error
+    return True
+
+
+def first_line(path: Path, key: str) -> str:
+    """Return the first line of a file of secrets, as it is; raises ConfigError.
+
+    Only what ends the line is taken off: a space may belong to a password. `key` is
+    that of the configuration, for the error.
+    """
+    try:
+        line = read_bytes(path).partition(b"\n")[0].removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{key}: {path}: is no text in UTF-8") from None
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    if not line.strip():
+        raise ConfigError(f"{key}: {path}: the first line is empty")
+    return line
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -9,10 +57,21 @@ def replace(path: Path, content: bytes) -> None:
 
     Missing folders are created. Raises OSError, and then the old file is unchanged.
     """
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that replaces the one at `path`, durably, once it is written.
+
+    Missing folders are created. Raises OSError; if the writing fails, the old file is
+    unchanged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.new")
     with part.open("wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

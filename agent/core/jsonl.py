@@ -6,6 +6,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.core.errors import ConfigError
+from agent.core.explain import first
+from agent.core.files import read_bytes
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -18,9 +20,9 @@ def read_lines(path: Path, what: str) -> list[tuple[int, str]]:
     ConfigError if the file cannot be read as UTF-8, or has no lines.
     """
     try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+        lines = read_bytes(path).decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is no text in UTF-8: {error.reason}") from error
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise ConfigError(f"{path}: no {what}")
@@ -38,7 +40,5 @@ def read_records(path: Path, model: type[Record], what: str) -> list[Record]:
         try:
             records.append(model.model_validate_json(line))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{path}:{number}: {where} {first['msg']}") from error
+            raise ConfigError(f"{path}:{number}: {first(error)}") from error
     return records

@@ -1,12 +1,13 @@
 """`slm-agent check`: everything that can be known before the daemon starts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from agent.config.load import Config
+from agent.core.files import exists
+from agent.core.findings import Finding
 from agent.core.jsonl import read_records
 from agent.core.types import Decision, Guarantee
 from agent.daemon.assembly import endpoint, finder_of, transport_of
@@ -41,18 +42,6 @@ class ExampleCase(BaseModel):
     status: Literal["resolved", "unresolved"] | None = None
     label: str | None = None
     entities: tuple[CaseEntity, ...] | None = None
-
-
-Level = Literal["ok", "warning", "error"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report."""
-
-    level: Level
-    subject: str
-    detail: str
 
 
 def membership(found: FleetStatus) -> Iterator[Finding]:
@@ -157,7 +146,7 @@ def _uncertified(pipeline: Pipeline) -> str:
 
 def _cases(config: Config, pipeline: Pipeline) -> Iterator[Finding]:
     path = config.agent.pipelines.dir / f"{pipeline.name}.cases.jsonl"
-    if not path.exists():
+    if not exists(path):
         yield Finding("warning", pipeline.name, f"no example cases: {path} is missing")
         return
     failed = 0

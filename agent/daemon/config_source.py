@@ -14,6 +14,7 @@ import structlog
 from agent.config.load import DEFAULT_PATH, Config, load
 from agent.core.clock import Clock
 from agent.core.errors import ConfigError
+from agent.core.files import exists
 from agent.daemon.assembly import Opened, prepare
 from agent.fleet.probation import HealthSignals, Probation
 from agent.fleet.resolve import Effective, read_local
@@ -42,7 +43,7 @@ class ConfigSource:
         section = self._own.agent.fleet
         self._section = section
         if section:
-            place = path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
+            place = path or (DEFAULT_PATH if exists(DEFAULT_PATH) else None)
             self._device = FleetDevice(
                 self._own.agent.state.dir / FOLDER,
                 read_local(place),

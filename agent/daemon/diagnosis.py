@@ -18,9 +18,10 @@ from pydantic_core import from_json
 from agent.config.agent_file import MqttUpstreamSection
 from agent.config.load import Config
 from agent.core.errors import ConfigError, Refused, Undelivered
+from agent.core.findings import Finding, Level
 from agent.core.interpreter import PYTHON, environment
 from agent.daemon.assembly import endpoint, transport_of
-from agent.daemon.checks import Finding, Level, membership
+from agent.daemon.checks import membership
 from agent.daemon.status import DISK_LOW
 from agent.escalation.mqtt import endpoint_of
 from agent.fleet.status import FleetStatus

@@ -21,8 +21,8 @@ from pydantic_core import from_json
 
 from agent import __version__
 from agent.config.agent_file import HttpUpstreamSection
-from agent.config.load import first_line
 from agent.core.errors import ConfigError
+from agent.core.files import first_line
 from agent.escalation.transport import (
     EncodeAgain,
     Rejected,

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pydantic_core import from_json, to_json
 
 from agent.config.agent_file import MqttUpstreamSection
-from agent.config.load import first_line
 from agent.core.errors import (
     ConfigError,
     NobodyListens,
@@ -27,6 +26,7 @@ from agent.core.errors import (
     TooLarge,
     Undelivered,
 )
+from agent.core.files import first_line
 from agent.core.types import Message
 from agent.escalation.transport import (
     Rejected,

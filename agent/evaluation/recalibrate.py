@@ -4,13 +4,13 @@ It runs on the device, with the model and runtime that answer there, and does no
 the workshop.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.config.load import Config
 from agent.core.errors import ConfigError, Unreadable
+from agent.core.files import replace
 from agent.core.types import Guarantee
 from agent.evaluation.examples import Example
 from agent.evaluation.fitting import CalibrationSample, calibrate
@@ -90,13 +90,8 @@ def unknown_labels(
 
 def write(made: Calibration, path: Path) -> None:
     """Write a calibration, as a whole or not at all; raises ConfigError."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(f"{made.model_dump_json(indent=1)}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        replace(path, f"{made.model_dump_json(indent=1)}\n".encode())
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror or error}; name another place with --out, or let "

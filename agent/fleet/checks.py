@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
-from agent.config.explain import nearest
 from agent.core.errors import ConfigError
+from agent.core.findings import Finding
+from agent.core.words import nearest
 from agent.fleet.model import Condition, FleetEntry, listed
 from agent.fleet.parse import Fleet
 from agent.fleet.resolve import AGENT, DEFAULT, Effective, Resolver, compared, stand_in
@@ -20,24 +21,6 @@ from agent.mqtt.topic_filters import overlap, split_share
 MANY = 5  # at most so many findings about topics for each pipeline and broker
 QUOTED = re.compile(r"'[^']*'")
 HERE = {"localhost", "127.0.0.1", "::1"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report, and the devices it is about."""
-
-    level: Literal["ok", "warning", "error"]
-    subject: str
-    detail: str
-    devices: tuple[str, ...] = ()
-
-    @property
-    def about(self) -> str:
-        """Name the devices for people: the first, and how many more."""
-        if not self.devices:
-            return ""
-        more = len(self.devices) - 1
-        return f"{self.devices[0]} and {more} more" if more else self.devices[0]
 
 
 @dataclass(frozen=True, slots=True)

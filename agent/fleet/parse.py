@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from agent.config.agent_file import AgentFile
-from agent.config.explain import explain
 from agent.config.load import parse_toml
 from agent.config.pipeline_file import PipelineFile
 from agent.core.errors import ConfigError
+from agent.core.explain import explain, explain_one
+from agent.core.files import read_bytes
 from agent.fleet.model import DeviceGroup, FleetEntry, FleetFile, Part, drawn, meets
 from agent.fleet.signing import Content, Untrusted, opened
 from agent.fleet.values import Key, Sourced, dotted, flat
@@ -87,7 +88,7 @@ def read_path(path: Path) -> Fleet:
 
     The signature is not checked: this is for the operator's desk, not for devices.
     """
-    data = _bytes_of(path)
+    data = read_bytes(path)
     if data.startswith(b"{"):
         try:
             return read(opened(data), path.name)
@@ -95,7 +96,7 @@ def read_path(path: Path) -> Fleet:
             raise ConfigError(f"{path}: {error}") from error
     file = _file(data, path.name)
     more = file.devices_file
-    devices = None if more is None else _bytes_of(path.parent / more)
+    devices = None if more is None else read_bytes(path.parent / more)
     return _read(file, Content(data, devices), path.name)
 
 
@@ -111,7 +112,7 @@ def _file(toml: bytes, name: str) -> FleetFile:
     try:
         return FleetFile.model_validate(parse_toml(toml, name))
     except ValidationError as error:
-        lines = [f"{name}: {explain(FleetFile, e)}" for e in error.errors()]
+        lines = [f"{name}: {line}" for line in explain(FleetFile, error)]
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -137,13 +138,6 @@ def _read(file: FleetFile, content: Content, name: str) -> Fleet:
     )
 
 
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-
-
 def _entries(data: bytes, name: str | None) -> list[FleetEntry]:
     entries, wrong = [], []
     for number, line in enumerate(data.split(b"\n"), start=1):
@@ -152,8 +146,8 @@ def _entries(data: bytes, name: str | None) -> list[FleetEntry]:
         try:
             entries.append(FleetEntry.model_validate_json(line))
         except ValidationError as error:
-            why = [explain(FleetEntry, e) for e in error.errors()]
-            wrong += [f"{name}: line {number}: {each}" for each in why]
+            why = explain(FleetEntry, error)
+            wrong += [f"{name}: line {number}: {line}" for line in why]
     if wrong:
         raise ConfigError("\n".join(wrong))
     return entries
@@ -250,7 +244,7 @@ def _partly_wrong(model: type[BaseModel], document: dict[str, Any]) -> Iterator[
         for each in error.errors():
             pending = isinstance(each["input"], str) and "${" in each["input"]
             if each["type"] != "missing" and each["loc"] and not pending:
-                yield explain(model, each)
+                yield explain_one(model, each)
 
 
 def _wrong_either_way(

@@ -16,11 +16,13 @@ from pydantic import BaseModel, ValidationError
 
 from agent.config.agent_file import AgentFile, Pipelines
 from agent.config.checks import check_tls
-from agent.config.explain import explain, key_path, nearest
 from agent.config.load import Config, assembled, read_file, read_toml
 from agent.config.pipeline_file import PipelineFile
 from agent.config.section import shipped
 from agent.core.errors import ConfigError
+from agent.core.explain import explain_one, key_path
+from agent.core.files import exists
+from agent.core.words import nearest
 from agent.fleet.parse import Fleet, LayerValues, layer_values
 from agent.fleet.values import (
     Key,
@@ -66,7 +68,7 @@ class Local:
         Raises ConfigError.
         """
         path = self.pipelines_dir / f"{name}.toml"
-        if not path.exists():
+        if not exists(path):
             return {}
         origin = SHIPPED if self.pipelines_dir == shipped("pipelines") else LOCAL
         return flat(read_toml(path), origin, (PIPELINES, name))
@@ -269,7 +271,7 @@ class Resolver:
             lines = [
                 f"{name}: device {device}: "
                 f"{_origin(values, (*prefix, *key_path(model, each['loc']).keys))}"
-                f"{'.'.join(prefix)}.{explain(model, each)}"
+                f"{'.'.join(prefix)}.{explain_one(model, each)}"
                 for each in error.errors()
             ]
             raise ConfigError("\n".join(lines)) from error

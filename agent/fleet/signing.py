@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 
 from agent.core.errors import ConfigError
+from agent.core.files import read_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -164,7 +165,7 @@ def public_keys(paths: Iterable[Path]) -> dict[str, "Ed25519PublicKey"]:
 
     keys = {}
     for path in paths:
-        data = _read(path)
+        data = read_bytes(path)
         try:
             key = load_pem_public_key(data)
         except ValueError:
@@ -218,12 +219,5 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
             file.write(data)
     except FileExistsError:
         raise ConfigError(f"{path}: is there already") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error

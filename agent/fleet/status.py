@@ -9,6 +9,7 @@ from pathlib import Path
 from agent.config.agent_file import AgentFile
 from agent.config.load import DEFAULT_PATH, Config, load, read_file
 from agent.core.errors import ConfigError
+from agent.core.files import exists
 from agent.fleet.parse import read
 from agent.fleet.resolve import Resolver, check_pins, read_local
 from agent.fleet.signing import Untrusted
@@ -68,7 +69,7 @@ def fleet_status(
     `path` is that of agent.toml; `pipeline` wants that one alone, whether it runs or
     not; `own` leaves the fleet out.
     """
-    place = path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
+    place = path or (DEFAULT_PATH if exists(DEFAULT_PATH) else None)
     agent = read_file(AgentFile, place) if place else AgentFile()
     if own or agent.fleet is None:
         return FleetStatus(load(path, (pipeline,) if pipeline else ()))

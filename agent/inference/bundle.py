@@ -15,6 +15,8 @@ from typing import Protocol
 from pydantic import Field, ValidationError
 
 from agent.core.errors import BundleError
+from agent.core.explain import first
+from agent.core.files import read_bytes
 from agent.core.types import Entity, Prediction, RawPrediction, Tier
 from agent.inference.calibration import (
     Calibration,
@@ -229,13 +231,9 @@ def _shape(made: Calibration) -> list[list[int | None]]:
 def read_calibration(path: Path) -> Calibration:
     """Read and validate a calibration; raises BundleError."""
     try:
-        return Calibration.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror or error}") from error
+        return Calibration.model_validate_json(read_bytes(path, BundleError))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: no calibration: {where} {first['msg']}") from error
+        raise BundleError(f"{path}: no calibration: {first(error)}") from error
 
 
 def failed_probes(bundle: Bundle) -> list[str]:

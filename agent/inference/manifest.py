@@ -14,6 +14,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from agent.core.errors import BundleError
+from agent.core.explain import first
+from agent.core.files import exists, read_bytes
 from agent.inference.calibration import FrozenModel, fingerprint
 from agent.inference.encoder import EncoderSpec, runtime
 from agent.inference.linear import LinearSpec
@@ -101,18 +103,12 @@ def read_trunk(folder: Path) -> TrunkManifest:
 
 def _read(folder: Path, kind: type[M], what: str) -> M:
     path = folder / MANIFEST
+    if not exists(path):
+        raise BundleError(f"{path}: no such {what}")
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise BundleError(f"{path}: no such {what}") from None
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror or error}") from error
+        return kind.model_validate_json(read_bytes(path, BundleError))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(
-            f"{path}: no manifest of a {what}: {where} {first['msg']}"
-        ) from error
+        raise BundleError(f"{path}: no manifest of a {what}: {first(error)}") from error
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from agent.core.explain import first
 from agent.core.types import Entity, Prediction, Reason, Tier, Timing
 
 LONGEST_QUOTE = 4000  # characters of an unusable answer that go back for the repair
@@ -94,7 +95,7 @@ def decode_case(body: bytes) -> Case:
     try:
         return _CASE.validate_json(body)
     except ValidationError as error:
-        raise ValueError(_first(error)) from error
+        raise ValueError(first(error)) from error
 
 
 class Named(Wire):
@@ -222,7 +223,7 @@ def decode_request(payload: bytes) -> Request:
     try:
         request = Request.model_validate_json(payload)
     except ValidationError as error:
-        raise BadRequest(_first(error)) from error
+        raise BadRequest(first(error)) from error
     if not request.labels and not request.entities:
         raise BadRequest("asks for neither labels nor entities")
     return request
@@ -235,7 +236,7 @@ def decode_reply(payload: bytes) -> Reply:
     try:
         return Reply.model_validate_json(payload)
     except ValidationError as error:
-        raise BadReply(_first(error)) from error
+        raise BadReply(first(error)) from error
 
 
 class _Said(BaseModel):
@@ -256,7 +257,7 @@ def checked(answer: Any, request: Request) -> CaseAnswer:
     try:
         said = _Said.model_validate(answer)
     except ValidationError as error:
-        raise BadReply(_first(error)) from error
+        raise BadReply(first(error)) from error
     if request.labels and said.label is not None and said.label not in request.labels:
         raise BadReply(f"label: {said.label[:80]!r} is not one of the labels")
     if request.labels and "label" not in said.model_fields_set:
@@ -300,10 +301,3 @@ def placed(named: Sequence[Named], text: str) -> tuple[Entity, ...]:
 def prediction(answer: CaseAnswer, text: str, by: Tier) -> Prediction:
     """Return the answer as a prediction about the original text; raises BadReply."""
     return Prediction(by, answer.label, None, placed(answer.entities, text))
-
-
-def _first(error: ValidationError) -> str:
-    """Say in one line what is wrong first, never the value: it may be personal."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])

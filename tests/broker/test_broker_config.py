@@ -40,7 +40,7 @@ def test_old_mqtt(tmp_path: Path) -> None:
     [
         ("", "models: must be given"),
         ("models = []", "models: "),
-        ('[[models]]\nmodel = "gpt-4o"', "models.0.model: Value error, reads <provid"),
+        ('[[models]]\nmodel = "gpt-4o"', "models.0.model: reads <provid"),
         (MODEL + "colour = 1", "models.0.colour: unknown key"),
         (MODEL + "[brokr]", "brokr: unknown key, did you mean 'broker'?"),
         (MODEL + "price_in = 1", "models.0: price_in goes together with price_out"),

@@ -131,8 +131,8 @@ def test_one_place_may_be_of_two_types() -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ("alarm_set", "dictionary"),
-        (None, "dictionary"),
+        ("alarm_set", "must be an object"),
+        (None, "must be an object"),
         ({}, "label: is missing"),
         ({"label": "alarm_off", "entities": []}, "not one of the labels"),
         ({"label": 5}, "label"),

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from agent.cli.main import cli
 from agent.config.load import load
 from agent.core.errors import ConfigError
+from agent.core.findings import Finding
 from agent.core.jsonl import read_records
 from agent.core.types import (
     Entity,
@@ -20,7 +21,7 @@ from agent.core.types import (
     Tier,
     Unresolved,
 )
-from agent.daemon.checks import CaseEntity, ExampleCase, Finding, check, differences
+from agent.daemon.checks import CaseEntity, ExampleCase, check, differences
 from agent.evaluation.evaluate import answer, evaluate, prediction_line
 from agent.evaluation.examples import Example, Span, read_examples
 from agent.inference.bundle import Bundle
@@ -72,12 +73,12 @@ def test_labelled_data(tmp_path: Path, line: str, example: Example) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"text": "a"}\n{"text": 1}\n', "data.jsonl:2: text "),
-        ('{"label": "a"}', "data.jsonl:1: text "),
+        ('{"text": "a"}\n{"text": 1}\n', "data.jsonl:2: text: "),
+        ('{"label": "a"}', "data.jsonl:1: text: must be given"),
         ("rubbish", "data.jsonl:1: "),
         (
             '{"text": "ab", "spans": [{"start": 1, "end": 3, "label": "l"}]}',
-            "data.jsonl:1:  Value error, span 1-3 is not in the text",
+            "data.jsonl:1: span 1-3 is not in the text",
         ),
         (
             '{"text": "ab", "spans": [{"start": 1, "end": 1, "label": "l"}]}',

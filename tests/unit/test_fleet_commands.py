@@ -262,7 +262,7 @@ def test_push_refuses(run: Run, folder: Path, tmp_path: Path) -> None:
         run("push", signed, "--public-key", stranger.public)
     with pytest.raises(ConfigError, match=r"fleet\.toml: is not signed"):
         run("push", folder / "fleet.toml")
-    with pytest.raises(ConfigError, match="--url: Value error, reads mqtt://"):
+    with pytest.raises(ConfigError, match="--url: reads mqtt://"):
         run("push", signed, "--url", "broker.example")
     with pytest.raises(ConfigError, match=r"fleet\.pub: No such file"):
         run("push", signed, "--config", folder / "agent.toml")

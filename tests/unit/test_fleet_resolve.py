@@ -167,7 +167,7 @@ def test_unset() -> None:
         ),
         (
             "variables.e='x'\n[[layer]]\nname='l'\npipelines.home.decide.max_error='${e}'",
-            "layer l (${e} from base): pipelines.home.decide.max_error: Input should",
+            "layer l (${e} from base): pipelines.home.decide.max_error: must be a",
         ),
         (
             "variables={t=['a#']}\npipelines.home.input.topics='${t}'",

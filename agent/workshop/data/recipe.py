@@ -4,13 +4,14 @@ Data and seed aside, two runs of one recipe make the same bundle. A trunk has a 
 of its own, which names those of its members: the bundles that will stand on it.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agent.config.load import read_toml
 from agent.core.errors import ConfigError
+from agent.core.explain import explain
 from agent.core.types import Guarantee
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -242,17 +243,15 @@ def read_members(path: Path, trunk: TrunkRecipe) -> list[Recipe]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return read_toml(path)
 
 
 def _validated(path: Path, content: dict[str, Any], kind: type[R]) -> R:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        lines = [f"{path}: {line}" for line in explain(kind, error)]
+        raise ConfigError("\n".join(lines)) from error
 
 
 def find_recipe(name: str) -> Path:

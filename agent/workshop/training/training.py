@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
+from agent.core.files import replacing
 from agent.evaluation.examples import Example
 from agent.workshop.data.augmentation import Pool, pool, swap
 from agent.workshop.data.catalogue import Catalogue
@@ -228,9 +229,8 @@ class _Run:
             "optimiser": self._optimiser.state_dict(),
             "schedule": self._schedule.state_dict(),
         }
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
+        with replacing(path) as file:
+            torch.save(state, file)
 
     def restore(self, path: Path) -> int:
         """Return how many epochs are done already."""

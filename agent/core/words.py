@@ -1,0 +1,59 @@
+"""Words for people: what others wrote is shown, and neither obeyed nor given away."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+LONGEST_SHOWN = 80  # characters of a value
+# What stands under such a key may be a secret, and errors end in journals.
+SECRET = re.compile(
+    r"(^|\.)(\w*(pass|secret)\w*|(\w+_)?(token|key|keys|credentials?)|auth\w*|login"
+    r"|options|urls?|api_base)(_files?)?($|[.:])",
+    re.IGNORECASE,
+)
+USER_INFO = re.compile(r"://[^/\s]*@")
+
+
+def printable(text: str) -> str:
+    """Return a text that no terminal takes for a command, in one line."""
+    return "".join(
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the known word that may be meant, as the end of a sentence."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f", did you mean {found[0]!r}?" if found else ""
+
+
+def quoted(key: str, value: object) -> str:
+    """Return a value as the end of a sentence; nothing where it may be a secret.
+
+    Tables and lists are not shown: what stands in them may be secret, too.
+    """
+    shown = "" if SECRET.search(key) else _shown(value)
+    return f" (it is {shown})" if shown else ""
+
+
+def _shown(value: object) -> str:
+    match value:
+        case str() if USER_INFO.search(value):
+            return ""
+        case str():
+            more = " ..." if len(value) > LONGEST_SHOWN else ""
+            return f"{value[:LONGEST_SHOWN]!r}{more}"
+        case bool():
+            return str(value).lower()
+        case float():
+            return str(value)
+        case int():
+            return _number(value)
+        case _:
+            return ""
+
+
+def _number(value: int) -> str:
+    """Show a number of any length: Python refuses to write out very long ones."""
+    bits = value.bit_length()
+    return str(value) if bits <= LONGEST_SHOWN else f"a number of {bits} bits"
