@@ -31,7 +31,7 @@ VOCABULARY = ("core.types", "core.errors")
 PURE = (
     *VOCABULARY,
     *("core.jsonl", "core.circuit", "mqtt.backlog", "mqtt.topic_filters"),
-    *("mqtt.packets", "protocol.shortening"),
+    *("mqtt.packets", "mqtt.incoming", "protocol.shortening"),
     *("protocol.payload", "protocol.messages", "protocol.cases", "protocol.prompt"),
     *("protocol.homeassistant", "telemetry.counters"),
     *("inference.calibration", "inference.decide", "escalation.occurrences"),
@@ -43,7 +43,8 @@ PURE = (
 # The workshop is a home of its own: it may use what it likes.
 HOMES = {
     "prometheus_client": {"telemetry.metrics", "broker.metrics"},
-    "paho": {"mqtt.connection", "mqtt.properties"},
+    "paho": {"mqtt.connection", "mqtt.properties", "mqtt.reader"},
+    "msgspec": {"protocol.payload"},
     "onnxruntime": {"inference"},
     "tokenizers": {"inference"},
     "numpy": {"inference", "evaluation.fitting"},

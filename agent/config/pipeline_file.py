@@ -46,6 +46,8 @@ class Input(Section):
     """Encoding of payloads, where the content type of MQTT 5 names no other."""
     expect_s: Annotated[float, Field(gt=0)] | None = None
     """Raise the alert `input_stalled` when no message came for so many seconds."""
+    max_bytes: int = Field(default=262_144, ge=1, le=268_435_455)
+    """Larger payloads are refused as `too_long`, unread."""
     max_chars: int = Field(default=10_000, ge=1, le=100_000)
     """Longer texts are refused as `too_long`; texts up to here are read whole."""
 

@@ -105,7 +105,8 @@ class Message:
     `subscriptions` are the MQTT 5 subscription identifiers that it matched, if any;
     `correlation`, `response_topic` and `user` are properties of MQTT 5 as well.
     `retained`: the broker had it before we subscribed. `again`: it may have been
-    delivered before.
+    delivered before. `cut`: bytes of the payload beyond our limit, which are not here.
+    `defect`: what of its packet could not be read; empty: nothing.
     """
 
     topic: str
@@ -124,6 +125,8 @@ class Message:
     user: tuple[tuple[str, str], ...] = ()
     retained: bool = False
     again: bool = False
+    cut: int = 0
+    defect: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,7 @@ class Engine:
             reason=why.reason,
             detail=why.detail,
             payload=message.payload,
-            size=len(message.payload),
+            size=len(message.payload) + message.cut,
             received_at=message.received_at,
         )
         return Send(pipeline.dead_letter_topic, letter)

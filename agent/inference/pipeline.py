@@ -159,6 +159,7 @@ def _open(config: Config, name: str, spec: PipelineFile, bundle: Bundle) -> Pipe
             id=spec.input.id,
             encoding=spec.input.encoding,
             max_chars=spec.input.max_chars,
+            max_bytes=spec.input.max_bytes,
         ),
         bundle=bundle,
         policy=replace(

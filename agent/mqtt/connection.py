@@ -30,6 +30,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.core.errors import NobodyListens, Refused, TooLarge, Undelivered
 from agent.core.types import Message
+from agent.mqtt.incoming import Incoming
 from agent.mqtt.message_ids import IdTable, checked_id, new_ulid, ulid_text
 from agent.mqtt.packets import (
     LARGEST_PACKET,
@@ -38,6 +39,7 @@ from agent.mqtt.packets import (
     remaining_bytes,
 )
 from agent.mqtt.properties import Envelope, block_bytes, publish_properties
+from agent.mqtt.reader import Reader
 from agent.mqtt.topic_filters import checked_topic, number_of
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ class Connection:
         self._window = asyncio.Semaphore(OUR_WINDOW)
         self._connack: asyncio.Future[None] = self._loop.create_future()
         self._tick: asyncio.TimerHandle | None = None
-        self._client = self._new_client()
+        self._client: Reader = self._new_client()
 
     @property
     def is_v5(self) -> bool:
@@ -321,9 +323,11 @@ class Connection:
 
     # -- what paho calls; all but _opened and _want_write come from the event loop
 
-    def _new_client(self) -> paho.Client:
+    def _new_client(self) -> Reader:
         endpoint = self._endpoint
-        client = paho.Client(
+        client = Reader(
+            endpoint.max_packet_bytes,
+            self._received,
             CallbackAPIVersion.VERSION2,
             client_id=endpoint.client_id,
             clean_session=None if self.is_v5 else endpoint.session_expiry_s == 0,
@@ -342,7 +346,6 @@ class Connection:
             )
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
-        client.on_message = self._received
         client.on_publish = self._published
         client.on_subscribe = client.on_unsubscribe = self._subscribed
         client.on_socket_open = self._opened
@@ -507,45 +510,44 @@ class Connection:
         if answer and not answer.done():
             answer.set_result(codes)
 
-    def _received(self, _client: object, _data: object, raw: paho.MQTTMessage) -> None:
+    def _received(self, incoming: Incoming) -> None:
         if self._parting:
             return  # it comes again
-        try:
-            topic = raw.topic
-        except UnicodeDecodeError:  # forbidden by MQTT 5, 4.7.3; brokers check it
-            self.hang_up()
-            return
-        payload = bytes(raw.payload)
-        properties = raw.properties
         self._arrivals += 1
+        made = self._made_id(incoming)
         message = Message(
-            topic=topic,
-            payload=payload,
-            qos=raw.qos,
-            id=_producer_id(properties) or self._made_id(raw, topic, payload),
+            topic=incoming.topic,
+            payload=incoming.payload,
+            qos=incoming.qos,
+            id=checked_id(incoming.producer_id or "") or made,
             seq=self.epoch << 40 | self._arrivals,
             epoch=self.epoch,
             received_at=datetime.now(UTC),
             arrived=time.perf_counter(),
-            ack=partial(self._ack, raw.mid) if raw.qos else _nothing,
-            content_type=getattr(properties, "ContentType", None),
-            subscriptions=tuple(getattr(properties, "SubscriptionIdentifier", ())),
-            correlation=getattr(properties, "CorrelationData", None),
-            response_topic=getattr(properties, "ResponseTopic", None),
-            user=tuple(getattr(properties, "UserProperty", ())),
-            retained=raw.retain,
-            again=raw.dup,
+            ack=partial(self._ack, incoming.mid) if incoming.qos else _nothing,
+            content_type=incoming.content_type,
+            subscriptions=incoming.subscriptions,
+            correlation=incoming.correlation,
+            response_topic=incoming.response_topic,
+            user=incoming.user,
+            retained=incoming.retained,
+            again=incoming.again,
+            cut=incoming.cut,
+            defect=incoming.defect,
         )
-        if raw.qos:
-            self._unacked[raw.mid] = False
-        # Not here: paho would take an error of ours for a broken packet.
+        if incoming.qos:
+            self._unacked[incoming.mid] = False
+        # Not here: an error of ours would leave paho with half a packet.
         self._loop.call_soon(self._on_message, message)
 
-    def _made_id(self, raw: paho.MQTTMessage, topic: str, payload: bytes) -> str:
-        if not raw.qos or self._ids is None:
+    def _made_id(self, incoming: Incoming) -> str:
+        if not incoming.qos or self._ids is None:
             return ulid_text(new_ulid())
         return self._ids.name(
-            raw.mid, redelivered=raw.dup, topic=topic, payload=payload
+            incoming.mid,
+            redelivered=incoming.again,
+            topic=incoming.topic,
+            payload=incoming.payload,
         )
 
     def _ack(self, mid: int) -> None:
@@ -565,13 +567,6 @@ class Connection:
 
 def _nothing() -> None:
     """Acknowledge a QoS 0 message: nobody waits for it."""
-
-
-def _producer_id(properties: Properties | None) -> str | None:
-    for name, value in getattr(properties, "UserProperty", ()):
-        if name == "id":
-            return checked_id(value)
-    return None
 
 
 def _connect_properties(endpoint: Endpoint) -> Properties:

@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from encodings.aliases import aliases
 from functools import cache
-from typing import Any
 
-from pydantic_core import from_json
+import msgspec
+from msgspec import Raw
 
 from agent.core.errors import Unreadable
 from agent.core.types import Message, Reason, Text
-from agent.mqtt.message_ids import checked_id
+from agent.mqtt.message_ids import ID_LIMIT, checked_id
 
 CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
 # Control characters but tab, line feed, vertical tab, form feed, carriage return;
@@ -25,6 +25,20 @@ NO_CHARSETS = {
     *("zlib_codec", "charmap", "idna", "punycode", "raw_unicode_escape", "undefined"),
     *("unicode_escape", "utf_7", "mbcs", "oem", "aliases"),
 }
+INTEGER = re.compile(rb"-?[0-9]+")
+STRING = "a string"
+JSON_TYPES = {
+    '"': STRING,
+    "{": "an object",
+    "[": "an array",
+    "n": "null",
+    **dict.fromkeys("tf", "a boolean"),
+}
+
+Fields = dict[str, Raw]
+_JSON = msgspec.json.Decoder(Raw)
+_OBJECT = msgspec.json.Decoder(Fields)
+_STRING = msgspec.json.Decoder(str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +46,15 @@ class Reader:
     """How one pipeline reads its messages.
 
     `text` and `id` are paths into a JSON payload ("a.b.c"); an empty `text` takes the
-    whole payload. `max_chars` is the longest text worth predicting, in characters.
+    whole payload. `max_chars` is the longest text worth predicting, in characters,
+    `max_bytes` the largest payload worth decoding.
     """
 
     text: str = ""
     id: str = ""
     encoding: str = "utf-8"
     max_chars: int = 10_000
+    max_bytes: int = 262_144
 
 
 def read(message: Message, reader: Reader) -> Text:
@@ -46,17 +62,19 @@ def read(message: Message, reader: Reader) -> Text:
 
     Raises Unreadable with the reason that ends the message as a dead letter.
     """
+    if message.defect:
+        raise Unreadable(Reason.POISON, message.defect)
+    size = len(message.payload) + message.cut
+    if size > reader.max_bytes or message.cut:
+        raise Unreadable(
+            Reason.TOO_LONG, f"{size} bytes, at most {reader.max_bytes} are read"
+        )
     decoded = _decode(message, reader.encoding)
     if not reader.text and not reader.id:
         return Text(checked(decoded, reader.max_chars), message.id)
-    document = _parse(decoded)
-    text = _field(document, reader.text) if reader.text else decoded
-    if not isinstance(text, str):
-        raise Unreadable(
-            Reason.WRONG_TYPE,
-            f"field {reader.text!r} is {_json_type(text)}, not a string",
-        )
-    return Text(checked(text, reader.max_chars), _id(document, reader.id, message.id))
+    fields = _fields(decoded)
+    text = _text(fields, reader.text) if reader.text else decoded
+    return Text(checked(text, reader.max_chars), _id(fields, reader.id, message.id))
 
 
 def is_text_encoding(name: str) -> bool:
@@ -98,37 +116,55 @@ def _charset(content_type: str | None) -> str | None:
     return found[1] if found else None
 
 
-def _parse(decoded: str) -> Any:
+def _fields(document: str | Raw) -> Fields | None:
+    """Return the fields of a JSON object, each as it is spelt; None: it is no object.
+
+    No tree is built, and nothing nested is read but to find its end: the decoder is the
+    one of msgspec, whose depth is bounded by that of Python's stack.
+    """
     try:
-        return from_json(decoded, allow_inf_nan=False)
-    except ValueError as error:
+        try:
+            return _OBJECT.decode(document)
+        except msgspec.ValidationError:  # no object, and maybe no JSON
+            _JSON.decode(document)
+            return None
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Unreadable(Reason.NOT_JSON, str(error)) from error
 
 
-def _field(document: Any, path: str) -> Any:
-    value = document
-    for name in path.split("."):
-        if not isinstance(value, dict) or name not in value:
-            raise Unreadable(Reason.MISSING_FIELD, f"no field {path!r}")
-        value = value[name]
-    return value
+def _field(fields: Fields | None, path: str) -> Raw:
+    *above, last = path.split(".")
+    for name in above:
+        fields = _fields(fields[name]) if fields and name in fields else None
+    if not fields or last not in fields:
+        raise Unreadable(Reason.MISSING_FIELD, f"no field {path!r}")
+    return fields[last]
 
 
-def _id(document: Any, path: str, made: str) -> str:
+def _text(fields: Fields | None, path: str) -> str:
+    value = _field(fields, path)
+    kind = _json_type(value)
+    if kind != STRING:
+        raise Unreadable(Reason.WRONG_TYPE, f"field {path!r} is {kind}, not a string")
+    return _STRING.decode(value)
+
+
+def _id(fields: Fields | None, path: str, made: str) -> str:
     """Return the producer's id from the payload, else the message's own.
 
     An id is a name for de-duplication, so a missing or absurd one is no reason to
-    refuse the text.
+    refuse the text. A number is taken as it is spelt.
     """
     if not path:
         return made
     try:
-        value = _field(document, path)
+        value = _field(fields, path)
     except Unreadable:
         return made
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return made
-    return checked_id(str(value)) or made
+    spelt = bytes(memoryview(value)[: ID_LIMIT + 1])
+    if INTEGER.fullmatch(spelt):
+        return checked_id(spelt.decode()) or made
+    return (checked_id(_STRING.decode(value)) if spelt[:1] == b'"' else None) or made
 
 
 def checked(text: str, max_chars: int) -> str:
@@ -149,8 +185,6 @@ def checked(text: str, max_chars: int) -> str:
     return text
 
 
-def _json_type(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", list: "an array"}
-    return names.get(type(value), "an object")
+def _json_type(value: Raw) -> str:
+    """Name the type of a JSON value by the first letter of its spelling."""
+    return JSON_TYPES.get(chr(memoryview(value)[0]), "a number")

@@ -2,7 +2,9 @@
 
 import encodings
 import json
+import tracemalloc
 from codecs import lookup
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -79,7 +81,9 @@ def test_readable(
         (b'{"a": {"b": NaN}}', None, FIELD, Reason.NOT_JSON),
         (b'{"a": {"b": "\\ud800"}}', None, FIELD, Reason.NOT_JSON),
         (b"[" * 100_000, None, FIELD, Reason.NOT_JSON),
-        (b'{"n": ' + b"1" * 5000 + b"}", None, FIELD, Reason.NOT_JSON),
+        (b'{"n": ' + b"1" * 5000 + b"}", None, FIELD, Reason.MISSING_FIELD),
+        (b'{"a": {"b": "on"}, "c": ' + b"[" * 9000, None, FIELD, Reason.NOT_JSON),
+        (b'["\\ud800"]', None, FIELD, Reason.NOT_JSON),
         (b"{}", None, FIELD, Reason.MISSING_FIELD),
         (b'{"a": "b"}', None, FIELD, Reason.MISSING_FIELD),
         (b'["a"]', None, FIELD, Reason.MISSING_FIELD),
@@ -96,6 +100,8 @@ def test_readable(
         (b'{"a": {"b": ""}}', None, FIELD, Reason.EMPTY),
         (b"x" * 11, None, Reader(max_chars=10), Reason.TOO_LONG),
         (b" " * 11, None, Reader(max_chars=10), Reason.TOO_LONG),
+        (b"x" * 11, None, Reader(max_bytes=10), Reason.TOO_LONG),
+        (b'{"a": ' + b"[" * 10, None, replace(FIELD, max_bytes=15), Reason.TOO_LONG),
         (b"o\x00n", None, Reader(), Reason.CONTROL_CHARACTERS),
         (b"\x1b[31mon", None, Reader(), Reason.CONTROL_CHARACTERS),
         ("on\u0085".encode(), None, Reader(), Reason.CONTROL_CHARACTERS),
@@ -109,6 +115,29 @@ def test_unreadable(
     with pytest.raises(Unreadable) as caught:
         read(arrived(payload, content_type=content_type), reader)
     assert caught.value.reason is reason
+
+
+def test_what_was_cut_is_too_long_and_what_is_broken_is_poison() -> None:
+    """Neither is decoded, though what is left of it were a text."""
+    with pytest.raises(Unreadable, match="12 bytes, at most 262144") as caught:
+        read(replace(arrived(b"on"), cut=10), Reader())
+    assert caught.value.reason is Reason.TOO_LONG
+    with pytest.raises(Unreadable, match="a property") as caught:
+        read(replace(arrived(b"on"), defect="a property"), Reader())
+    assert caught.value.reason is Reason.POISON
+
+
+def test_a_bomb_takes_no_memory() -> None:
+    """What is nested beside the text is skipped, not built: 4 MB of lists take none."""
+    bomb = b'{"x": [' + b"[]," * 1_400_000 + b'[]], "a": {"b": "on"}}'
+    reader = replace(FIELD, max_bytes=10**7)
+    tracemalloc.start()
+    try:
+        assert read(arrived(bomb), reader).text == "on"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * len(bomb)
 
 
 @pytest.mark.parametrize(
