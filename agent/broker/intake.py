@@ -42,7 +42,6 @@ class Intake:
         mqtt = plan.file.mqtt
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
         self._tasks: asyncio.TaskGroup | None = None
-        self._cases: set[asyncio.Task[None]] = set()
         self._closed = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -60,18 +59,17 @@ class Intake:
         """How many cases have come and are not yet acknowledged."""
         return self._backlog.messages
 
-    def open(self, tasks: asyncio.TaskGroup) -> None:
-        """Take cases from now on."""
-        self._tasks = tasks
+    async def run(self) -> None:
+        """Take cases until cancelled; what is in hand then is left to MQTT.
+
+        Unacknowledged, it comes again.
+        """
+        async with asyncio.TaskGroup() as self._tasks:
+            await asyncio.Event().wait()
 
     def close(self) -> None:
         """Take no more; what comes is left to MQTT."""
         self._closed = True
-
-    def drop(self) -> None:
-        """Leave what is in hand to MQTT: unacknowledged, it comes again."""
-        for task in self._cases:
-            task.cancel()
 
     def _arrived(self, message: Message) -> None:
         if self._closed or self._tasks is None:
@@ -79,9 +77,7 @@ class Intake:
         self._counters.received += 1
         if self._backlog.admit(message) is Admission.TAKEN:
             self.idle.clear()
-            task = self._tasks.create_task(self._case(message), name="case")
-            self._cases.add(task)
-            task.add_done_callback(self._cases.discard)
+            self._tasks.create_task(self._case(message), name="case")
 
     async def _case(self, message: Message) -> None:
         """Answer a case, and acknowledge it last."""

@@ -12,7 +12,7 @@ from agent.broker.service import Service
 from agent.core.errors import ConfigError, Unready
 from agent.core.log import set_level
 from agent.core.systemd import notify
-from agent.daemon.supervise import Supervision, give_back_memory, signals
+from agent.daemon.supervise import Supervision, one_after_another, signals
 from agent.outbox import answers, spending
 from agent.outbox.store import Failed, Full, Store
 
@@ -22,36 +22,46 @@ SCHEMA = f"{TABLES}\nPRAGMA user_version = 1;"
 log = structlog.get_logger()
 
 
+class Process:
+    """Owns what one broker leaves to the next."""
+
+    def __init__(self, path: Path | None) -> None:
+        """`path` is that of broker.toml."""
+        self.supervision = Supervision()
+        self._path = path
+        self._last: BrokerSetup | None = None
+
+    async def run(self, plan: BrokerSetup) -> BrokerSetup | None:
+        """Run a broker; return what takes over. Raises ConfigError and Unready."""
+        set_level(plan.file.log.level)
+        store = _opened(plan)
+        if self._last:
+            notify(f"READY=1\nSTATUS=connecting to {plan.cases.url}")
+        try:
+            since = await store.read(reply_store.latest)
+            anew = partial(prepare, self._path)
+            service = Service(plan, store, since, self.supervision, anew)
+            return await service.life.serve(service)
+        finally:
+            store.close()
+            self._last = plan
+
+    def instead(self, _plan: BrokerSetup, error: ConfigError | Unready) -> BrokerSetup:
+        """Return what ran before; raise the error where nothing did."""
+        if self._last is None:
+            raise error
+        log.error("reload_refused", why=str(error))
+        before, self._last = self._last, None
+        return replace(before, refused=str(error))
+
+
 async def run(path: Path | None) -> None:
     """Run a broker until it is told to stop; raises ConfigError, Unready."""
-    supervision = Supervision()
-    last: BrokerSetup | None = None
-    with signals(supervision):
-        following: BrokerSetup | None = prepare(path)
-        while following and not supervision.stop.is_set():
-            plan = following
-            set_level(plan.file.log.level)
-            try:
-                store = _opened(plan)
-            except (ConfigError, Unready) as error:
-                if last is None:
-                    raise
-                log.error("reload_refused", why=str(error))  # noqa: TRY400
-                following, last = replace(last, refused=str(error)), None
-                continue
-            if last:
-                notify(f"READY=1\nSTATUS=connecting to {plan.cases.url}")
-            try:
-                since = await store.read(reply_store.latest)
-                service = Service(
-                    plan, store, since, supervision, partial(prepare, path)
-                )
-                following = await service.run()
-                del service
-            finally:
-                store.close()
-            last = plan
-            give_back_memory()
+    process = Process(path)
+    with signals(process.supervision):
+        await one_after_another(
+            process.supervision, partial(prepare, path), process.run, process.instead
+        )
 
 
 def _opened(plan: BrokerSetup) -> Store:

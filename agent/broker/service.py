@@ -1,9 +1,8 @@
 """The broker as it runs: its parts, what it says of itself, and its end."""
 
 import asyncio
-import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any
 
@@ -21,12 +20,18 @@ from agent.broker.llm_router import LlmRouter, limit_of
 from agent.broker.metrics import BrokerCollector
 from agent.broker.plan import BrokerSetup
 from agent.core.errors import ConfigError, Undelivered
-from agent.core.systemd import notify, watchdog_interval
+from agent.core.systemd import notify
 from agent.core.types import Message
-from agent.daemon.supervise import Supervision
+from agent.daemon.supervise import (
+    Lifetime,
+    Supervision,
+    keep_subscriptions,
+    one_line,
+    part,
+    say_offline,
+)
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
-from agent.mqtt.subscriptions import obsolete, write_down
 from agent.outbox import spending
 from agent.outbox.store import Full, Store
 from agent.protocol.publishing import publish_object
@@ -56,7 +61,7 @@ class Service:
         self._plan = plan
         self._file = file
         self._store = store
-        self._supervision = supervision
+        self.life: Lifetime[BrokerSetup] = Lifetime(supervision)
         self._prepare = prepare
         self._refused = plan.refused
         self._topics = BrokerTopics(file.broker.name, file.broker.group)
@@ -86,78 +91,59 @@ class Service:
             on_up=self._introduce,
             on_stolen=self._stolen,
         )
-        self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._next: BrokerSetup | None = None
-        self._ending = asyncio.Event()
+        self._due = asyncio.Event()  # health is to be said now
 
     @property
     def _links(self) -> tuple[Link, Link]:
         return self._intake.link, self._group.link
 
-    async def run(self) -> BrokerSetup | None:
-        """Run until told to stop, then finish what is in hand and leave.
+    # -- what `Lifetime` runs
 
-        Returns what is to run instead, after a reload.
+    def jobs(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """Return what is done all the while, by names."""
+        return {
+            "cases": self._intake.run(),
+            "group": self._group.link.run(),
+            "newcomers": self._group.answer(),
+            "learn": self._learn(),
+            "link": self._intake.link.run(),
+            "heartbeat": self._heartbeat(),
+        }
+
+    def exposed(self) -> AbstractContextManager[None]:
+        """Serve metrics while the context lasts."""
+        at = self._file.metrics
+        return served(at.address, at.port, self._health, BrokerCollector)
+
+    @property
+    def in_hand(self) -> int:
+        """How many cases have come and are not yet acknowledged."""
+        return self._intake.in_hand
+
+    def hung(self) -> list[str]:
+        """Name a part that does not move on though it could.
+
+        Whatever only waits for others is not hung: for MQTT that is away, or for a
+        model within its time.
         """
-        asyncio.get_running_loop().set_exception_handler(self._failed)
-        async with asyncio.TaskGroup() as group:
-            self._intake.open(group)
-            tasks = [
-                group.create_task(self._bugs(), name="bugs"),
-                group.create_task(self._stops(), name="stop"),
-                group.create_task(self._reloads(), name="reload"),
-                group.create_task(self._group.link.run(), name="group"),
-                group.create_task(self._group.answer(), name="newcomers"),
-                group.create_task(self._learn(), name="learn"),
-                group.create_task(self._intake.link.run(), name="link"),
-                group.create_task(self._heartbeat(), name="heartbeat"),
-                group.create_task(self._watchdog(), name="watchdog"),
-            ]
-            at = self._file.metrics
-            with served(at.address, at.port, self._health, BrokerCollector):
-                await self._ending.wait()
-                await self._finish()
-            self._intake.drop()
-            for task in tasks:
-                task.cancel()
-        return None if self._supervision.stop.is_set() else self._next
+        if any(link.trying_s > CONNECT_S for link in self._links):
+            return ["connection"]
+        if self._store.busy_s() > STALL_S:
+            return ["disk"]
+        late = self._deadlines.hung()
+        return [late] if late else []
 
-    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Let a bug in a callback end the process, as it would in a task."""
-        error = context.get("exception")
-        if "handle" in context and error and not self._bug.done():
-            self._bug.set_exception(error)
-        else:
-            loop.default_exception_handler(context)
-
-    async def _bugs(self) -> None:
-        await self._bug
-
-    async def _stops(self) -> None:
-        await self._supervision.stop.wait()
-        self._ending.set()
-
-    # -- a new configuration
-
-    async def _reloads(self) -> None:
-        """Reload on SIGHUP; what cannot be meant is refused, and we go on as before."""
-        while self._next is None:
-            await self._supervision.hangup.wait()
-            self._supervision.hangup.clear()
-            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            try:
-                self._next = await asyncio.to_thread(self._prepare)
-            except ConfigError as error:
-                await self._refuse("; ".join(str(error).splitlines()))
+    async def reload(self) -> None:
+        """Open everything anew, and let it take over; raises ConfigError."""
+        try:
+            following = await asyncio.to_thread(self._prepare)
+        except ConfigError as error:
+            self._refused = one_line(error)
+            log.error("reload_refused", why=self._refused)  # noqa: TRY400
+            self._due.set()
+            raise
         log.info("reloading")
-        self._ending.set()
-
-    async def _refuse(self, why: str) -> None:
-        log.error("reload_refused", why=why)
-        self._refused = why
-        notify(f"READY=1\nSTATUS=reload refused: {why}")
-        if self._intake.link.connected:  # else it is said as soon as we are
-            await self._say_health()
+        self.life.make_room(following)
 
     # -- what the others answered
 
@@ -180,12 +166,8 @@ class Service:
     # -- what we say of ourselves
 
     async def _introduce(self, connection: Connection) -> None:
-        folder, ours = self._file.state.dir, [cases_filter(self._file)]
-        await connection.unsubscribe(obsolete(folder, ours))
-        try:
-            write_down(folder, ours)
-        except OSError as error:
-            log.warning("subscriptions_not_written_down", why=str(error))
+        filters = [cases_filter(self._file)]
+        await keep_subscriptions(connection, self._file.state.dir, filters)
         await self._group.link.connection()
         await (await connection.publish(self._topics.status, b"online", retain=True))
         await publish_object(connection, self._topics.health, await self._health())
@@ -218,7 +200,10 @@ class Service:
 
     async def _heartbeat(self) -> None:
         while True:
-            await asyncio.sleep(HEALTH_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEALTH_S):
+                    await self._due.wait()
+            self._due.clear()
             self._group.forget()
             prune = partial(spending.prune, before_day=spending.today())
             with suppress(Full):  # a full disk keeps the books of earlier days
@@ -233,38 +218,13 @@ class Service:
         except Undelivered as error:
             log.warning("health_not_published", why=str(error))
 
-    async def _watchdog(self) -> None:
-        """Feed systemd's watchdog while the work moves on.
-
-        A hung event loop does not get here. Whatever only waits for others is not hung:
-        for MQTT that is away, or for a model within its time.
-        """
-        pause = watchdog_interval()
-        while pause:
-            hung = self._hung()
-            if hung is None:
-                notify("WATCHDOG=1")
-            else:
-                log.error("stalled", what=hung)
-            await asyncio.sleep(pause)
-
-    def _hung(self) -> str | None:
-        if any(link.trying_s > CONNECT_S for link in self._links):
-            return "connection"
-        if self._store.busy_s() > STALL_S:
-            return "disk"
-        return self._deadlines.hung()
-
     async def _stolen(self) -> None:
         notify(f"STATUS=another broker took over the name {self._file.broker.name}")
 
     # -- the end
 
-    async def _finish(self) -> None:
+    async def finish(self) -> None:
         """Stop taking, finish what is in hand, say goodbye."""
-        if self._supervision.stop.is_set():
-            notify("STOPPING=1")
-        log.info("stopping", in_hand=self._intake.in_hand)
         await self._hand_over()
         self._intake.close()
         try:
@@ -272,31 +232,22 @@ class Service:
                 await self._intake.idle.wait()
         except TimeoutError:
             await self._let_go()
-        try:
-            async with asyncio.timeout(PARTING_S):
-                if self._intake.link.connected:
-                    connection = await self._intake.link.connection()
-                    said = await connection.publish(
-                        self._topics.status, b"offline", retain=True
-                    )
-                    await said
-                await self._group.say_goodbye()
-        except (Undelivered, TimeoutError) as error:
-            log.warning("offline_not_said", why=str(error))
-            for link in self._links:
-                link.hang_up()  # so that our last will says it
-        await asyncio.gather(*(link.close() for link in self._links))
+        await part(self._say_goodbye, *self._links)
+
+    async def _say_goodbye(self) -> None:
+        await say_offline(self._intake.link, self._topics.status)
+        await self._group.say_goodbye()
 
     async def _let_go(self) -> None:
         """Leave the rest to MQTT; a reload waits for answers that are being paid."""
         log.warning("left_unfinished", cases=self._intake.in_hand)
-        waits = [self._supervision.stop.wait(), self._coordinator.rest()]
+        waits = [self.life.until_stopped(), self._coordinator.rest()]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(wait) for wait in waits]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
-        if self._intake.link.connected and not self._supervision.stop.is_set():
+        if self._intake.link.connected and not self.life.stopped:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PARTING_S):
                     await self._intake.idle.wait()
@@ -307,7 +258,8 @@ class Service:
         Else our session keeps them, where MQTT would drop them; but not if nobody will
         come back to it.
         """
-        moves = self._next is not None and self._next.place != self._plan.place
+        following = self.life.following
+        moves = following is not None and following.place != self._plan.place
         link = self._intake.link
         if not link.connected or not (moves or self._group.others):
             return

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def run(config: Path | None) -> None:
     """Run the daemon until SIGTERM."""
     from agent.core import log
-    from agent.daemon import app
+    from agent.daemon import process
 
     log.configure("info")
 
     def told(config: "Config") -> None:
         log.set_level(config.agent.log.level)
 
-    asyncio.run(app.run(config, told))
+    asyncio.run(process.run(config, told))

@@ -143,29 +143,10 @@ def open_escalation(
         alerts.activate(DAMAGED, f"the outbox was damaged, it is now {store.set_aside}")
     if store.removed:
         log.warning("damaged_outboxes_removed", number=store.removed)
-    asker = None
+    client = None
     if transport and said:
-        asker = upstream.UpstreamClient(
-            config.agent.device.id,
-            upstream.UpstreamSettings(
-                timeout_s=said.timeout_s,
-                rate=said.rate,
-                cache_entries=said.cache.entries,
-                cache_age_s=said.cache.age_s,
-            ),
-            transport,
-            BudgetLedger(
-                store,
-                transport,
-                limits[0],
-                _prices(said),
-                own,
-            ),
-            store,
-            parts.finder,
-            ThreadPoolExecutor(1, thread_name_prefix="privacy"),
-        )
-    terms = EscalationSettings(
+        client = _upstream_client(parts, said, transport, store, limits)
+    settings = EscalationSettings(
         device=config.agent.device.id,
         max_bytes=config.agent.outbox.max_bytes,
         concurrency=said.concurrency if said else 1,
@@ -173,17 +154,41 @@ def open_escalation(
         queues=said is not None and said.budget.when_spent == "queue",
     )
     return Escalation(
-        *(
-            terms,
-            parts.pipelines,
-            store,
-            asker,
-            link,
-            alerts,
-            counters,
-            rejected_topics,
-        ),
+        settings,
+        parts.pipelines,
+        store,
+        client,
+        link,
+        alerts,
+        counters,
+        rejected_topics,
         clock=Clock(),
+    )
+
+
+def _upstream_client(
+    parts: Opened,
+    said: Upstream,
+    transport: Transport,
+    store: Store,
+    limits: Sequence[Limit],
+) -> upstream.UpstreamClient:
+    """Return what asks upstream; the first limit is the device's."""
+    settings = upstream.UpstreamSettings(
+        timeout_s=said.timeout_s,
+        rate=said.rate,
+        cache_entries=said.cache.entries,
+        cache_age_s=said.cache.age_s,
+    )
+    device, *own = limits
+    return upstream.UpstreamClient(
+        parts.config.agent.device.id,
+        settings,
+        transport,
+        BudgetLedger(store, transport, device, _prices(said), own),
+        store,
+        parts.finder,
+        ThreadPoolExecutor(1, thread_name_prefix="privacy"),
     )
 
 

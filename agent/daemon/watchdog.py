@@ -5,12 +5,8 @@ outbox, a full disk. Only for PUBACKs our patience has an end: what a restart ca
 mend, its first connection finds out, and from then on it is no connection.
 """
 
-import asyncio
 import time
 
-import structlog
-
-from agent.core.systemd import notify, watchdog_interval
 from agent.escalation.cases import Escalation
 from agent.inference.engine import Engine
 from agent.mqtt.backlog import Backlog
@@ -18,8 +14,6 @@ from agent.mqtt.link import Link
 
 STALL_S = 60.0  # what takes a thread longer is hung: a batch, a commit, a text
 STILL_S = 300.0  # so long may nothing end that is in hand, and cases not be looked at
-
-log = structlog.get_logger()
 
 
 class Watchdog:
@@ -39,17 +33,6 @@ class Watchdog:
         self._escalation = escalation
         self._ended = 0
         self._moved = time.monotonic()
-
-    async def run(self) -> None:
-        """Feed it until cancelled; a hung event loop does not get here."""
-        pause = watchdog_interval()
-        while pause:
-            hung = self.hung()
-            if hung:
-                log.error("stalled", parts=", ".join(hung))
-            else:
-                notify("WATCHDOG=1")
-            await asyncio.sleep(pause)
 
     def hung(self) -> list[str]:
         """Name what does not move on though it could."""

@@ -59,7 +59,7 @@ def test_what_hangs_is_not_fed(
     broker.start()
     fed(broker)
     device.send(case(1, deadline_ms=int((time.time() + deadline_s) * 1000)))
-    broker.wait_log("stalled", what=what)
+    broker.wait_log("stalled", parts=what)
     told_meanwhile(broker)
     broker.wait_log("stalled", 5)
     assert told_meanwhile(broker) == []
@@ -76,7 +76,7 @@ def test_a_disk_that_hangs_is_not_fed(
     broker = new_broker(model.base, hurry=hurry)
     broker.start()
     device.send(case(1))
-    broker.wait_log("stalled", what="disk")
+    broker.wait_log("stalled", parts="disk")
     told_meanwhile(broker)
     broker.wait_log("stalled", 5)
     assert told_meanwhile(broker) == []
@@ -90,7 +90,7 @@ def test_a_connection_that_hangs_is_not_fed(new_broker: New) -> None:
     }
     broker = new_broker("http://127.0.0.1:1", hurry=hurry)
     broker.start(ready=False)
-    broker.wait_log("stalled", what="connection")
+    broker.wait_log("stalled", parts="connection")
 
 
 def test_a_slow_model_is_no_reason(new_broker: New, device: Device) -> None:

@@ -161,6 +161,26 @@ def test_a_refused_reload_does_not_end_a_probation(
     office.wait("pi", state="applied", applied=1)
 
 
+def test_a_stop_during_a_reload_on_probation_is_no_crash(
+    broker: Mosquitto, client: Client, office: Office, new_agent: Callable[..., Agent]
+) -> None:
+    """What a reload opened and never ran has not died: it stays on probation."""
+    slow = {"daemon.app.FAREWELL_S": 2.0}
+    pipelines = {"one": (["pi/+/utterance"], "")}
+    agent = office.join(new_agent(broker.port, pipelines=pipelines, hurry=slow), 5.0)
+    agent.start()
+    office.push(office.signed(version(1)))
+    office.wait("pi", state="probation", applied=1)
+    agent.wait_log("ready", 2)
+    os.kill(agent.pid, signal.SIGHUP)
+    agent.wait_log("reloading", 2)
+    agent.terminate()
+    agent.start()
+    office.wait("pi", state="applied", applied=1)
+    states = [json.loads(said)["state"] for said in client.said["slm/pi/fleet"]]
+    assert "rolled_back" not in states
+
+
 def test_a_fleet_file_that_nobody_judged_comes_again(
     broker: Mosquitto, client: Client, office: Office, new_agent: Callable[..., Agent]
 ) -> None:

@@ -8,7 +8,7 @@ from agent.config.agent_file import AgentFile
 from agent.config.load import Config
 from agent.core.errors import ConfigError
 from agent.daemon.assembly import endpoint
-from agent.daemon.supervise import id_table_path
+from agent.daemon.process import id_table_path
 
 
 def configured(**mqtt: object) -> Config:
