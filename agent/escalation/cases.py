@@ -196,7 +196,7 @@ class Escalation:
             self._room.try_again()
             now = self._clock.now()
             rows = [self._row(case, now) for case in left]
-            adding = partial(_add, rows=rows, now=now)
+            adding = partial(book.add_all, rows=rows, now=now)
             try:
                 number = await self._store.write(adding)
             except Full as why:
@@ -395,18 +395,6 @@ class Escalation:
         else:
             self._alerts.clear(UPSTREAM_GONE)
         self._room.tell()
-
-
-def _add(db: Database, rows: Sequence[CaseRow], now: float) -> int:
-    """Add cases while there is room; return how many are in the outbox, or were."""
-    for number, row in enumerate(rows):
-        try:
-            book.add(db, row, now)
-        except Full:
-            if not number:
-                raise
-            return number
-    return len(rows)
 
 
 def _victim(db: Database, *, lowest: bool, besides: Collection[str]) -> CaseRow | None:

@@ -8,7 +8,7 @@ message which is delivered again makes no second case.
 import hmac
 import json
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -137,6 +137,21 @@ def add(db: sqlite3.Connection, row: CaseRow, now: float) -> AddVerdict:
         raise Full(f"{stats(db).waiting} cases wait")
     _insert(db, row, now)
     return AddVerdict.NEW
+
+
+def add_all(db: sqlite3.Connection, rows: Sequence[CaseRow], now: float) -> int:
+    """Add cases while there is room; return how many are in the outbox, or were.
+
+    Raises Full where there is none for the first.
+    """
+    for number, row in enumerate(rows):
+        try:
+            add(db, row, now)
+        except Full:
+            if not number:
+                raise
+            return number
+    return len(rows)
 
 
 def filled(db: sqlite3.Connection, more: int = 0) -> float:
