@@ -21,7 +21,7 @@ from agent.broker.group import BrokerGroup
 from agent.broker.llm_router import LlmRouter, left_s, work_s
 from agent.outbox import answers
 from agent.outbox.store import Full, Store
-from agent.protocol.cases import Reply, Request, Usage
+from agent.protocol.cases import Reply, Request, Usage, same_question
 
 MARGIN_S = 5.0  # how much longer a claim lasts than the work on its case may
 
@@ -70,7 +70,7 @@ class Coordinator:
 
         Raises Resting.
         """
-        key = reply_store.case_key(request)
+        key = same_question(request)
         while key in self._working:
             reply = await asyncio.shield(self._working[key])
             if reply or left_s(request) <= 0:

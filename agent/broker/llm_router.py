@@ -200,10 +200,10 @@ class LlmRouter:
         """Book what a call may take at most, durably; raises OverBudget."""
         if not self._file.budget.any:
             return None
-        limit, day = self._limit, today()
+        limit = self._limit
         try:
             reserved = await self._store.write(
-                lambda db: spending.reserve(db, day, [limit], wanted)
+                lambda db: spending.reserve(db, today(), [limit], wanted)
             )
         except Full:
             reserved = None  # what cannot be booked is not spent

@@ -3,12 +3,9 @@
 Functions on a database that `outbox.store` owns.
 """
 
-import hashlib
-import json
-
 from agent.broker.claims import SharedAnswer
 from agent.outbox.store import Database
-from agent.protocol.cases import Request
+from agent.protocol.cases import Request, digest
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -20,13 +17,7 @@ CREATE TABLE IF NOT EXISTS replies (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS replies_at ON replies (at);
 """
-VOLATILE = {"v", "deadline_ms", "reply_to"}
 MOST_RETOLD = 10_000
-
-
-def case_key(request: Request) -> str:
-    """Name a case: the same question by the same device under the same id."""
-    return _digest(request.model_dump(mode="json", exclude=VOLATILE))
 
 
 def question_key(request: Request, models: tuple[str, ...]) -> str:
@@ -34,7 +25,7 @@ def question_key(request: Request, models: tuple[str, ...]) -> str:
     asked = request.model_dump(
         mode="json", include={"text", "labels", "entities", "pipeline"}
     )
-    return _digest({**asked, "models": models})
+    return digest({**asked, "models": models})
 
 
 def find(db: Database, key: str) -> bytes | None:
@@ -80,8 +71,3 @@ def latest(db: Database) -> float:
     """Return when the last answer was stored; 0 if there is none."""
     [found] = db.execute("SELECT coalesce(max(at), 0) FROM replies").fetchone()
     return float(found)
-
-
-def _digest(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, suppress
-from functools import partial
 from typing import Any
 
 import structlog
@@ -205,9 +204,8 @@ class Service:
                     await self._due.wait()
             self._due.clear()
             self._group.forget()
-            prune = partial(spending.prune, before_day=spending.today())
             with suppress(Full):  # a full disk keeps the books of earlier days
-                await self._store.write(prune)
+                await self._store.write(spending.prune)
             await self._say_health()
 
     async def _say_health(self) -> None:

@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -24,10 +23,9 @@ from agent.outbox import idempotency, ledger, spending
 from agent.outbox.ledger import Egress
 from agent.outbox.spending import Spend, allows, today
 from agent.outbox.store import Database, Full, Store
-from agent.protocol.cases import Case, Request, Usage
+from agent.protocol.cases import Case, Request, Usage, same_question
 from agent.protocol.prompt import messages
 
-KEPT = timedelta(days=30)  # how long the books of a day are kept
 MOST_CALLS = 10  # for one case, of those that may have been paid
 OVERHEAD_TOKENS = 100  # of roles and the like, beyond the bytes of the prompt
 MILLION = 1_000_000
@@ -116,7 +114,6 @@ class BudgetLedger:
         """
         wanted = self.at_most(request)
         device = self._limit
-        day = today()
         egress = Egress(
             at=time.time(),
             pipeline=case.pipeline,
@@ -127,18 +124,19 @@ class BudgetLedger:
             sha256=hashlib.sha256(body).hexdigest(),
             redactions=redactions,
         )
-        once = self._transport.pays_once
+        once = same_question(request) if self._transport.pays_once else None
         owed = list(self._owed)
 
         def change(db: Database) -> tuple[int, bool] | str:
             _apply(db, owed)
-            known = idempotency.reserved(db, day, egress.sha256) if once else None
+            day = today()  # of this try: a call that waits may see midnight pass
+            known = idempotency.reserved(db, day, once) if once else None
             number = known or self._reserve(db, day, case, own, wanted)
             if number is None:
                 spent = spending.spent(db, day, device.scope)
                 return own.scope if allows(device, spent, wanted) else device.scope
             if once:
-                idempotency.expect(db, number, egress.sha256)
+                idempotency.expect(db, number, once)
             ledger.record(db, egress)
             return number, known is not None
 
@@ -239,8 +237,7 @@ class BudgetLedger:
         """Look up what is spent today, and forget what was spent long ago."""
         day = today()
         if day != self._kept_since:
-            before = (datetime.now(UTC) - KEPT).date().isoformat()
-            await self._correct(lambda db: spending.prune(db, before))
+            await self._correct(spending.prune)
             await self._correct(lambda db: idempotency.prune(db, day))
             self._kept_since = day
         self._today = await self._store.read(lambda db: spending.by_scope(db, day))

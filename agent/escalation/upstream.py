@@ -236,7 +236,10 @@ class UpstreamClient:
         hidden: Redacted,
         tries: int,
     ) -> Reply:
-        """Ask until somebody replies; raises Unavailable after so many tries."""
+        """Ask until somebody replies; raises Unavailable after so many tries.
+
+        Or at once where upstream fails altogether: the next to ask is another case.
+        """
         failed = 0
         while True:
             try:
@@ -248,7 +251,7 @@ class UpstreamClient:
                 await asyncio.sleep(FULL_S)
             except Unavailable:
                 failed += 1
-                if failed >= tries:
+                if failed >= tries or self._pacer.circuit.is_failing:
                     raise
                 await asyncio.sleep(_backoff(failed))
 

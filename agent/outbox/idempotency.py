@@ -9,7 +9,7 @@ import sqlite3
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS unanswered (
     number INTEGER PRIMARY KEY,  -- of the reservation
-    request TEXT NOT NULL UNIQUE  -- sha256 of its bytes
+    request TEXT NOT NULL UNIQUE  -- what it asks, hashed
 );
 """
 

@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS reservations (
 );
 """
 
+DAYS_KEPT = 60
+
 
 @dataclass(frozen=True, slots=True)
 class Spend:
@@ -118,10 +120,15 @@ def by_scope(db: sqlite3.Connection, day: str) -> dict[str, Spend]:
     return {scope: Spend(*numbers) for scope, *numbers in rows}
 
 
-def prune(db: sqlite3.Connection, before_day: str) -> None:
-    """Remove spending and reservations of the days before `before_day`."""
-    db.execute("DELETE FROM spending WHERE day < ?", (before_day,))
-    db.execute("DELETE FROM reservations WHERE day < ?", (before_day,))
+def prune(db: sqlite3.Connection) -> None:
+    """Forget all but the last days that are in the books.
+
+    They are counted, not compared with the clock: one that is far ahead for a while
+    must not make what was spent today as good as unspent.
+    """
+    days = "SELECT day FROM spending GROUP BY day ORDER BY day DESC LIMIT ?"
+    for table in ("spending", "reservations"):
+        db.execute(f"DELETE FROM {table} WHERE day NOT IN ({days})", (DAYS_KEPT,))  # noqa: S608
 
 
 def allows(limit: Limit, spent: Spend, wanted: Spend) -> bool:

@@ -7,6 +7,7 @@ caught, and character offsets are ours to find.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,7 @@ from agent.core.types import Entity, Prediction, Reason, Tier, Timing
 LONGEST_QUOTE = 4000  # characters of an unusable answer that go back for the repair
 LONGEST_ANSWER = 1_000_000  # bytes of a reply; more is nobody's answer
 MOST_ENTITIES = 500
+VOLATILE = {"v", "deadline_ms", "reply_to"}  # of a request that is sent again
 # What is beyond is a mistake or malice, and no database or float has room for it.
 MOST_TOKENS = 10**9
 HIGHEST_COST = 1e9
@@ -137,6 +139,21 @@ class Request(Wire):
     def schema_(self) -> dict[str, Any]:
         """The JSON Schema of the answer."""
         return answer_schema(self.labels, self.entities)
+
+
+def same_question(request: Request) -> str:
+    """Name what a request asks, by whom and for which case, in hexadecimal digits.
+
+    One that is sent again has the same name, though it may wait less long by then.
+    """
+    asked = request.model_dump(mode="json", exclude=VOLATILE)
+    return digest(asked)
+
+
+def digest(value: object) -> str:
+    """Return the sha256 of JSON, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Usage(Wire):

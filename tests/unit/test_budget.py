@@ -1,5 +1,6 @@
 """The purse: what may be spent is never exceeded, whatever becomes of a call."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -263,6 +264,61 @@ async def test_tries_of_two_days(once: Books, monkeypatch: pytest.MonkeyPatch) -
         found = await once.store.read(lambda db: spending.spent(db, later, ""))
         assert found.calls == 1
     assert (await once.spent()).calls == 1
+
+
+async def test_sent_again_with_less_time_left(once: Books) -> None:
+    """A request is known again though it may wait less long: it is paid for once."""
+    asked = once.request()
+    for waits_until in (5, 4, 3):
+        again = asked.model_copy(update={"deadline_ms": waits_until})
+        body = once.wire.encode(again)
+        booking = await once.budget.book(again, case(), HOME, body, {})
+        once.budget.close(booking)
+    assert (await once.spent()).calls == 1
+    other = asked.model_copy(update={"text": "turn on the lamp"})
+    booking = await once.budget.book(other, case(), HOME, b"other", {})
+    once.budget.close(booking)
+    assert (await once.spent()).calls == 2
+
+
+async def test_midnight_passes_while_a_call_waits(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call is booked on the day on which it is made, however long it waited."""
+    days = ["2026-12-01"]
+    monkeypatch.setattr(module, "today", lambda: days[-1])
+    books = Books(store, Wire(pays_once=False), Limit("", 1, None, None))
+    await books.take()
+    await books.take(2)
+    first = await books.book()
+    waiting = asyncio.ensure_future(books.book(2))
+    await store.read(lambda _: None)  # it has tried, and found no room today
+    await asyncio.sleep(0)
+    days.append("2026-12-02")
+    books.budget.close(first)
+    second = await waiting
+    books.budget.close(second)
+    spent = [
+        await store.read(lambda db, day=day: spending.spent(db, day, "").calls)  # type: ignore[misc]
+        for day in days
+    ]
+    assert spent == [1, 1]
+
+
+async def test_a_clock_that_jumps_and_comes_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty days ahead and back again, what was spent today is spent."""
+    days = ["2026-12-01"]
+    monkeypatch.setattr(module, "today", lambda: days[-1])
+    books = Books(store, Wire(pays_once=False), Limit("", 1, None, None))
+    await books.take()
+    await books.fail(paid=True)
+    for day in ("2027-01-10", "2026-12-01"):
+        days.append(day)
+        await books.budget.balance()
+    with pytest.raises(OverBudget):
+        await books.book()
 
 
 async def test_too_often(books: Books) -> None:

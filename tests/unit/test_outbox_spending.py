@@ -127,15 +127,36 @@ def test_settled_after_midnight(db: sqlite3.Connection) -> None:
     assert spent(db, NEXT, "") == Spend(1, 5, 5)
 
 
-def test_prune(db: sqlite3.Connection) -> None:
+def test_prune(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old days go, open reservations with them; settling those is too late."""
+    monkeypatch.setattr(spending, "DAYS_KEPT", 1)
     old = booked(db, Spend(1, 100, 10), DEVICE)
     new = booked(db, Spend(1, 100, 10), DEVICE, day=NEXT)
-    spending.prune(db, NEXT)
+    spending.prune(db)
     settle(db, old, Spend(1, 60, 6))
     settle(db, new, Spend(1, 60, 6))
     assert spent(db, DAY, "") == Spend()
     assert spent(db, NEXT, "") == Spend(1, 60, 6)
+
+
+def test_prune_goes_by_no_clock(db: sqlite3.Connection) -> None:
+    """A clock that jumps ahead, a few days or years, forgets nothing that was spent."""
+    booked(db, Spend(5, 100, 10), DEVICE)
+    for later in ("2026-12-25", "2027-02-01", "2031-01-01", "9999-12-31"):
+        booked(db, Spend(1, 1, 1), DEVICE, day=later)
+        spending.prune(db)
+    assert spent(db, DAY, "") == Spend(5, 100, 10)
+
+
+def test_the_books_are_bounded(db: sqlite3.Connection) -> None:
+    """Whatever years pass, the books of so many days are kept, the newest."""
+    days = [f"20{year:02}-01-{day:02}" for year in range(10) for day in range(1, 29)]
+    for day in days:
+        booked(db, Spend(1, 1, 1), DEVICE, day=day)
+    spending.prune(db)
+    [kept] = db.execute("SELECT count(DISTINCT day) FROM spending").fetchone()
+    assert kept == spending.DAYS_KEPT
+    assert spent(db, days[-1], "").calls == 1
 
 
 # -- any order of all that

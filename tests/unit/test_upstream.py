@@ -193,17 +193,27 @@ async def test_another_form_is_no_failure(new: Callable[..., Bench]) -> None:
     assert await bench.bodies() == 8
 
 
-@pytest.mark.parametrize(("maybe_paid", "calls"), [(True, 3), (False, 0)])
+@pytest.mark.parametrize(("maybe_paid", "calls"), [(True, 2), (False, 0)])
 async def test_unavailable(
     new: Callable[..., Bench], calls: int, *, maybe_paid: bool
 ) -> None:
-    """After a few tries another case has its turn; what may be paid stays booked."""
+    """Once upstream fails another case has its turn; what may be paid stays booked."""
     bench = new(Unavailable("no", maybe_paid=maybe_paid))
     with pytest.raises(Unavailable):
         await bench.upstream.settle(case(), plan())
-    assert len(bench.wire.asked) == 3
+    assert len(bench.wire.asked) == 2
     assert (await bench.spent())[0] == calls
     assert bench.upstream.down == "no"
+
+
+async def test_a_case_that_nobody_answers(new: Callable[..., Bench]) -> None:
+    """Where upstream answers others, a case has three tries before they have a turn."""
+    bench = new(reply(), Unavailable("no", maybe_paid=False))
+    await bench.upstream.settle(case(), plan())
+    with pytest.raises(Unavailable):
+        await bench.upstream.settle(case(name="m-2", text=f"{TEXT} 2"), plan())
+    assert len(bench.wire.asked) == 1 + 3
+    assert not bench.upstream._pacer.circuit.is_failing
 
 
 async def test_rejected(new: Callable[..., Bench]) -> None:
