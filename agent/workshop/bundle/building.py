@@ -1,4 +1,4 @@
-"""Building a bundle with an encoder of its own: every step, from data to card."""
+"""Build a bundle with an encoder of its own: every step, from data to card."""
 
 import shutil
 import tempfile
@@ -37,20 +37,21 @@ from agent.workshop.training.transitions import TRANSITIONS
 def train_bundle(recipe: Recipe, data: Path, out: Path, report: Report) -> Figures:
     """Make the bundle `out` from the data below `data`; return its int8 figures.
 
-    An interrupted run goes on from its last epoch, kept in `<out>.training`.
+    An interrupted run continues from its last epoch, kept in `<out>.training`. Raises
+    ConfigError if data is missing or malformed.
     """
     piece = workpiece(recipe, read_material(recipe, data))
     work = out.with_name(f"{out.name}.training")
     work.mkdir(parents=True, exist_ok=True)
     network = _train(piece, work, report)
     with bundle.replaced(out) as part:
-        found = finish(part, piece, network, report)
+        scored = finish(part, piece, network, report)
     shutil.rmtree(work)
-    return found
+    return scored
 
 
 def workpiece(recipe: Recipe, material: Material) -> Workpiece:
-    """Choose the words of an encoder of the recipe's own."""
+    """Return a recipe with its data and the vocabulary of its own encoder."""
     source = pretrained_tokenizer(recipe.pretrained)
     words = recipe.vocabulary
     return Workpiece(
@@ -64,14 +65,14 @@ def pretrained_tokenizer(spec: Pretrained) -> Tokenizer:
 
 
 def window(trimmed: Trimmed, spec: Pretrained) -> Tokenizer:
-    """Return a tokenizer that cuts texts into windows."""
-    found = Tokenizer.from_str(trimmed.tokenizer.to_str())
-    found.enable_truncation(spec.max_tokens, stride=spec.stride)
-    return found
+    """Return a tokenizer that cuts texts into the windows of `spec`."""
+    tokenizer = Tokenizer.from_str(trimmed.tokenizer.to_str())
+    tokenizer.enable_truncation(spec.max_tokens, stride=spec.stride)
+    return tokenizer
 
 
 def _train(piece: Workpiece, work: Path, report: Report) -> Network:
-    """Train the teachers, if there are to be any, and then what ships."""
+    """Train the teachers, if the recipe has any, then the network that ships."""
     recipe = piece.recipe
     teachers = train_teachers(piece, work, report)
     lesson = replace(_lesson(piece), teachers=teachers)
@@ -80,7 +81,7 @@ def _train(piece: Workpiece, work: Path, report: Report) -> Network:
 
 
 def train_teachers(piece: Workpiece, work: Path, report: Report) -> list[Network]:
-    """Train the networks of all layers whose opinion another will learn."""
+    """Train the teachers: networks with all layers, each with its own seed."""
     plan = piece.recipe.training
     plans = [
         plan.model_copy(update={"seed": plan.seed + 100 + number, "teachers": 0})
@@ -109,7 +110,7 @@ def _taught(
     work: Path,
     report: Report,
 ) -> Network:
-    """Train one network, or go on where an earlier run of the same was."""
+    """Train one network, or continue an interrupted run of the same."""
     mark = fingerprint(piece.recipe, piece.material)
     network = _network(piece, layers, plan)
     train(
@@ -123,7 +124,7 @@ def _taught(
 
 
 def _network(piece: Workpiece, layers: int | None, plan: Training) -> Network:
-    """Open the pretrained encoder with our words, and put fresh heads on it."""
+    """Open the pretrained encoder with the piece's words, and add new heads."""
     folder = pretrained_folder(piece.recipe.pretrained)
     torch.manual_seed(plan.seed)
     encoder = open_encoder(folder, piece.trimmed.rows, plan.dropout, layers)
@@ -131,21 +132,21 @@ def _network(piece: Workpiece, layers: int | None, plan: Training) -> Network:
 
 
 def with_heads(encoder: object, known: Catalogue, plan: Training) -> Network:
-    """Put fresh heads on an encoder."""
+    """Return a network of an encoder and new heads."""
     width = encoder.config.hidden_size  # type: ignore[attr-defined]
     classes = known.classes if known.labels else 0
     return Network(encoder, width, classes, known.tags, plan.head_dropout, known.levels)
 
 
 def _encoded(piece: Workpiece) -> Catalogue:
-    """Return the classes of the encoder, which may not learn what is outside."""
+    """Return the classes of the encoder, with or without the one for out of scope."""
     outside = piece.recipe.outside
     taught = outside is None or outside.encoder
     return piece.material.known if taught else piece.material.scope
 
 
 def finish(part: Path, piece: Workpiece, network: Network, report: Report) -> Figures:
-    """Export, quantise, calibrate, and write all that belongs to the bundle."""
+    """Export, quantise and calibrate; write all files of the bundle to `part`."""
     recipe, material = piece.recipe, piece.material
     tokenizer, spec = piece.trimmed.tokenizer, recipe.pretrained
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Writing a bundle: manifest, probes and checksums, complete or not at all."""
+"""Write a bundle: manifest, probes and checksums, as a whole or not at all."""
 
 import hashlib
 import json
@@ -18,15 +18,15 @@ from agent.workshop.data.recipe import BundleClaims
 from agent.workshop.training.scoring import Figures
 
 MODEL = "encoder.onnx"
-HEADS = "heads.onnx"  # of a bundle that stands on a trunk
+HEADS = "heads.onnx"  # of a bundle on a trunk
 TOKENIZER = "tokenizer.json"
 
-STEADY = 0.03  # a probe whose score moves more than this by quantising is a bad probe
+STEADY = 0.03  # a text whose score changes more by quantising is no probe
 
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """Give an empty folder that takes the place of `folder` if all goes well."""
+    """Yield an empty folder, which replaces `folder` if the context raises nothing."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -41,9 +41,9 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_together(folder: Path, name: str) -> Iterator[Path]:
-    """Give an empty folder whose folders take their places in `folder` if all is well.
+    """Yield an empty folder, whose folders replace those in `folder` if all goes well.
 
-    A trunk and its bundles fit each other only: they lie side by side from the start.
+    A trunk fits only the bundles made with it, so they lie side by side from the start.
     """
     with replaced(folder / f".{name}.set") as part:
         yield part
@@ -55,7 +55,7 @@ def replaced_together(folder: Path, name: str) -> Iterator[Path]:
 
 
 def told(about: BundleClaims) -> dict[str, Any]:
-    """Return what manifests have of a recipe's words."""
+    """Return the fields of a manifest that a recipe states."""
     return {
         "name": about.name,
         "version": about.version,
@@ -68,8 +68,8 @@ def told(about: BundleClaims) -> dict[str, Any]:
 
 
 def scores_of(before: Figures, after: Figures) -> dict[str, float]:
-    """Return the figures that a manifest has: of int8, and of fp32 before it."""
-    found = {
+    """Return the scores of a manifest: of int8, and of fp32 as `..._fp32`."""
+    scores = {
         "accuracy": after.alone.accuracy,
         "accuracy_fp32": before.alone.accuracy,
         "span_f1": after.alone.span_f1,
@@ -82,7 +82,7 @@ def scores_of(before: Figures, after: Figures) -> dict[str, float]:
         "label_ece": after.alone.ece,
         "entity_ece": after.alone.entity_ece,
     }
-    return {name: round(value, 4) for name, value in found.items() if value is not None}
+    return {n: round(value, 4) for n, value in scores.items() if value is not None}
 
 
 def fingerprint_of(folder: Path, content: dict[str, Any]) -> str:
@@ -104,10 +104,10 @@ def write_probes(
     exact: Sequence[CalibrationSample],
     quantised: Sequence[CalibrationSample],
 ) -> None:
-    """Store the answers that another CPU must repeat.
+    """Write the answers that the bundle must give on every machine.
 
-    Only texts on which the fp32 and the int8 model agree can tell a wrong model from
-    the rounding of another processor.
+    Only texts on which fp32 and int8 agree are used: they tell a wrong model from the
+    rounding of another processor.
     """
     lines = []
     for before, after in zip(exact, quantised, strict=True):
@@ -122,12 +122,12 @@ def write_probes(
     (folder / PROBES).write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
-def _probe(text: str, tier: int, found: Prediction) -> dict[str, Any]:
+def _probe(text: str, tier: int, answer: Prediction) -> dict[str, Any]:
     return {
         "text": text,
         "tier": tier,
-        "label": found.label,
-        "score": None if found.score is None else round(found.score, 6),
+        "label": answer.label,
+        "score": None if answer.score is None else round(answer.score, 6),
         "spans": [
             {
                 "start": entity.start,
@@ -135,7 +135,7 @@ def _probe(text: str, tier: int, found: Prediction) -> dict[str, Any]:
                 "label": entity.label,
                 "score": round(entity.score or 0.0, 6),
             }
-            for entity in found.entities
+            for entity in answer.entities
         ],
     }
 
@@ -152,7 +152,7 @@ def _agree(one: Prediction, other: Prediction) -> bool:
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write the manifest, with size and sha256 of every other file.
 
-    Of the trunk, if the bundle stands on one, all that answers.
+    For a bundle on a trunk that includes the trunk's files, except manifest and card.
     """
     whole = {**content, "files": _listed(folder, content)}
     text = json.dumps(whole, indent=1, ensure_ascii=False)
@@ -160,7 +160,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _listed(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Return size and sha256 of every file but the manifest."""
+    """Return size and sha256 of every file except the manifest."""
     names = {path.name for path in folder.iterdir()} - {MANIFEST}
     for tier in content.get("tiers", []):
         if tier.get("trunk"):

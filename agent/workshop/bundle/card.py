@@ -1,4 +1,4 @@
-"""The model card: what a bundle is, from what, how good, and where it ends."""
+"""The model card of a bundle: what it is, its sources, figures and limits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ WRONG = {
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What reads the texts: an encoder of the bundle's own, or its trunk."""
+    """The encoder of a bundle, its own or that of its trunk."""
 
     package: str  # of the pretrained encoder
     layers: int
@@ -96,7 +96,7 @@ class Encoding:
     trunk: BundleClaims | None = None
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Return one line for the card."""
         return (
             f"{self.layers} layers of {self.package}, {self.pieces:,} word pieces, "
             f"window of {self.max_tokens} tokens, int8"
@@ -104,7 +104,7 @@ class Encoding:
 
     @property
     def source(self) -> str:
-        """What a bundle on a trunk has it from."""
+        """The source line of a bundle on a trunk; empty without one."""
         if self.trunk is None:
             return ""
         name = self.trunk.name
@@ -116,7 +116,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the card says beyond the recipe."""
+    """The measured part of a card; the rest comes from the recipe."""
 
     exact: Figures
     quantised: Figures
@@ -131,7 +131,7 @@ class Measured:
 
 
 def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
-    """Write the card; `path` lies in the finished bundle, whose sizes it tells."""
+    """Write the card to `path` in the finished bundle, whose file sizes it lists."""
     about = recipe.about
     made = measured.calibration
     generated = recipe.data.generated
@@ -174,7 +174,7 @@ def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
 
 
 def sources(recipe: Recipe, encoding: Encoding) -> list[str]:
-    """Return what the bundle is made from, with licences."""
+    """Return the sources of the bundle, with their licences."""
     others = recipe.outside.others if recipe.outside else []
     outside = [f"Out of scope: {other.source}" for other in others if other.source]
     trunk = [encoding.source] if encoding.trunk else []
@@ -190,14 +190,14 @@ def _model(recipe: Recipe, encoding: Encoding) -> str:
 
 
 def _more(recipe: Recipe) -> str:
-    said = []
+    sentences = []
     if recipe.data.generated:
-        said.append(
+        sentences.append(
             "\nNo generated text that scored shares a template with one that taught, "
             "nor a name, place or\norganisation of our lists."
         )
     if recipe.training.teachers:
-        said.append(
+        sentences.append(
             f"\nThe encoder learned the mean opinion of {recipe.training.teachers} "
             "networks of all layers beside the labels."
         )
@@ -205,12 +205,12 @@ def _more(recipe: Recipe) -> str:
         others = ", ".join(_files(recipe.outside.others, "train"))
         whole = recipe.outside.encoder and recipe.trunk is None
         pupil = "it" if whole else "the linear tier"
-        said.append(
+        sentences.append(
             f"\nTexts of other domains, in other languages and nonsense taught {pupil} "
             "what is out of scope"
             + (f": {others}, and generated ones." if others else ".")
         )
-    return "".join(said)
+    return "".join(sentences)
 
 
 def _data(recipe: Recipe) -> str:
@@ -241,13 +241,13 @@ def _data(recipe: Recipe) -> str:
 
 
 def _files(others: Sequence[Other], *splits: str) -> list[str]:
-    """Return the files of other domains: what taught, and what helped fit scores."""
+    """Return the files of other domains for these splits, each once."""
     named = (other.file.format(split=split) for other in others for split in splits)
     return list(dict.fromkeys(named))
 
 
 def sizes(folder: Path) -> str:
-    """Say how large the files are that matter."""
+    """Return names and sizes of the model files, the largest first."""
     names = ("encoder.onnx*", "heads.onnx*", "linear.npz", "tokenizer.json")
     files = [path for name in names for path in folder.glob(name)]
     sizes = sorted(((p.stat().st_size, p.name) for p in files), reverse=True)
@@ -255,7 +255,7 @@ def sizes(folder: Path) -> str:
 
 
 def listed(items: Sequence[str]) -> str:
-    """Return the lines of a list."""
+    """Return items as the lines of a Markdown list."""
     return "\n".join(f"- {item}" for item in items)
 
 
@@ -290,12 +290,12 @@ def _scores(exact: Figures, quantised: Figures) -> str:
 
 
 def _where(given: float | None, value: float | None) -> float | None:
-    """Return a figure that says something only beside another."""
+    """Return `value`, or None if the figure that it depends on is missing."""
     return None if given is None else value
 
 
 def number(value: float | None) -> str:
-    """Return a figure with four digits, or nothing."""
+    """Return a figure with four digits, or an empty string."""
     return "" if value is None else f"{value:.4f}"
 
 

@@ -1,7 +1,7 @@
-"""From exported graphs to a finished bundle: all that is not training.
+"""From exported graphs to a finished bundle: all that is not training of an encoder.
 
-The linear tier, what follows what, calibration, probes, card and manifest. What a
-bundle answers is asked of the code that ships, in fp32 and in int8.
+These are the linear tier, transitions, calibration, probes, card and manifest. Figures
+come from the inference code that ships, in fp32 and in int8.
 """
 
 import json
@@ -38,7 +38,7 @@ ROUNDED_ON = 300  # training texts that tell how errors of rounded weights cance
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where each precision of a bundle lies."""
+    """The folders of a bundle in both precisions."""
 
     exact: Path
     quantised: Path
@@ -55,7 +55,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How good a finished bundle is, in both precisions."""
+    """The figures of a finished bundle in both precisions."""
 
     exact: Figures
     quantised: Figures
@@ -71,9 +71,9 @@ def finish_bundle(
     encoding: Encoding,
     report: Report,
 ) -> Finished:
-    """Make a bundle of the folder `places.quantised`, whose graphs lie there already.
+    """Make a bundle of the folder `places.quantised`, which has its graphs already.
 
-    So do those of fp32 in `places.exact`. `encoding` is for the card.
+    `places.exact` has the fp32 graphs. `encoding` is for the card.
     """
     recipe, material, part = piece.recipe, piece.material, places.quantised
     if material.known.entities:
@@ -136,23 +136,23 @@ def finish_bundle(
 
 
 def fitted_prior_weight(piece: Workpiece) -> float:
-    """Return how much the encoder heeds the tier before it."""
+    """Return the weight of the linear tier's opinion on the label; 0: it has none."""
     linear = piece.recipe.linear
     return linear.heeded if linear and piece.material.known.labels else 0.0
 
 
 def feeds(material: Material, tokenizer: Tokenizer, longest: int) -> list[Feed]:
-    """Return some training texts as the model gets them, one at a time."""
+    """Return model inputs of ROUNDED_ON training texts, one text each."""
     some = material.train[:: max(1, len(material.train) // ROUNDED_ON)][:ROUNDED_ON]
-    found: list[Feed] = []
+    inputs: list[Feed] = []
     for example in some:
         ids = np.array([tokenizer.encode(example.text).ids[:longest]], dtype=np.int64)
-        found.append({"input_ids": ids, "attention_mask": np.ones_like(ids)})
-    return found
+        inputs.append({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    return inputs
 
 
 def _linear(piece: Workpiece, places: Places, report: Report) -> list[LinearSpec]:
-    """Train the linear tier, if there is to be one."""
+    """Train the linear tier, if the recipe has one."""
     recipe, material = piece.recipe, piece.material
     if recipe.linear is None:
         return []
@@ -177,7 +177,7 @@ def _heard(
     piece: Workpiece,
     asked: Callable[[int, int, str], None],
 ) -> list[CalibrationSample]:
-    """Ask every tier one text at a time: int8 scales are those of the whole batch."""
+    """Run every tier on one text at a time: in a batch int8 answers differ."""
     known = piece.material.known
     models = [
         spec.load(folder, list(known.labels), list(known.entities), threads=1)

@@ -1,7 +1,7 @@
-"""Building a trunk and the bundles that stand on it: one encoder, trained for all.
+"""Build a trunk and its bundles: one encoder, trained for all of them.
 
-Its members learn in turn, a batch each; those with teachers learn their opinion too.
-What is out of scope the encoder is never shown: the members' linear tiers know that.
+Batches of the members take turns; members with teachers also learn from these. The
+encoder never sees texts out of scope: the members' linear tiers recognise those.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ from agent.workshop.training.transitions import TRANSITIONS
 
 @dataclass(frozen=True, slots=True)
 class TrunkPlan:
-    """What becomes a trunk and its bundles; members by name, in their order."""
+    """The recipe of a trunk, its vocabulary, and its members by name, in order."""
 
     recipe: TrunkRecipe
     trimmed: Trimmed
@@ -71,21 +71,24 @@ def train_trunk(
 ) -> dict[str, Figures]:
     """Make the trunk and its members' bundles in `out`, from the data below `data`.
 
-    Returns the members' int8 figures. An interrupted run goes on from its last epoch,
-    kept in `<out>/<trunk>.training`.
+    Returns the members' int8 figures by name. An interrupted run continues from its
+    last epoch, kept in `<out>/<trunk>.training`. Raises ConfigError if data is missing.
     """
     plan = read_plan(recipe, members, data)
     work = out / f"{recipe.about.name}.training"
     work.mkdir(parents=True, exist_ok=True)
     trunk = train_plan(plan, work, report)
     with bundle.replaced_together(out, recipe.about.name) as part:
-        found = finish_plan(part, plan, trunk, report)
+        scored = finish_plan(part, plan, trunk, report)
     shutil.rmtree(work)
-    return found
+    return scored
 
 
 def read_plan(recipe: TrunkRecipe, members: Sequence[Recipe], data: Path) -> TrunkPlan:
-    """Read the data of all members, and choose the words of all; raises ConfigError."""
+    """Read the data of all members, and choose a common vocabulary.
+
+    Raises ConfigError.
+    """
     materials = [read_material(member, data) for member in members]
     texts = [text for material in materials for text in material.texts]
     texts += texts_of(data, recipe.vocabulary.texts)
@@ -100,7 +103,7 @@ def read_plan(recipe: TrunkRecipe, members: Sequence[Recipe], data: Path) -> Tru
 
 
 def train_plan(plan: TrunkPlan, work: Path, report: Report) -> SharedTrunk:
-    """Ask or train the teachers, then train the trunk and all heads."""
+    """Train the teachers where needed, then the trunk with all heads."""
     spec, training = plan.recipe.pretrained, plan.recipe.training
     tokenizer = window(plan.trimmed, spec)
     lessons = {
@@ -126,45 +129,45 @@ def train_plan(plan: TrunkPlan, work: Path, report: Report) -> SharedTrunk:
 
 
 def _opinions(name: str, piece: Workpiece, work: Path, report: Report) -> Tensor | None:
-    """Return what a member's teachers think; they are trained if nobody asked before.
+    """Return the probabilities of a member's teachers; None if it has none.
 
-    A teacher is a network of the member's own recipe: its own words, all layers, and
-    it may know what is outside.
+    They are kept in `work`; if they are missing, the teachers are trained. A teacher is
+    a network of the member's own recipe, with its own vocabulary and all layers.
     """
     if not piece.recipe.training.teachers:
         return None
     mark = fingerprint(piece.recipe, piece.material)
     kept = work / f"opinions-{mark}.pt"
     if kept.is_file():
-        found: Tensor = torch.load(kept, weights_only=True)
-        return found
+        stored: Tensor = torch.load(kept, weights_only=True)
+        return stored
     own = workpiece(piece.recipe, piece.material)
-    told = _named(name, report)
-    teachers = train_teachers(own, work, told)
-    found = opinions(
+    named_report = _named(name, report)
+    teachers = train_teachers(own, work, named_report)
+    means = opinions(
         teachers,
         piece.material.train,
         window(own.trimmed, own.recipe.pretrained),
         piece.material.scope,
-        lambda done, total: told("opinions", done, total, ""),
+        lambda done, total: named_report("opinions", done, total, ""),
     )
     part = kept.with_suffix(".part")
-    torch.save(found, part)
+    torch.save(means, part)
     part.replace(kept)
-    return found
+    return means
 
 
 def _named(name: str, report: Report) -> Report:
-    """Return a report that says whose stage it is."""
+    """Return a report that puts the name of a member before each stage."""
 
-    def told(stage: str, done: int, total: int, detail: str) -> None:
+    def named_report(stage: str, done: int, total: int, detail: str) -> None:
         report(f"{name}: {stage}", done, total, detail)
 
-    return told
+    return named_report
 
 
 def _fingerprint(plan: TrunkPlan) -> str:
-    """Name a training: another recipe or other data must not go on from its state."""
+    """Return a name of the run: another recipe or other data must not continue it."""
     digest = hashlib.sha256()
     recipe = plan.recipe
     for section in (recipe.training, recipe.pretrained, recipe.vocabulary):
@@ -179,7 +182,7 @@ def _fingerprint(plan: TrunkPlan) -> str:
 def finish_plan(
     part: Path, plan: TrunkPlan, trunk: SharedTrunk, report: Report
 ) -> dict[str, Figures]:
-    """Export, quantise and calibrate: the trunk and its members, side by side."""
+    """Export, quantise and calibrate the trunk and its members, side by side."""
     recipe = plan.recipe
     with tempfile.TemporaryDirectory() as folder:
         roots = Places(Path(folder), part)
@@ -205,7 +208,7 @@ def finish_plan(
         places.quantised,
         {"trunk": 1, **bundle.told(recipe.about), "scores": trunk_scores(taught)},
     )
-    return {name: found.quantised for name, found in finished.items()}
+    return {name: made.quantised for name, made in finished.items()}
 
 
 def _export(
@@ -230,7 +233,7 @@ def _export(
 
 
 def _hidden(trunk: Path, plan: TrunkPlan, piece: Workpiece) -> list[Feed]:
-    """Return what the finished trunk makes of some training texts of a member."""
+    """Return the finished trunk's outputs for some training texts of a member."""
     session = open_session(trunk / bundle.MODEL, threads=1)
     longest = plan.recipe.pretrained.max_tokens
     return [

@@ -1,4 +1,4 @@
-"""The card of a trunk: what stands on it, from what it was made, what int8 costs."""
+"""The card of a trunk: its members, its sources, and what int8 costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,17 +64,17 @@ makes the trunk and its members. `DIR` has $data.
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """A member, and what came of it."""
+    """A member of a trunk and its finished bundle; `train` counts its texts."""
 
     recipe: Recipe
-    train: int  # texts
+    train: int
     finished: Finished
 
 
 def write_trunk_card(
     path: Path, recipe: TrunkRecipe, encoding: Encoding, taught: Sequence[Taught]
 ) -> None:
-    """Write the card; `path` lies in the finished trunk, whose sizes it tells."""
+    """Write the card to `path` in the finished trunk, whose file sizes it lists."""
     about = recipe.about
     shipped = (SHIPPED / f"{about.name}.toml").is_file()
     sources = [source for one in taught for source in one.recipe.about.sources]
@@ -102,22 +102,22 @@ def write_trunk_card(
 
 
 def trunk_scores(taught: Sequence[Taught]) -> dict[str, float]:
-    """Return the figures that the trunk's manifest has."""
+    """Return the scores of the trunk's manifest."""
     return {
         f"{one.recipe.about.name}_{name}{end}": round(value, 4)
         for one in taught
-        for found, end in ((one.finished.quantised, ""), (one.finished.exact, "_fp32"))
-        for name, value in _told(found).items()
+        for made, end in ((one.finished.quantised, ""), (one.finished.exact, "_fp32"))
+        for name, value in _alone(made).items()
         if value is not None
     }
 
 
-def _told(found: Figures) -> Mapping[str, float | None]:
-    return {"accuracy": found.alone.accuracy, "span_f1": found.alone.span_f1}
+def _alone(made: Figures) -> Mapping[str, float | None]:
+    return {"accuracy": made.alone.accuracy, "span_f1": made.alone.span_f1}
 
 
 def _scores(one: Taught) -> list[str]:
-    exact, quantised = _told(one.finished.exact), _told(one.finished.quantised)
+    exact, quantised = _alone(one.finished.exact), _alone(one.finished.quantised)
     words = {"accuracy": "label accuracy", "span_f1": "span F1 (micro, exact)"}
     return [
         f"| {_linked(one.recipe.about.name)}: {words[name]} "
@@ -132,13 +132,13 @@ def _linked(name: str) -> str:
 
 
 def _teachers(taught: Sequence[Taught]) -> str:
-    said = [
+    sentences = [
         f"`{one.recipe.about.name}` learned the mean opinion of "
         f"{one.recipe.training.teachers} networks of its own beside its labels.\n"
         for one in taught
         if one.recipe.training.teachers
     ]
-    return "".join(said)
+    return "".join(sentences)
 
 
 def _data(recipe: TrunkRecipe, taught: Sequence[Taught]) -> str:

@@ -1,6 +1,6 @@
-"""From the trained network to the graph that ships: ONNX, int8 weights, mmapped.
+"""Export a trained network: an ONNX graph with int8 weights in a file of their own.
 
-Dynamic quantisation, as static int8 was slower and further off (docs: models).
+Quantisation is dynamic, because static int8 was slower and less exact.
 """
 
 import logging
@@ -29,7 +29,7 @@ from agent.workshop.training.network import Network, read
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOLERANCE = 1e-3  # of logits, torch against ONNX; float noise is 1e-5
+TOLERANCE = 1e-3  # of logits, torch against ONNX; rounding noise is 1e-5
 MAPPED_FROM = 1024  # bytes; smaller tensors stay inside the graph
 
 
@@ -47,14 +47,17 @@ class Exported(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optio
         self.eval()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits the network has."""
+        """Return the logits of the network, in the order of `outputs`."""
         return self.flat(self.network(input_ids, attention_mask))
 
-    def flat(self, found: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return them in order, the levels of tags side by side."""
-        if "tag_logits" in found:
-            found["tag_logits"] = found["tag_logits"].flatten(2)
-        return tuple(found[name] for name in self.outputs)
+    def flat(self, logits: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return logits in the order of `outputs`.
+
+        `tag_logits` becomes batch x tokens x (levels x tags).
+        """
+        if "tag_logits" in logits:
+            logits["tag_logits"] = logits["tag_logits"].flatten(2)
+        return tuple(logits[name] for name in self.outputs)
 
 
 class ExportedHeads(Exported):
@@ -63,7 +66,7 @@ class ExportedHeads(Exported):
     inputs = (HIDDEN, MASK)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits the network has for these hidden states."""
+        """Return the logits for hidden states, batch x tokens x width."""
         return self.flat(self.network.judge(hidden, attention_mask))
 
 
@@ -80,25 +83,28 @@ class ExportedTrunk(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is 
         self.eval()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        """Return the hidden states."""
+        """Return the hidden states, batch x tokens x width."""
         return (read(self.encoder, input_ids, attention_mask),)
 
 
 def export(network: Network, path: Path) -> None:
-    """Write the network as an fp32 ONNX graph; raises RuntimeError if it differs."""
+    """Write a network as an fp32 ONNX graph.
+
+    Raises RuntimeError if the graph computes other logits than the network.
+    """
     lean = deepcopy(network)
     lean.encoder = Lean(network.encoder)
     _export(Exported(network), Exported(lean), network.encoder.config, path)
 
 
 def export_trunk(encoder: Any, path: Path) -> None:
-    """Write an encoder without heads, which give `hidden`; raises as `export` does."""
+    """Write an encoder, with the output `hidden`; raises as `export` does."""
     lean = ExportedTrunk(Lean(encoder))
     _export(ExportedTrunk(encoder), lean, encoder.config, path)
 
 
 def export_heads(network: Network, path: Path) -> None:
-    """Write heads without an encoder, which take `hidden`; raises as `export` does."""
+    """Write the heads of a network, with the input `hidden`; raises as `export`."""
     heads = ExportedHeads(network)
     _export(heads, heads, network.encoder.config, path)
 
@@ -109,7 +115,7 @@ def _export(
     config: Any,
     path: Path,
 ) -> None:
-    """Write one of two modules that do the same, and compare with the other."""
+    """Write `written`, and compare the graph with `trained`, which it must equal."""
     longest = config.max_position_embeddings
     batch = torch.export.Dim("batch")
     tokens = torch.export.Dim("tokens", max=longest)
@@ -132,12 +138,12 @@ def _export(
 
 
 def quantise(source: Path, target: Path, feeds: Sequence[Feed] = ()) -> None:
-    """Write the graph with int8 weights; those that are large lie in `target`.data.
+    """Write the graph `source` with int8 weights; large ones go to `<target>.data`.
 
-    Seven bits a weight, as x86 processors without VNNI add two products in 16 bits
-    and would overflow; a scale for each output, without which that costs two points.
-    With `feeds`, inputs as they come, weights are rounded so that errors cancel.
-    What lies between int8 products is computed alike on every processor.
+    A weight has seven bits, because x86 processors without VNNI add two products in 16
+    bits and could overflow. Each output has a scale of its own; one for all costs two
+    points of accuracy. With `feeds`, typical inputs, weights are rounded so that their
+    errors cancel. The graph computes the same on every processor, to the bit.
     """
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "int8.onnx"
@@ -168,7 +174,7 @@ def quantise(source: Path, target: Path, feeds: Sequence[Feed] = ()) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' remarks about themselves out of the progress display."""
+    """Keep messages of the exporters out of the progress display."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -179,7 +185,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop what the exporter notes on every node: stack traces, with local paths."""
+    """Remove the exporter's notes on every node: stack traces with local paths."""
     for item in (model, model.graph, *model.graph.node, *model.graph.initializer):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
@@ -192,7 +198,7 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
 def _padded(
     inputs: Sequence[str], config: Any, batch: int, tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Return random inputs of which every second row is padded at its end."""
+    """Return random inputs and a mask; every second row is padded at its end."""
     chance = torch.Generator().manual_seed(tokens)
     ids = torch.randint(1, config.vocab_size, (batch, tokens), generator=chance)
     mask = torch.ones_like(ids)
@@ -204,7 +210,7 @@ def _padded(
 
 
 def _difference(module: Exported | ExportedTrunk, config: Any, path: Path) -> float:
-    """Return how far ONNX is from torch on real tokens, over several sizes."""
+    """Return the largest difference of ONNX and torch on real tokens, over sizes."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     worst = 0.0
     longest = config.max_position_embeddings
@@ -216,8 +222,10 @@ def _difference(module: Exported | ExportedTrunk, config: Any, path: Path) -> fl
             name: array.numpy()
             for name, array in zip(module.inputs, given, strict=True)
         }
-        found = session.run(list(module.outputs), feed)
-        for name, ours, theirs in zip(module.outputs, expected, found, strict=True):
+        given_back = session.run(list(module.outputs), feed)
+        for name, ours, theirs in zip(
+            module.outputs, expected, given_back, strict=True
+        ):
             gap: NDArray[np.float32] = np.abs(ours.numpy() - theirs)
             if name != "label_logits":
                 gap = gap[feed[MASK] == 1]

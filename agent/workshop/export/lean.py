@@ -1,11 +1,12 @@
-"""The encoder as it is exported: the same function, in fewer steps.
+"""The encoder in the form that is exported: the same function in fewer steps.
 
-On a device, with one short text at a time, each step costs, however small. Left out is
-what makes no difference:
+A device reads one short text at a time, so each step costs time, however small it is.
+These steps make no difference and are left out:
 
-- the bias of the keys adds the same to all scores of a word, which softmax takes away;
-- what kind of token it is (there is one kind) moves into the table of places;
-- a mask is a number added to each score, without the library's way there.
+- the bias of the keys adds the same number to all scores of a word, and softmax cancels
+  it;
+- the embedding of the token type (there is one type) is added to the position table;
+- the mask is one number added to each score, instead of the library's longer form.
 """
 
 from copy import deepcopy
@@ -17,13 +18,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class Lean(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
-    """A BERT encoder of transformers, rewritten; the one given stays as it is.
+    """A rewritten copy of a BERT encoder of transformers.
 
-    Weights keep the names they have there, below `encoder`; `places` is tokens x width.
+    Weights keep their names below `encoder`. `places` is the position table with the
+    token type: tokens x width.
     """
 
     def __init__(self, encoder: Any) -> None:
-        """Take an encoder; its table of places bounds the window."""
+        """Copy an encoder; the length of its position table bounds the window."""
         super().__init__()
         self.encoder = deepcopy(encoder).eval()
         embeddings = self.encoder.embeddings
@@ -47,7 +49,7 @@ class Lean(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
 
 
 def _layer(layer: Any, hidden: Tensor, hide: Tensor) -> Tensor:
-    """Return what a layer makes of hidden states; `hide` is added to the scores."""
+    """Return the hidden states after a layer; `hide` is added to attention scores."""
     own = layer.attention.self
     heads = (*hidden.shape[:2], own.num_attention_heads, own.attention_head_size)
     query, key, value = (

@@ -1,18 +1,18 @@
-"""The same answer, bit for bit, on other processors: what int8 asks of the rest.
+"""Rewrite int8 graphs so that every processor computes the same, to the bit.
 
-int8 products are whole numbers, and so are exact everywhere. What lies between them is
-not: processors add up floating-point numbers in their own order, and some add in the
-same step as they multiply. That is off in the last bit only, but where a number lies
-between two int8 steps, its neighbour on another processor is rounded to the other one,
-and the difference is a thousand times as large. A certificate made on one processor
-should hold on another, so nothing before the last int8 product is left to chance:
+int8 products are whole numbers, and exact everywhere. The floating-point numbers
+between them are not: processors add in different orders, and some multiply and add in
+one step. They differ in the last bit only; but if a number lies between two int8 steps,
+another processor rounds it to the other step, and the difference is a thousand times
+larger. A certificate made on one processor must hold on another, so up to the last int8
+product:
 
 - a bias is added in a step of its own;
-- the sums of a normalisation are products with a column, as onnxruntime's matrix
+- the sums of a normalisation are products with a column, because onnxruntime's matrix
   products add in the same order wherever there is fused multiply-add;
-- other sums, and softmax, are taken in double precision and rounded once.
+- other sums and softmax are computed in double precision and rounded once.
 
-Which operations differ, and where it was tried: docs/decisions/0018.
+docs/decisions/0018 has which operations differ, and where this was tried.
 """
 
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 DOUBLED = ("ReduceMean", "ReduceSum", "Softmax")
-SHARES = "shares_"  # columns that take a mean
+SHARES = "shares_"  # prefix of columns that compute a mean
 EPSILON = "epsilon_"
 
 
 def make_portable(model: onnx.ModelProto) -> None:
     """Rewrite a graph in place, so that other processors compute the same to the bit.
 
-    Looks at what our exporter and onnxruntime's quantiser write, not into subgraphs.
-    Raises ValueError for a layer normalisation that they do not write, and onnx's
-    InferenceError where a type cannot be told.
+    It handles the operations that our exporter and onnxruntime's quantiser write, and
+    no subgraphs. Raises ValueError for another form of layer normalisation, and onnx's
+    InferenceError if the type of a tensor cannot be inferred.
     """
     graph = model.graph
     inferred = infer_shapes(model, strict_mode=True).graph
@@ -51,8 +51,8 @@ def make_portable(model: onnx.ModelProto) -> None:
         else:
             biased = node.op_type == "Add" and constants.keys() & set(node.input)
             if biased and node.output[0] in floats:
-                # Sum is Add under another name, which onnxruntime leaves alone: a bias
-                # would be fused into the product before it, and arm64 fuses its steps.
+                # Sum is an Add that onnxruntime does not optimise. It would fuse a bias
+                # into the product before it, which arm64 computes in one step.
                 node.op_type = "Sum"
             nodes.append(node)
     del graph.node[:]
@@ -75,12 +75,14 @@ def _normalised(
     constants: dict[str, onnx.TensorProto],
     graph: onnx.GraphProto,
 ) -> Iterator[onnx.NodeProto]:
-    """Yield a layer normalisation step by step."""
+    """Yield a layer normalisation as single steps."""
     given, scale, *bias = (name for name in node.input if name)
     result, *others = (name for name in node.output if name)
     how = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     if others or scale not in constants or how.get("axis", -1) != -1:
-        raise ValueError(f"{node.name}: a layer normalisation as we do not write it")
+        raise ValueError(
+            f"{node.name}: a layer normalisation of another form than ours"
+        )
     width = len(numpy_helper.to_array(constants[scale]))
     least = np.float32(how.get("epsilon", 1e-5))
     shares, epsilon = f"{SHARES}{width}", f"{EPSILON}{least:.9g}"

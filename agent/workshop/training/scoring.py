@@ -1,4 +1,4 @@
-"""How good a finished bundle is: its last tier alone, and the cascade by its policy."""
+"""Score a finished bundle: its last tier alone, and the cascade with its policy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from agent.inference.decide import Policy, confidence, decide, passes
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a card says of one precision.
+    """The figures of one precision.
 
-    `alone` scores the last tier as if it answered everything, on texts in scope;
-    `cascade` all tiers by the policy, on all texts: what `slm-agent eval` says.
+    `alone` scores the last tier as if it answered every text, on texts in scope.
+    `cascade` scores all tiers with the policy on all texts, as `slm-agent eval` does.
     """
 
     alone: Scoreboard
@@ -31,7 +31,7 @@ def figures(
     max_error: float,
     min_score: float = 0.0,
 ) -> Figures:
-    """Score what the tiers said to labelled texts."""
+    """Score the raw predictions of the tiers for labelled texts."""
     row = calibration.threshold(guarantee, max_error)
     threshold = max(row.threshold, min_score) if row else None
     policy = Policy(guarantee, threshold, max_error)
@@ -58,7 +58,10 @@ def figures(
 def certifiable(
     calibration: Calibration, guarantee: Guarantee, wanted: float
 ) -> float | None:
-    """Return the error wanted, else the least that is certified; None: none is."""
+    """Return `wanted` if it is certified, else the smallest certified error.
+
+    None if no error is certified.
+    """
     if calibration.threshold(guarantee, wanted):
         return wanted
     return calibration.least_error(guarantee)
@@ -70,7 +73,7 @@ def decided(
     tiers: Sequence[Tier],
     policy: Policy,
 ) -> Decision:
-    """Return what a bundle would decide that says what was heard."""
+    """Return the decision of a bundle with these raw predictions."""
     for number, made in enumerate(calibration.tiers[:-1]):
         prediction = made.calibrated(tiers[number], heard.guesses[number])
         if made.may_answer(prediction) and passes(prediction, policy):

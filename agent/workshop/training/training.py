@@ -1,10 +1,10 @@
 """The training loop: one fixed schedule over all training examples, seeded, resumable.
 
-What ships is the running mean of the weights (EMA), not the last step. Each epoch
-draws from its own random stream, so that a resumed run makes the same network.
+The result is the running mean of the weights (EMA), not the last step. Each epoch has
+its own random stream, so that a resumed run makes the same network.
 
-Networks that share an encoder are trained together: a batch is of one of them, and the
-batches of all are shuffled.
+Networks that share an encoder are trained together: each batch is of one of them, and
+the batches of all are shuffled.
 """
 
 import math
@@ -28,7 +28,7 @@ from agent.workshop.data.negatives import Negatives
 from agent.workshop.data.recipe import Training
 from agent.workshop.training.network import Network, SharedTrunk
 
-Report = Callable[[int, int, str], None]  # done, total, what is worth saying
+Report = Callable[[int, int, str], None]  # done, total, a detail such as the loss
 
 LARGEST_GRADIENT = 1.0
 SORTED_TOGETHER = 40  # batches whose rows are sorted by length: less padding
@@ -36,10 +36,11 @@ SORTED_TOGETHER = 40  # batches whose rows are sorted by length: less padding
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What is taught: examples, and how their texts and classes become numbers.
+    """The training data of a network, and how its texts and classes become numbers.
 
-    `teachers` are asked about every batch. `opinions` are those of teachers that were
-    asked before (agent/workshop/training/opinions.py): examples x classes.
+    `negatives` are texts out of scope. `teachers` are run on every batch. `opinions`
+    are the probabilities of teachers that were run before
+    (agent/workshop/training/opinions.py): examples x classes.
     """
 
     examples: Sequence[Example]
@@ -52,7 +53,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Pupil:
-    """A network, and what it is to learn."""
+    """A network and its training data."""
 
     network: Network
     lesson: Lesson
@@ -65,7 +66,11 @@ def train(
     checkpoint: Path,
     report: Report,
 ) -> None:
-    """Train in place; continues from `checkpoint` if there is one of the same run."""
+    """Train a network in place; continues from `checkpoint` if it exists.
+
+    The caller names the checkpoint by its run: another recipe or other data must have
+    another one. `report` is called after each batch.
+    """
     _train(network, [Pupil(network, lesson)], plan, checkpoint, report)
 
 
@@ -76,7 +81,10 @@ def train_together(
     checkpoint: Path,
     report: Report,
 ) -> None:
-    """Train a trunk and all its members in place; continues as `train` does."""
+    """Train a trunk and all its members in place, as `train` does.
+
+    `lessons` are those of the members, by name.
+    """
     pupils = [Pupil(trunk.member(name), lesson) for name, lesson in lessons.items()]
     _train(trunk, pupils, plan, checkpoint, report)
 
@@ -108,7 +116,7 @@ def _train(
 
 
 class _Run:
-    """Owns the optimiser and the running mean of one training."""
+    """Owns the optimiser and the running mean of a training run."""
 
     def __init__(
         self, whole: Network | SharedTrunk, pupils: Sequence[Pupil], plan: Training
@@ -149,16 +157,16 @@ class _Run:
         for number, example in enumerate(lesson.examples):
             if example.marked and chance.random() < self._plan.swapped:
                 example = swap(example, swaps, chance)  # noqa: PLW2901
-            found = rows(example, lesson.tokenizer, lesson.known)
+            own = rows(example, lesson.tokenizer, lesson.known)
             if lesson.opinions is not None:
-                found = [replace(row, opinion=lesson.opinions[number]) for row in found]
-            yield from found
+                own = [replace(row, opinion=lesson.opinions[number]) for row in own]
+            yield from own
         if lesson.negatives:
             for example in lesson.negatives.epoch(chance):
                 yield from rows(example, lesson.tokenizer, lesson.known)[:1]
 
     def _hidden(self, batch: Batch, tokens: torch.Generator) -> Batch:
-        """Return the batch with some tokens masked: 0 to twice the mean share."""
+        """Return the batch with a random share of tokens masked: mean `plan.masked`."""
         if not self._plan.masked or self._mask is None:
             return batch
         share = 2 * self._plan.masked * torch.rand((), generator=tokens)
@@ -170,8 +178,8 @@ class _Run:
     def step(self, pupil: Pupil, batch: Batch) -> float:
         """Learn from one batch; return its loss."""
         with self._halves(batch):
-            found = pupil.network(batch.ids, batch.mask)
-        loss = self._loss(found, pupil.lesson, batch)
+            logits = pupil.network(batch.ids, batch.mask)
+        loss = self._loss(logits, pupil.lesson, batch)
         self._optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._weights, LARGEST_GRADIENT)
@@ -184,18 +192,18 @@ class _Run:
         return float(loss.item())
 
     def _loss(
-        self, found: Mapping[str, Tensor], lesson: Lesson, batch: Batch
+        self, logits: Mapping[str, Tensor], lesson: Lesson, batch: Batch
     ) -> Tensor:
-        """Return the sum of both heads' losses, part of it the teachers' opinion."""
+        """Return the sum of both heads' losses, mixed with those against teachers."""
         share = self._plan.opinion
-        of_label, of_tags = _losses(found, batch, self._plan.smoothing)
+        of_label, of_tags = _losses(logits, batch, self._plan.smoothing)
         if batch.opinion is not None:
-            taught = cross_entropy(found["label_logits"].float(), batch.opinion)
+            taught = cross_entropy(logits["label_logits"].float(), batch.opinion)
             of_label = torch.lerp(of_label, taught, share)
         loss = of_label + of_tags
         if lesson.teachers:
-            said = self._opinion(lesson.teachers, batch)
-            loss = torch.lerp(loss, _taught(found, said, batch), share)
+            opinion = self._opinion(lesson.teachers, batch)
+            loss = torch.lerp(loss, _taught(logits, opinion, batch), share)
         return loss
 
     def _halves(self, batch: Batch) -> torch.autocast:
@@ -204,7 +212,7 @@ class _Run:
         )
 
     def _opinion(self, teachers: Sequence[Network], batch: Batch) -> dict[str, Tensor]:
-        """Return the teachers' mean probabilities."""
+        """Return the mean probabilities of the teachers, by head."""
         shares: dict[str, list[Tensor]] = {}
         with torch.no_grad(), self._halves(batch):
             for teacher in teachers:
@@ -219,7 +227,7 @@ class _Run:
                 weight.copy_(average)
 
     def save(self, path: Path, epochs: int) -> None:
-        """Write everything that the next epoch needs; replaces the file at once."""
+        """Write all that the next epoch needs; the file is replaced as a whole."""
         current = [weight.detach() for weight in self._weights]
         state = {
             "epochs": epochs,
@@ -233,7 +241,7 @@ class _Run:
             torch.save(state, file)
 
     def restore(self, path: Path) -> int:
-        """Return how many epochs are done already."""
+        """Read a saved state, if there is one; return how many epochs are done."""
         if not path.is_file():
             return 0
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -249,13 +257,13 @@ class _Run:
 
 
 def _batches(lesson: Lesson, size: int) -> int:
-    """Return how many batches an epoch has of a lesson."""
-    found = sum(
+    """Return the number of batches of a lesson in an epoch."""
+    windows = sum(
         len(rows(example, lesson.tokenizer, lesson.known))
         for example in lesson.examples
     )
     extra = lesson.negatives.an_epoch if lesson.negatives else 0
-    return math.ceil((found + extra) / size)
+    return math.ceil((windows + extra) / size)
 
 
 def _special_ids(tokenizer: Tokenizer) -> Tensor:
@@ -273,40 +281,40 @@ def _grouped(chosen: Sequence[FeatureRow], size: int) -> Iterator[Sequence[Featu
 
 
 def _losses(
-    found: Mapping[str, Tensor], batch: Batch, smoothing: float
+    logits: Mapping[str, Tensor], batch: Batch, smoothing: float
 ) -> tuple[Tensor, Tensor]:
     """Return the cross entropies of both heads."""
     of_label = of_tags = torch.zeros((), device=batch.ids.device)
-    if "label_logits" in found and bool((batch.labels != IGNORED).any()):
+    if "label_logits" in logits and bool((batch.labels != IGNORED).any()):
         of_label = cross_entropy(
-            found["label_logits"].float(), batch.labels, label_smoothing=smoothing
+            logits["label_logits"].float(), batch.labels, label_smoothing=smoothing
         )
-    if "tag_logits" in found and bool((batch.tags != IGNORED).any()):
-        tags = found["tag_logits"].float().flatten(0, 2)
+    if "tag_logits" in logits and bool((batch.tags != IGNORED).any()):
+        tags = logits["tag_logits"].float().flatten(0, 2)
         of_tags = cross_entropy(tags, batch.tags.flatten())
     return of_label, of_tags
 
 
 def _taught(
-    found: Mapping[str, Tensor], opinion: Mapping[str, Tensor], batch: Batch
+    logits: Mapping[str, Tensor], opinion: Mapping[str, Tensor], batch: Batch
 ) -> Tensor:
-    """Return the sum of both heads' cross entropies against the teachers' opinion."""
+    """Return the sum of both heads' cross entropies against the teachers."""
     loss = torch.zeros((), device=batch.ids.device)
-    if "label_logits" in found:
+    if "label_logits" in logits:
         loss = loss + cross_entropy(
-            found["label_logits"].float(), opinion["label_logits"]
+            logits["label_logits"].float(), opinion["label_logits"]
         )
-    if "tag_logits" in found:
+    if "tag_logits" in logits:
         judged = batch.tags != IGNORED
         if bool(judged.any()):
             loss = loss + cross_entropy(
-                found["tag_logits"].float()[judged], opinion["tag_logits"][judged]
+                logits["tag_logits"].float()[judged], opinion["tag_logits"][judged]
             )
     return loss
 
 
 def fastest_device() -> torch.device:
-    """Return where to train: the GPU if there is one."""
+    """Return the device to train on: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -325,9 +333,9 @@ def _cpu_flags() -> str:
 
 
 def _groups(network: Network | SharedTrunk, plan: Training) -> list[dict[str, object]]:
-    """Give each layer its learning rate, and no weight decay to norms and biases."""
+    """Return parameter groups: a rate for each layer, decay for matrices only."""
     layers = network.encoder.config.num_hidden_layers
-    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
         rate = plan.head_rate
         if name.startswith("encoder."):
@@ -336,10 +344,10 @@ def _groups(network: Network | SharedTrunk, plan: Training) -> list[dict[str, ob
             rate = plan.encoder_rate * plan.layer_decay**depth
         matrix = weight.ndim > 1 and "embeddings" not in name
         decay = plan.weight_decay if matrix else 0.0
-        found.setdefault((rate, decay), []).append(weight)
+        groups.setdefault((rate, decay), []).append(weight)
     return [
         {"params": weights, "lr": rate, "weight_decay": decay}
-        for (rate, decay), weights in found.items()
+        for (rate, decay), weights in groups.items()
     ]
 
 

@@ -1,9 +1,10 @@
-"""Which tags follow which: what the examples say beyond what the network sees.
+"""Which tags follow which, counted in the training examples.
 
-A word is tagged from its context, but each by itself. That an artist seldom follows a
-track without a word between is known from counting. The matrix holds, for each pair of
-tags, how much likelier the second is after the first than anywhere (pointwise mutual
-information), times WEIGHT. Half a CRF, without its training.
+The network tags each word from its context, but independently of the other tags.
+Counting shows that an artist seldom follows a track without a word between. For each
+pair of tags the matrix holds how much likelier the second is after the first than
+anywhere (pointwise mutual information), times WEIGHT. That is half of a CRF, without
+its training.
 """
 
 from collections.abc import Sequence
@@ -18,34 +19,35 @@ from agent.workshop.data.features import IGNORED, rows
 
 TRANSITIONS = "transitions.npy"
 WEIGHT = 0.3  # span F1 on HWU64 and SNIPS is flat from 0.1 to 0.5
-LEAST = 6.0  # a pair never seen is so much less likely, but not impossible
+LEAST = 6.0  # the bound of the information: an unseen pair is unlikely, not impossible
 
 
 def transitions(
-    examples: Sequence[Example], tokenizer: Tokenizer, known: Catalogue, caution: float
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    catalogue: Catalogue,
+    caution: float,
 ) -> NDArray[np.float32]:
-    """Return levels x (tags + 1) x (tags + 1); the last stands for a text's edge.
+    """Return levels x (tags + 1) x (tags + 1); the last tag is the edge of a text.
 
-    `caution` is taken from the score of every word that is no entity: the larger, the
-    more is found, right or wrong.
+    `caution` is subtracted from the score of every word that is no entity: the larger
+    it is, the more entities are found, right or wrong.
     """
-    edge = known.tags
-    counts = np.zeros((known.levels, edge + 1, edge + 1))
+    edge = catalogue.tags
+    counts = np.zeros((catalogue.levels, edge + 1, edge + 1))
     for example in examples:
-        for row in rows(example, tokenizer, known)[:1]:
+        for row in rows(example, tokenizer, catalogue)[:1]:
             for level, tags in enumerate(row.tags):
-                said = [edge, *(tag for tag in tags if tag != IGNORED), edge]
-                np.add.at(counts[level], (said[:-1], said[1:]), 1)
-    found = np.stack([_information(level) for level in counts]) * WEIGHT
-    found[:, :, 0] -= caution
-    return found.astype(np.float32)
+                path = [edge, *(tag for tag in tags if tag != IGNORED), edge]
+                np.add.at(counts[level], (path[:-1], path[1:]), 1)
+    scores = np.stack([_information(level) for level in counts]) * WEIGHT
+    scores[:, :, 0] -= caution
+    return scores.astype(np.float32)
 
 
 def _information(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     share = (counts.sum(axis=0) + 0.5) / (counts.sum() + 0.5 * len(counts))
-    smoothed = (
-        counts + share
-    )  # a pair never seen counts as often as its second tag does
+    smoothed = counts + share  # an unseen pair counts as much as its second tag does
     after = smoothed / smoothed.sum(axis=1, keepdims=True)
     information: NDArray[np.float64] = np.log(after / share)
     return np.clip(information, -LEAST, LEAST)
