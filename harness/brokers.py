@@ -18,6 +18,13 @@ from harness.stage import DEADLINE_S, Agent, part
 
 LABELS = {"on": "switch on", "off": "switch off"}
 ENTITIES = {"place": "a room"}
+# A Mosquitto for many cases at once.
+SETTINGS = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+set_tcp_nodelay true
+max_queued_messages 0
+"""
 GOOD = json.dumps({"label": "off", "entities": [{"label": "place", "text": "hall"}]})
 REPLIES = "slm/pi/answer"
 

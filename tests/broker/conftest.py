@@ -7,17 +7,10 @@ from typing import Any
 
 import pytest
 
-from harness.brokers import GOOD, Broker, Device
+from harness.brokers import GOOD, SETTINGS, Broker, Device
 from harness.provider import Provider
 from harness.proxy import Proxy
 from harness.stage import Mosquitto
-
-SETTINGS = """\
-listener {port} 127.0.0.1
-allow_anonymous true
-set_tcp_nodelay true
-max_queued_messages 0
-"""
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from conftest import SETTINGS
 
 from agent.protocol.cases import Request
-from harness.brokers import GOOD, Broker, Device, case
+from harness.brokers import GOOD, SETTINGS, Broker, Device, case
 from harness.provider import Provider
 from harness.stage import Mosquitto
 

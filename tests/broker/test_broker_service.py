@@ -8,9 +8,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from conftest import SETTINGS
 
-from harness.brokers import GOOD, REPLIES, Broker, Device, case
+from harness.brokers import GOOD, REPLIES, SETTINGS, Broker, Device, case
 from harness.provider import Provider, after
 from harness.stage import Mosquitto
 

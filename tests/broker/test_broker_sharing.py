@@ -9,10 +9,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from conftest import SETTINGS
-
 from agent.broker.reply_store import case_key
-from harness.brokers import GOOD, Broker, Device, case
+from harness.brokers import GOOD, SETTINGS, Broker, Device, case
 from harness.provider import Call, Provider
 from harness.proxy import Proxy
 from harness.stage import Mosquitto
