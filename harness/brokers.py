@@ -48,7 +48,7 @@ class Broker(Agent):
         """Write broker.toml: a model for each address of `bases`.
 
         `more` are lines of [broker] and of whole tables after it, `models` lines of
-        each model, `hurry` constants of modules, as {"service.HEALTH_S": 0.1}.
+        each model, `hurry` constants of modules, as {"status.HEALTH_S": 0.1}.
         """
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "broker.toml"

@@ -15,7 +15,8 @@ from agent.broker.config import BrokerFile
 from agent.config.agent_file import AgentFile
 from agent.config.pipeline_file import PipelineFile
 from agent.core.types import Reason
-from agent.daemon.status import DISK_LOW, FILLING
+from agent.daemon.conditions import DISK_LOW, FILLING
+from agent.protocol.health import understood
 from agent.telemetry.alerts import NAMES
 from agent.telemetry.metrics import Collector
 from harness.architecture import PACKAGES
@@ -167,7 +168,7 @@ def test_every_metric_is_documented() -> None:
     shown = health.partition("```json")[2].partition("```")[0]
     endings = {"counter": "_total", "info": "_info"}
     table = rows("Metrics")
-    made = list(Collector(lambda: json.loads(shown)).collect())
+    made = list(Collector(lambda: understood(json.loads(shown))).collect())
     assert set(table) == {f"{each.name}{endings.get(each.type, '')}" for each in made}
     for family in made:
         said = table[f"{family.name}{endings.get(family.type, '')}"].partition("|")[0]

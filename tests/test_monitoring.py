@@ -4,13 +4,15 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.broker.counters import BrokerCounters
+from agent.broker.health import BrokerHealth
 from agent.broker.metrics import BrokerCollector
+from agent.protocol.health import Amounts
 from agent.telemetry.alerts import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,15 +55,10 @@ def metrics() -> set[str]:
     """Return the names of all metrics: the documented ones, and those of a broker."""
     page = (ROOT / "docs" / "operating.md").read_text("utf-8")
     names = set(re.findall(r"^\| `(slm_\w+)` \|", page, re.MULTILINE))
-    health = BrokerCounters().summary() | {
-        "version": "",
-        "group": "",
-        "in_flight": 0,
-        "store_bytes": 0,
-        "others": [],
-        "reload_refused": None,
-        "budget_left": {},
-    }
+    numbers = dict.fromkeys((each.name for each in fields(BrokerHealth)), 0)
+    mappings = {name: {} for name in ("cases", "answers", "failures")}
+    others: dict[str, Any] = {"version": "", "group": "", "others": ()}
+    health = BrokerHealth(**{**numbers, **mappings, **others, "budget_left": Amounts()})
     endings = {"counter": "_total", "info": "_info"}
     families = BrokerCollector(lambda: health).collect()
     return names | {f"{each.name}{endings.get(each.type, '')}" for each in families}

@@ -2,9 +2,6 @@
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any
-
-from agent.telemetry.counters import percentiles
 
 RECENT = 1000  # cases that the latency quantiles are taken over
 
@@ -37,24 +34,3 @@ class BrokerCounters:
         self.input_tokens += sent
         self.output_tokens += received
         self.cost += cost or 0.0
-
-    def summary(self) -> dict[str, Any]:
-        """Return the counters, ready for JSON; latencies in ms, None before any."""
-        p50, p99 = percentiles(self.latencies) or (None, None)
-        return {
-            "received": self.received,
-            "cases": dict(self.outcomes),
-            "calls": self.calls,
-            "repairs": self.repairs,
-            "cache_hits": self.cached,
-            "duplicates": self.repeated,
-            "answered_by_others": self.taken_over,
-            "undeliverable": self.undeliverable,
-            "answers": dict(self.answers),
-            "failures": dict(self.failures),
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cost": round(self.cost, 6),
-            "ms_p50": p50,
-            "ms_p99": p99,
-        }

@@ -1,4 +1,4 @@
-"""The broker as it runs: its parts, what it says of itself, and its end."""
+"""The broker as it runs: its parts, and its end."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
@@ -7,7 +7,6 @@ from typing import Any
 
 import structlog
 
-from agent import __version__
 from agent.broker.claims import SharedAnswer
 from agent.broker.config import BrokerTopics, cases_filter
 from agent.broker.coordinator import Coordinator, lease_s
@@ -15,9 +14,10 @@ from agent.broker.counters import BrokerCounters
 from agent.broker.deadlines import STALL_S, Deadlines
 from agent.broker.group import BrokerGroup
 from agent.broker.intake import Intake
-from agent.broker.llm_router import LlmRouter, limit_of
+from agent.broker.llm_router import LlmRouter
 from agent.broker.metrics import BrokerCollector
 from agent.broker.plan import BrokerSetup
+from agent.broker.status import BrokerStatus
 from agent.core.errors import ConfigError, Undelivered
 from agent.core.systemd import notify
 from agent.core.types import Message
@@ -31,12 +31,9 @@ from agent.daemon.supervise import (
 )
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
-from agent.outbox import spending
-from agent.outbox.store import Full, Store
-from agent.protocol.publishing import publish_object
+from agent.outbox.store import Store
 from agent.telemetry.metrics import served
 
-HEALTH_S = 30.0
 FINISH_S = 30.0  # how long a stop waits for what is in hand
 PARTING_S = 2.0
 CONNECT_S = 240.0  # a try to connect that takes longer is hung: names, TCP, MQTT
@@ -62,7 +59,6 @@ class Service:
         self._store = store
         self.life: Lifetime[BrokerSetup] = Lifetime(supervision)
         self._prepare = prepare
-        self._refused = plan.refused
         self._topics = BrokerTopics(file.broker.name, file.broker.group)
         self._counters = BrokerCounters()
         self._deadlines = Deadlines()
@@ -90,7 +86,15 @@ class Service:
             on_up=self._introduce,
             on_stolen=self._stolen,
         )
-        self._due = asyncio.Event()  # health is to be said now
+        self._status = BrokerStatus(
+            file,
+            self._topics,
+            store,
+            self._counters,
+            self._intake,
+            self._group,
+            plan.refused,
+        )
 
     @property
     def _links(self) -> tuple[Link, Link]:
@@ -106,13 +110,13 @@ class Service:
             "newcomers": self._group.answer(),
             "learn": self._learn(),
             "link": self._intake.link.run(),
-            "heartbeat": self._heartbeat(),
+            "heartbeat": self._status.run(),
         }
 
     def exposed(self) -> AbstractContextManager[None]:
         """Serve metrics while the context lasts."""
         at = self._file.metrics
-        return served(at.address, at.port, self._health, BrokerCollector)
+        return served(at.address, at.port, self._status.health, BrokerCollector)
 
     @property
     def in_hand(self) -> int:
@@ -137,9 +141,9 @@ class Service:
         try:
             following = await asyncio.to_thread(self._prepare)
         except ConfigError as error:
-            self._refused = one_line(error)
-            log.error("reload_refused", why=self._refused)  # noqa: TRY400
-            self._due.set()
+            why = one_line(error)
+            log.error("reload_refused", why=why)  # noqa: TRY400
+            self._status.reload_refused(why)
             raise
         log.info("reloading")
         self.life.make_room(following)
@@ -168,53 +172,8 @@ class Service:
         filters = [cases_filter(self._file)]
         await keep_subscriptions(connection, self._file.state.dir, filters)
         await self._group.link.connection()
-        await (await connection.publish(self._topics.status, b"online", retain=True))
-        await publish_object(connection, self._topics.health, await self._health())
+        await self._status.introduce(connection)
         notify(f"READY=1\nSTATUS=connected to {self._plan.cases.url}")
-
-    async def _health(self) -> dict[str, Any]:
-        return {
-            "v": 1,
-            "name": self._file.broker.name,
-            "group": self._file.broker.group,
-            "version": __version__,
-            "models": [model.model for model in self._file.models],
-            **self._counters.summary(),
-            "in_flight": self._intake.in_hand,
-            "reload_refused": self._refused or None,
-            "others": sorted(self._group.others),
-            "store_bytes": self._store.bytes,
-            "budget_left": await self._budget_left(),
-        }
-
-    async def _budget_left(self) -> dict[str, float | None]:
-        limit, day = limit_of(self._file), spending.today()
-        spent = await self._store.read(lambda db: spending.spent(db, day, limit.scope))
-        micros = None if limit.micros is None else limit.micros - spent.micros
-        return {
-            "calls": None if limit.calls is None else limit.calls - spent.calls,
-            "tokens": None if limit.tokens is None else limit.tokens - spent.tokens,
-            "money": None if micros is None else micros / 1_000_000,
-        }
-
-    async def _heartbeat(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HEALTH_S):
-                    await self._due.wait()
-            self._due.clear()
-            self._group.forget()
-            with suppress(Full):  # a full disk keeps the books of earlier days
-                await self._store.write(spending.prune)
-            await self._say_health()
-
-    async def _say_health(self) -> None:
-        connection = await self._intake.link.connection()
-        health = await self._health()
-        try:
-            await publish_object(connection, self._topics.health, health)
-        except Undelivered as error:
-            log.warning("health_not_published", why=str(error))
 
     async def _stolen(self) -> None:
         notify(f"STATUS=another broker took over the name {self._file.broker.name}")

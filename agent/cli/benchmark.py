@@ -66,7 +66,7 @@ def _model(pipeline: Pipeline, texts: list[str]) -> dict[str, Any]:
         started = time.perf_counter()
         pipeline.answer([text])
         times.append(time.perf_counter() - started)
-    p50, p99 = percentiles([seconds * 1000 for seconds in times]) or (None, None)
+    p50, p99 = percentiles([seconds * 1000 for seconds in times])
     return {
         "bundle": pipeline.bundle.id,
         "texts_per_s": round(len(times) / sum(times)),
@@ -97,7 +97,7 @@ async def _round_trips(asker: Asker, texts: list[str]) -> dict[str, Any]:
         await router
         trips.append(trip)
         added.append(trip - answer["ms"]["predict"])
-    p50, p99 = percentiles(trips) or (None, None)
+    p50, p99 = percentiles(trips)
     return {
         "round_trip_ms_p50": p50,
         "round_trip_ms_p99": p99,

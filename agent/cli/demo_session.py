@@ -69,7 +69,7 @@ class Session:
         local = [answer for answer in results if "upstream" not in answer]
         here = sum(answer["status"] == "resolved" for answer in local)
         times = [answer["ms"]["total"] for answer in local]
-        p50, p99 = percentiles(times) or (None, None)
+        p50, p99 = percentiles(times)
         resolved = outcomes["resolved"]
         return {
             "messages": self.wanted,

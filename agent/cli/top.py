@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic_core import from_json
 
 from agent.cli.options import CONFIG, JSON, OWN, running
 from agent.cli.tables import plain
 from agent.core.types import Message
 from agent.core.words import printable
+from agent.protocol.health import Health, understood
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,7 +61,7 @@ class FleetView:
     """What is known of each device."""
 
     status: dict[str, str] = field(default_factory=dict)
-    health: dict[str, dict[str, Any]] = field(default_factory=dict)
+    health: dict[str, Health] = field(default_factory=dict)
     heard: dict[str, float] = field(default_factory=dict)
 
     def take(self, message: Message) -> None:
@@ -68,35 +70,33 @@ class FleetView:
         if kind == "status":
             self.status[device] = message.payload.decode("utf-8", "replace")
             return
-        from pydantic_core import from_json
-
         try:
             said = from_json(message.payload)
         except ValueError:
             return
         if isinstance(said, dict):
-            self.health[device] = {k: v for k, v in said.items() if _is_fit(k, v)}
+            self.health[device] = understood(said)
             self.heard[device] = time.monotonic()
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield a row for each device, in the order of their names."""
         for device in sorted({*self.status, *self.health}):
-            said = self.health.get(device, {})
-            outbox, upstream = said.get("outbox") or {}, said.get("upstream") or {}
+            health = self.health.get(device, Health())
+            outbox, upstream = health.outbox, health.upstream
             age = time.monotonic() - self.heard.get(device, 0.0)
             yield {
                 "device": device,
                 "status": self.status.get(device, "?"),
                 "old": age > OLD_S,
-                "received": said.get("received"),
-                "percent_local": said.get("percent_local"),
-                "ms_p50": said.get("ms_p50"),
-                "ms_p99": said.get("ms_p99"),
-                "in_hand": said.get("in_hand"),
-                "outbox": outbox.get("waiting"),
-                "calls_today": _calls(upstream.get("spent_today")),
-                "rss_bytes": said.get("rss_bytes"),
-                "alerts": said.get("alerts", []),
+                "received": health.received,
+                "percent_local": health.percent_local,
+                "ms_p50": health.ms_p50,
+                "ms_p99": health.ms_p99,
+                "in_hand": health.in_hand,
+                "outbox": outbox and outbox.waiting,
+                "calls_today": upstream and upstream.spent_today.calls,
+                "rss_bytes": health.rss_bytes,
+                "alerts": list(health.alerts),
             }
 
 
@@ -130,15 +130,6 @@ async def _settle(heard: "SideConnection", fleet: FleetView) -> None:
             while True:
                 async with asyncio.timeout(QUIET_S):
                     fleet.take(await heard.get())
-
-
-def _is_fit(key: str, value: object) -> bool:
-    """Tell whether a figure can be shown: anybody may publish."""
-    if key == "alerts":
-        return isinstance(value, list) and all(isinstance(name, str) for name in value)
-    if key in {"outbox", "upstream"}:
-        return isinstance(value, dict)
-    return isinstance(value, int | float)
 
 
 @contextmanager
@@ -200,10 +191,6 @@ def _cells(fleet: FleetView) -> Iterator[tuple[str, ...]]:
             _cell(memory and memory / 1e6),
             printable(", ".join(row["alerts"])),
         )
-
-
-def _calls(spent: object) -> object:
-    return spent.get("calls") if isinstance(spent, dict) else None
 
 
 def _cell(value: object) -> str:

@@ -15,13 +15,14 @@ from agent.core.systemd import notify
 from agent.core.types import Message
 from agent.daemon import supervise
 from agent.daemon.assembly import Opened, open_escalation
+from agent.daemon.conditions import Sources, signs
 from agent.daemon.config_source import ConfigSource
 from agent.daemon.control import Control
 from agent.daemon.delivery import Delivery
 from agent.daemon.fleet_updates import FleetUpdates
 from agent.daemon.history import History, decision_terms
 from agent.daemon.intake import Intake
-from agent.daemon.status import Sources, StatusPublisher
+from agent.daemon.status import StatusPublisher
 from agent.daemon.supervise import Lifetime, Supervision, one_line
 from agent.daemon.watchdog import STALL_S, Watchdog
 from agent.fleet.probation import HealthSignals
@@ -34,7 +35,7 @@ from agent.protocol.homeassistant import status_topic
 from agent.protocol.messages import Topics
 from agent.telemetry.alerts import Alerts
 from agent.telemetry.counters import Counters
-from agent.telemetry.metrics import served
+from agent.telemetry.metrics import Collector, served
 from agent.telemetry.rejected_topics import RejectedTopics
 
 # How long a stop waits for calls upstream, which may be paid, and then for what is in
@@ -108,7 +109,8 @@ class Daemon:
             self._intake.done,
             self._escalation,
         )
-        self._status_publisher = StatusPublisher(self._sources())
+        self._sources = self._new_sources()
+        self._status_publisher = StatusPublisher(self._sources)
         self._watchdog = Watchdog(
             self._engine, self._link, self._backlog, self._escalation
         )
@@ -176,7 +178,7 @@ class Daemon:
             self._turn,
         )
 
-    def _sources(self) -> Sources:
+    def _new_sources(self) -> Sources:
         return Sources(
             self._parts,
             self._link,
@@ -210,7 +212,8 @@ class Daemon:
     def exposed(self) -> AbstractContextManager[None]:
         """Serve metrics while the context lasts."""
         metrics = self._parts.config.agent.metrics
-        return served(metrics.address, metrics.port, self._status_publisher.health)
+        health = self._status_publisher.health
+        return served(metrics.address, metrics.port, health, Collector)
 
     @property
     def in_hand(self) -> int:
@@ -258,7 +261,7 @@ class Daemon:
         self.life.make_room(following, FAREWELL_S)
 
     def _signs(self) -> HealthSignals:
-        return self._status_publisher.signs(hangs=self._engine.busy_s() >= STALL_S)
+        return signs(self._sources, hangs=self._engine.busy_s() >= STALL_S)
 
     # -- messages
 

@@ -22,7 +22,7 @@ from agent.core.findings import Finding, Level
 from agent.core.interpreter import PYTHON, environment
 from agent.daemon.assembly import endpoint, transport_of
 from agent.daemon.checks import membership
-from agent.daemon.status import DISK_LOW
+from agent.daemon.conditions import DISK_LOW
 from agent.escalation.mqtt import endpoint_of
 from agent.fleet.status import FleetStatus
 from agent.inference.pipeline import bundles_of, open_pipelines

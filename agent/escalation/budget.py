@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
@@ -24,6 +23,7 @@ from agent.outbox.ledger import Egress
 from agent.outbox.spending import Spend, allows, today
 from agent.outbox.store import Database, Full, Store
 from agent.protocol.cases import Case, Request, Usage, same_question
+from agent.protocol.health import Amounts, UpstreamHealth
 from agent.protocol.prompt import messages
 
 MOST_CALLS = 10  # for one case, of those that may have been paid
@@ -242,8 +242,8 @@ class BudgetLedger:
             self._kept_since = day
         self._today = await self._store.read(lambda db: spending.by_scope(db, day))
 
-    def summary(self, seen: int) -> dict[str, Any]:
-        """Return what was spent and what is left, ready for JSON.
+    def health(self, seen: int) -> UpstreamHealth:
+        """Return what was spent and what is left.
 
         `seen` is the number of messages since the start, for what it would have cost to
         send them all, at what the cases took that were paid for.
@@ -252,24 +252,24 @@ class BudgetLedger:
         spent = self._today.get(limit.scope, Spend())
         # A case may take two calls; without prices there is no cost to tell.
         mean = self.micros / self._cases if self._cases and self.micros else None
-        return {
-            "calls": self.calls,
-            "tokens": self.tokens,
-            "cost": self.micros / MILLION,
-            "cost_if_all_upstream": mean and round(mean * seen / MILLION, 6),
-            "spent_today": _said(spent.calls, spent.tokens, spent.micros),
-            "spent_today_by": {
-                scope: _said(each.calls, each.tokens, each.micros)
+        return UpstreamHealth(
+            calls=self.calls,
+            tokens=self.tokens,
+            cost=self.micros / MILLION,
+            cost_if_all_upstream=mean and round(mean * seen / MILLION, 6),
+            spent_today=_amounts(spent.calls, spent.tokens, spent.micros),
+            spent_today_by={
+                scope: _amounts(each.calls, each.tokens, each.micros)
                 for scope, each in self._today.items()
                 if scope != limit.scope
             },
-            "left_today": self._left(limit),
-            "left_today_by": {own.scope: self._left(own) for own in self._own},
-        }
+            left_today=self._left(limit),
+            left_today_by={own.scope: self._left(own) for own in self._own},
+        )
 
-    def _left(self, limit: Limit) -> dict[str, float | None]:
+    def _left(self, limit: Limit) -> Amounts:
         spent = self._today.get(limit.scope, Spend())
-        return _said(
+        return _amounts(
             _left(limit.calls, spent.calls),
             _left(limit.tokens, spent.tokens),
             _left(limit.micros, spent.micros),
@@ -290,8 +290,5 @@ def _left(limit: int | None, spent: int) -> int | None:
     return None if limit is None else max(0, limit - spent)
 
 
-def _said(
-    calls: int | None, tokens: int | None, micros: int | None
-) -> dict[str, float | None]:
-    money = None if micros is None else micros / MILLION
-    return {"calls": calls, "tokens": tokens, "money": money}
+def _amounts(calls: int | None, tokens: int | None, micros: int | None) -> Amounts:
+    return Amounts(calls, tokens, None if micros is None else micros / MILLION)

@@ -19,7 +19,6 @@ from collections.abc import (
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -36,6 +35,7 @@ from agent.outbox.cases import CaseRow
 from agent.outbox.spending import today
 from agent.outbox.store import Database, Full, Store
 from agent.protocol.cases import Case, encode_case
+from agent.protocol.health import OutboxHealth, UpstreamHealth
 from agent.telemetry.alerts import Alerts
 from agent.telemetry.counters import Counters
 from agent.telemetry.rejected_topics import RejectedTopics
@@ -141,25 +141,23 @@ class Escalation:
         if self._upstream:
             self._upstream.close()
 
-    def summary(self) -> dict[str, Any]:
-        """Return what waits and what was spent, ready for JSON."""
+    def outbox(self) -> OutboxHealth:
+        """Return what waits."""
         stats = self._stats
         oldest = stats.oldest if stats else None
-        outbox = {
-            "waiting": stats.waiting if stats else 0,
-            "unpublished": stats.finished if stats else 0,
-            "oldest_s": None if oldest is None else round(self._clock.now() - oldest),
-            "bytes": self._store.bytes,
-            "bytes_max": self._terms.max_bytes,
-            "filled": round(self._filled, 4),
-        }
-        if self._upstream is None:
-            return {"outbox": outbox, "cases": self._counters.cases()}
-        return {
-            "outbox": outbox,
-            "cases": self._counters.cases(),
-            "upstream": self._upstream.summary(self._counters.received),
-        }
+        return OutboxHealth(
+            waiting=stats.waiting if stats else 0,
+            unpublished=stats.finished if stats else 0,
+            oldest_s=None if oldest is None else round(self._clock.now() - oldest),
+            bytes=self._store.bytes,
+            bytes_max=self._terms.max_bytes,
+            filled=round(self._filled, 4),
+        )
+
+    def upstream(self) -> UpstreamHealth | None:
+        """Return what was asked and spent; None: nobody may be asked."""
+        seen = self._counters.received
+        return self._upstream.health(seen) if self._upstream else None
 
     def busy_s(self) -> dict[str, float]:
         """Return for how many seconds each part has been at one thing; 0: it is idle.

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -36,6 +36,7 @@ from agent.protocol.cases import (
     Request,
     checked,
 )
+from agent.protocol.health import UpstreamHealth
 from agent.protocol.messages import guess_object
 
 ROUNDS = 2  # an answer and, if it is not valid, one more
@@ -99,21 +100,21 @@ class UpstreamClient:
         self._cache = AnswerCache(store, terms.cache_entries, terms.cache_age_s)
         self._pacer = Pacer(terms.rate)
 
-    def summary(self, seen: int) -> dict[str, Any]:
-        """Return the figures of this process and of today, ready for JSON.
+    def health(self, seen: int) -> UpstreamHealth:
+        """Return the figures of this process and of today.
 
         `seen` is the number of messages since the start.
         """
-        return {
-            "transport": self.transport.name,
-            "to": self.transport.to,
-            "down": self.down or None,
-            "unavailable": self._unavailable,
-            "invalid_answers": self._invalid,
-            "from_cache": self._cache.hits,
-            "late_replies": self.transport.late,
-            **self.budget.summary(seen),
-        }
+        return replace(
+            self.budget.health(seen),
+            transport=self.transport.name,
+            to=self.transport.to,
+            down=self.down or None,
+            unavailable=self._unavailable,
+            invalid_answers=self._invalid,
+            from_cache=self._cache.hits,
+            late_replies=self.transport.late,
+        )
 
     async def settle(
         self, case: Case, plan: EscalationSpec, paid: int = 0

@@ -53,7 +53,7 @@ def evaluate(
         answers.append(ScoredAnswer(example, decision, _confidence(pipeline, decision)))
         progress()
     figures = asdict(scoreboard(answers, frozenset(pipeline.bundle.manifest.labels)))
-    p50, p99 = percentiles(times) or (None, None)
+    p50, p99 = percentiles(times)
     figures |= {
         "pipeline": pipeline.name,
         "model": pipeline.bundle.id,

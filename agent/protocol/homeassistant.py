@@ -6,6 +6,8 @@ Its form is that of Home Assistant's MQTT integration, device-based discovery.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from agent.protocol.figures import Sensor, notes
+from agent.protocol.health import Health
 from agent.protocol.messages import Topics
 
 ORIGIN = "slm-agent"
@@ -68,8 +70,10 @@ def _components(device: str, pipelines: Sequence[str]) -> dict[str, dict[str, An
         "connected", "binary_sensor", "Connected", CONNECTED | {"stat_t": topics.status}
     )
     add("problem", "binary_sensor", "Problem", PROBLEM | {"stat_t": topics.health})
-    for name, title, key, said in SENSORS:
-        sensor(name, title, _inside(*key.split(".")), said)
+    for way, note in notes(Health):
+        if isinstance(note, Sensor):
+            place = (*way, note.part) if note.part else way
+            sensor(note.name, note.title, _inside(*place), note.more)
     for name in pipelines:
         for outcome, key in (("resolved", "resolved"), ("unresolved", "open")):
             value = _inside("pipelines", name, outcome)
@@ -100,25 +104,6 @@ PROBLEM = {
 }
 SENSOR = {"stat_cla": "measurement", "exp_aft": 300, "ent_cat": "diagnostic"}
 TOTAL = {"stat_cla": "total_increasing"}
-# name, title, key in health, more
-SENSORS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
-    (
-        *("share_local", "Resolved locally"),
-        *("percent_local", {"unit_of_meas": "%", "sug_dsp_prc": 1}),
-    ),
-    (
-        *("p99", "Latency p99", "ms_p99"),
-        {"dev_cla": "duration", "unit_of_meas": "ms", "sug_dsp_prc": 1},
-    ),
-    ("in_hand", "Messages in hand", "in_hand", {}),
-    ("outbox", "Outbox depth", "outbox.waiting", {}),
-    ("calls", "Upstream calls today", "upstream.spent_today.calls", {}),
-    ("memory", "Memory", "rss_bytes", {"dev_cla": "data_size", "unit_of_meas": "B"}),
-    (
-        *("temperature", "Temperature", "temperature_c"),
-        {"dev_cla": "temperature", "unit_of_meas": "°C"},
-    ),
-)
 
 
 def without(payload: Mapping[str, Any], gone: Mapping[str, str]) -> dict[str, Any]:

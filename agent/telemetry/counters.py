@@ -4,9 +4,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import quantiles
-from typing import Any
 
 from agent.core.types import Decision, Outcome, Reason, Resolved, Timing, Unresolved
+from agent.protocol.health import CasesHealth
 
 RECENT = 1000  # messages that the latency quantiles are taken over
 
@@ -73,24 +73,12 @@ class Counters:
         self.results[pipeline, "dead_letter"] += 1
         self.dead_letters[reason.value] += 1
 
-    def summary(self) -> dict[str, Any]:
-        """Return the counters, ready for JSON; latencies in ms, None before any."""
+    def by_pipeline(self) -> dict[str, dict[str, int]]:
+        """Return how messages ended, by pipeline and outcome."""
         pipelines: dict[str, dict[str, int]] = {}
         for (pipeline, outcome), number in sorted(self.results.items()):
             pipelines.setdefault(pipeline, {})[outcome] = number
-        p50, p99 = percentiles(self.latencies) or (None, None)
-        return {
-            "received": self.received,
-            "unrouted": self.unrouted,
-            "lost": self.lost,
-            "refused": self.refused,
-            "pipelines": pipelines,
-            "by": dict(self.by),
-            "unresolved": dict(self.unresolved),
-            "dead_letters": dict(self.dead_letters),
-            "ms_p50": p50,
-            "ms_p99": p99,
-        }
+        return pipelines
 
     def unread(self, least: int) -> set[str]:
         """Return the pipelines that could read none of at least so many messages."""
@@ -98,26 +86,24 @@ class Counters:
         read = {p for (p, o), n in self.results.items() if o != "dead_letter" and n}
         return {p for p, number in dead.items() if number >= least} - read
 
-    def shares(self) -> dict[str, float | None]:
-        """Return which shares of the messages end here and go upstream, 0 to 1."""
+    def share(self, outcome: str) -> float | None:
+        """Return which share of the messages ends so on the device, 0 to 1.
+
+        `resolved` and `open` end here, `escalated` goes upstream; None before any.
+        """
         seen = self.local.total()
-        if not seen:
-            return {"share_local": None, "share_escalated": None}
-        return {
-            "share_local": round(self.local["resolved"] / seen, 4),
-            "share_escalated": round(self.local["escalated"] / seen, 4),
-        }
+        return round(self.local[outcome] / seen, 4) if seen else None
 
-    def cases(self) -> dict[str, Any]:
-        """Return what came of cases, ready for JSON; ms since their messages came."""
-        p50, p99 = percentiles(self.waits) or (None, None)
-        return {**self.outcomes, "ms_p50": p50, "ms_p99": p99}
+    def cases(self) -> CasesHealth:
+        """Return what came of cases; ms since their messages came."""
+        p50, p99 = percentiles(self.waits)
+        return CasesHealth(dict(self.outcomes), p50, p99)
 
 
-def percentiles(values: Sequence[float]) -> tuple[float, float] | None:
+def percentiles(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
     """Return p50 and p99, never beyond the worst value; None where there is none."""
     if not values:
-        return None
+        return None, None
     twice = [*values, *values] if len(values) == 1 else values  # Python 3.11 wants two
     steps = quantiles(twice, n=100, method="inclusive")
     return round(steps[49], 3), round(steps[98], 3)

@@ -3,9 +3,8 @@
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 # No clock that is right tells less: a Pi without a battery starts in the past.
 RELEASED = 1_764_000_000  # Unix time, late November 2025
@@ -34,10 +33,6 @@ class HostVitals:
     disk_free_bytes: int | None
     disk_bytes: int | None
     clock_wrong: bool
-
-    def summary(self) -> dict[str, Any]:
-        """Return them ready for JSON."""
-        return asdict(self)
 
 
 def host_vitals(folder: Path) -> HostVitals:

@@ -14,7 +14,7 @@ from harness.stage import Mosquitto
 
 New = Callable[..., Broker]
 PLAIN = "cache = { entries = 0 }\nconcurrency = 8"
-HURRY = {"service.HEALTH_S": 0.1}
+HURRY = {"status.HEALTH_S": 0.1}
 
 
 def words(device: Device, say: str) -> list[dict[str, Any]]:

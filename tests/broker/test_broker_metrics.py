@@ -28,7 +28,7 @@ def test_scraped(
     broker = new_broker(
         model.base,
         more=f"[budget]\ncalls_per_day = 10\n[metrics]\nport = {port}",
-        hurry={"service.HEALTH_S": 0.1},
+        hurry={"status.HEALTH_S": 0.1},
     )
     broker.start()
     device.send(case(1))

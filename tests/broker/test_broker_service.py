@@ -131,7 +131,7 @@ def test_health(new_broker: New, device: Device, model: Provider) -> None:
     broker = new_broker(
         model.base,
         more="[budget]\ncalls_per_day = 10\nmoney_per_day = 1.0",
-        hurry={"service.HEALTH_S": 0.1},
+        hurry={"status.HEALTH_S": 0.1},
     )
     broker.start()
     device.send(case(1))
@@ -159,7 +159,7 @@ def test_a_full_disk(
     broker = new_broker(
         model.base,
         hurry={
-            "service.HEALTH_S": 0.1,
+            "status.HEALTH_S": 0.1,
             "main.Store.write": "__import__('harness.full_disk').full_disk.write",
         },
     )
@@ -177,7 +177,7 @@ def test_a_full_disk(
 
 def test_same_question(new_broker: New, device: Device, model: Provider) -> None:
     """The same question under another id is answered from the cache, free of charge."""
-    new_broker(model.base, hurry={"service.HEALTH_S": 0.1}).start()
+    new_broker(model.base, hurry={"status.HEALTH_S": 0.1}).start()
     text = "turn off the lights in the hall"
     device.send(case(1, text=text))
     device.reply("m-1")

@@ -34,6 +34,7 @@ from agent.protocol.cases import (
     encode_case,
     encode_request,
 )
+from agent.protocol.health import Amounts
 
 DEVICE = Limit("", None, None, None)
 HOME = Limit("home", None, None, None)
@@ -344,13 +345,11 @@ async def test_figures(store: Store) -> None:
     )
     await books.answered(PAID)
     await books.budget.balance()
-    said = books.budget.summary(1)
-    assert said["spent_today"] == {"calls": 1, "tokens": 15, "money": 2e-5}
-    assert said["spent_today_by"] == {"home": said["spent_today"]}
-    assert said["left_today"] == {"calls": 8, "tokens": 4985, "money": None}
-    assert said["left_today_by"] == {
-        "home": {"calls": 3, "tokens": None, "money": 0.002}
-    }
+    health = books.budget.health(1)
+    assert health.spent_today == Amounts(calls=1, tokens=15, money=2e-5)
+    assert health.spent_today_by == {"home": health.spent_today}
+    assert health.left_today == Amounts(calls=8, tokens=4985, money=None)
+    assert health.left_today_by == {"home": Amounts(calls=3, tokens=None, money=0.002)}
 
 
 async def test_cost_of_asking_about_all(books: Books) -> None:
@@ -360,7 +359,7 @@ async def test_cost_of_asking_about_all(books: Books) -> None:
     """
     for usage in (Usage(), Usage(cost=0.0), Usage(input_tokens=9, cost=0.0)):
         await books.answered(usage)
-        assert books.budget.summary(100)["cost_if_all_upstream"] is None
+        assert books.budget.health(100).cost_if_all_upstream is None
     books = Books(books.store, books.wire)
     await books.answered(Usage(input_tokens=100, output_tokens=50))
     await books.answered(Usage(cost=0.0))
@@ -370,7 +369,7 @@ async def test_cost_of_asking_about_all(books: Books) -> None:
     booking = await books.budget.book(repair, case(), HOME, b"again", {})
     await books.budget.settle(booking, Usage(input_tokens=150, output_tokens=75))
     books.budget.close(booking)
-    assert books.budget.summary(100)["cost_if_all_upstream"] == 100 * 500 / 1e6
+    assert books.budget.health(100).cost_if_all_upstream == 100 * 500 / 1e6
 
 
 @pytest.mark.parametrize("seed", range(6))

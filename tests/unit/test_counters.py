@@ -16,7 +16,8 @@ from agent.core.types import (
     Timing,
     Unresolved,
 )
-from agent.telemetry.counters import RECENT, Counters
+from agent.protocol.health import CasesHealth
+from agent.telemetry.counters import RECENT, Counters, percentiles
 
 GUESS = Prediction(Tier.ENCODER, "lamp_on", 0.9)
 
@@ -31,18 +32,10 @@ def counted(*totals: float) -> Counters:
 
 def test_nothing_yet() -> None:
     """Before the first message all is empty, and there is no latency."""
-    assert Counters().summary() == {
-        "received": 0,
-        "unrouted": 0,
-        "lost": 0,
-        "refused": 0,
-        "pipelines": {},
-        "by": {},
-        "unresolved": {},
-        "dead_letters": {},
-        "ms_p50": None,
-        "ms_p99": None,
-    }
+    counters = Counters()
+    assert counters.by_pipeline() == {}
+    assert percentiles(counters.latencies) == (None, None)
+    assert counters.cases() == CasesHealth()
 
 
 def test_outcomes() -> None:
@@ -52,14 +45,13 @@ def test_outcomes() -> None:
     counters.result("home", Unresolved(Reason.LOW_CONFIDENCE, GUESS), timing)
     counters.result("other", Unresolved(Reason.MODEL_FAILED), timing)
     counters.dead_letter("home", Reason.EMPTY)
-    found = counters.summary()
-    assert found["pipelines"] == {
+    assert counters.by_pipeline() == {
         "home": {"dead_letter": 1, "resolved": 2, "unresolved": 1},
         "other": {"unresolved": 1},
     }
-    assert found["by"] == {"encoder": 2}
-    assert found["unresolved"] == {"low_confidence": 1, "model_failed": 1}
-    assert found["dead_letters"] == {"empty": 1}
+    assert counters.by == {"encoder": 2}
+    assert counters.unresolved == {"low_confidence": 1, "model_failed": 1}
+    assert counters.dead_letters == {"empty": 1}
 
 
 @pytest.mark.parametrize(
@@ -72,23 +64,23 @@ def test_outcomes() -> None:
 )
 def test_latency(totals: list[float], p50: float, p99: float) -> None:
     """Quantiles are interpolated between what was measured."""
-    found = counted(*totals).summary()
-    assert (found["ms_p50"], found["ms_p99"]) == (p50, p99)
+    assert percentiles(counted(*totals).latencies) == (p50, p99)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
 def test_latency_is_never_worse_than_the_worst(totals: list[float]) -> None:
     """No quantile lies beyond what was measured."""
-    found = counted(*totals).summary()
-    assert found["ms_p50"] == pytest.approx(median(totals), abs=1e-3)
-    assert found["ms_p50"] <= found["ms_p99"] <= max(totals) + 1e-3
+    p50, p99 = percentiles(counted(*totals).latencies)
+    assert p50 is not None
+    assert p50 == pytest.approx(median(totals), abs=1e-3)
+    assert p50 <= p99 <= max(totals) + 1e-3
 
 
 def test_latency_is_of_recent_messages() -> None:
     """Only the last thousand count, so memory is bounded and health is of today."""
     counters = counted(*[100.0] * RECENT, *[1.0] * RECENT)
     assert len(counters.latencies) == RECENT
-    assert counters.summary()["ms_p99"] == 1.0
+    assert percentiles(counters.latencies)[1] == 1.0
 
 
 OPEN = Unresolved(Reason.LOW_CONFIDENCE, GUESS)
@@ -99,7 +91,8 @@ def test_no_shares_of_nothing() -> None:
     """Before the first message nobody knows, and dead letters say nothing."""
     counters = Counters()
     counters.dead_letter("home", Reason.EMPTY)
-    assert counters.shares() == {"share_local": None, "share_escalated": None}
+    assert counters.share("resolved") is None
+    assert counters.share("escalated") is None
 
 
 @given(
@@ -122,10 +115,8 @@ def test_shares_are_of_the_messages_of_this_process(
         counters.result("home", decision, Timing(0, 0, 1), escalated=what == "up")
     for decision, outcome in ends:
         counters.case("home", decision, outcome, Timing(0, 0, 1))
-    assert counters.shares() == {
-        "share_local": round(local.count("here") / len(local), 4),
-        "share_escalated": round(local.count("up") / len(local), 4),
-    }
+    assert counters.share("resolved") == round(local.count("here") / len(local), 4)
+    assert counters.share("escalated") == round(local.count("up") / len(local), 4)
 
 
 @pytest.mark.parametrize("escalated", [False, True])

@@ -190,7 +190,7 @@ async def test_the_alert_of_a_refused_result(bench: Bench) -> None:
         bench.road.wire.answers[number].set_exception(Refused("no", topic))
     await settle()
     assert bench.alerts.active == [RESULT_REFUSED]
-    assert bench.counters.summary()["refused"] == 3
+    assert bench.counters.refused == 3
     for number, topic in enumerate(["b", "c", "a"], 3):
         assert bench.alerts.active == [RESULT_REFUSED]
         bench.put(number, topic)
@@ -256,7 +256,7 @@ async def test_a_result_with_no_room_at_all_is_a_dead_letter(bench: Bench) -> No
     assert (said["reason"], said["bytes"]) == ("too_long", 5000)
     assert (said["truncated"], said["topic_truncated"]) == (True, True)
     assert said["topic"].startswith('""""')
-    assert bench.counters.summary()["dead_letters"] == {"too_long": 1}
+    assert bench.counters.dead_letters == {"too_long": 1}
 
 
 async def test_too_large_a_dead_letter_is_cut(bench: Bench) -> None:

@@ -129,7 +129,7 @@ async def test_unreadable_messages_keep_their_place(
     assert (good["label"], fine["label"]) == ("chat", "lamp_off")
     assert (dead["reason"], dead["id"]) == ("not_utf8", "made-1")
     assert (dead["bytes"], dead["truncated"]) == (20, False)
-    assert bench.counters.summary()["dead_letters"] == {"not_utf8": 1}
+    assert bench.counters.dead_letters == {"not_utf8": 1}
 
 
 async def test_one_topic_feeds_several_pipelines(bench: Bench, bundle: Bundle) -> None:

@@ -2,8 +2,6 @@
 
 import asyncio
 import urllib.request
-from collections.abc import Mapping
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,25 +17,13 @@ from agent.core.types import (
     Timing,
     Unresolved,
 )
-from agent.telemetry.counters import Counters
+from agent.protocol.health import Amounts, Health, OutboxHealth, UpstreamHealth
+from agent.telemetry.counters import Counters, percentiles
 from agent.telemetry.metrics import Collector, served
 
 pytestmark = pytest.mark.timeout(20)
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-BARE: dict[str, Any] = {
-    **Counters().summary(),
-    **Counters().shares(),
-    "rss_bytes": None,
-    "temperature_c": None,
-    "throttled": None,
-    "disk_free_bytes": None,
-    "disk_bytes": None,
-    "clock_wrong": False,
-    "heard_s": {},
-    "alerts": [],
-    "fingerprints": {},
-    "load_1m": 0.5,
-}
+BARE = Health(received=0, load_1m=0.5, clock_wrong=False)
 
 
 def samples(text: str) -> Samples:
@@ -51,7 +37,7 @@ def samples(text: str) -> Samples:
     return found
 
 
-def collected(health: Mapping[str, Any]) -> Samples:
+def collected(health: Health) -> Samples:
     """Return the samples that are made of a health."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector(lambda: health))
@@ -70,40 +56,36 @@ def test_what_is_not_known_has_no_sample() -> None:
 
 def test_every_figure_is_there() -> None:
     """Counts by outcome, reason and tier, alerts, models, outbox, cases, budget."""
-    counters = Counters(received=3, refused=2)
+    counters = Counters()
     timing = Timing(0, 0, 2000)
     guess = Prediction(Tier.LINEAR, "on", 0.9)
     counters.result("home", Resolved(guess, None), timing)
     counters.result("home", Unresolved(Reason.OUT_OF_SCOPE), timing, escalated=True)
     counters.case("home", Unresolved(Reason.OUT_OF_SCOPE), Outcome.TIMEOUT, timing)
-    numbers = ("calls", "tokens", "cost", "unavailable", "invalid_answers")
-    upstream = dict.fromkeys((*numbers, "from_cache", "late_replies"), 4)
+    p50, p99 = percentiles(counters.latencies)
     found = collected(
-        BARE
-        | counters.summary()
-        | counters.shares()
-        | {
-            "alerts": ["disk_low"],
-            "fingerprints": {'odd"name@1': "f"},
-            "cases": counters.cases(),
-            "outbox": {
-                "waiting": 2,
-                "unpublished": 0,
-                "bytes": 9,
-                "bytes_max": 90,
-                "filled": 0.5,
-                "oldest_s": None,
-            },
-            "upstream": upstream
-            | {
-                "cost_if_all_upstream": None,
-                "spent_today": {"calls": 3, "tokens": 4, "money": 0.5},
-                "spent_today_by": {"home": {"calls": 2}},
-                "left_today": {"calls": 5, "money": None},
-                "left_today_by": {"home": {"calls": 3, "money": None}},
-            },
-        }
+        Health(
+            refused=2,
+            pipelines=counters.by_pipeline(),
+            by=counters.by,
+            unresolved=counters.unresolved,
+            ms_p50=p50,
+            ms_p99=p99,
+            alerts=("disk_low",),
+            fingerprints={'odd"name@1': "f"},
+            cases=counters.cases(),
+            outbox=OutboxHealth(waiting=2, filled=0.5),
+            upstream=UpstreamHealth(
+                late_replies=4,
+                spent_today=Amounts(calls=3, tokens=4, money=0.5),
+                spent_today_by={"home": Amounts(calls=2)},
+                left_today=Amounts(calls=5),
+                left_today_by={"home": Amounts(calls=3)},
+            ),
+        )
     )
+    model = ("bundle", 'odd"name@1'), ("fingerprint", "f")
+    assert found["slm_model_info", model] == 1
     assert found["slm_messages_total", (("outcome", "escalated"), ("pipeline", "home"))]
     assert found["slm_resolved_by_total", (("tier", "linear"),)] == 1
     assert found["slm_unresolved_total", (("reason", "out_of_scope"),)] == 1
@@ -134,7 +116,7 @@ async def test_they_are_served_while_it_lasts() -> None:
             return text
 
     for _ in range(2):  # as after a reload
-        with served("127.0.0.1", port, lambda: BARE):
+        with served("127.0.0.1", port, lambda: BARE, Collector):
             assert samples(await asyncio.to_thread(ask))["slm_load1", ()] == 0.5
     with pytest.raises(OSError, match="refused"):
         await asyncio.to_thread(ask)
@@ -143,11 +125,11 @@ async def test_they_are_served_while_it_lasts() -> None:
 @pytest.mark.parametrize("address", ["no.such.host.invalid", "203.0.113.1"])
 async def test_an_address_that_is_none_is_only_a_warning(address: str) -> None:
     """The daemon goes on without metrics."""
-    with served(address, free_port(), lambda: BARE):
+    with served(address, free_port(), lambda: BARE, Collector):
         await asyncio.sleep(0)
 
 
 async def test_port_0_is_none() -> None:
     """Nothing is opened."""
-    with served("127.0.0.1", 0, lambda: BARE):
+    with served("127.0.0.1", 0, lambda: BARE, Collector):
         await asyncio.sleep(0)
