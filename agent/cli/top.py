@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic_core import from_json
 
 from agent.cli.options import CONFIG, JSON, OWN, running
 from agent.cli.tables import plain
 from agent.core.types import Message
 from agent.core.words import printable
-from agent.protocol.health import Health, understood
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from agent.config.load import Config
     from agent.mqtt.side_connection import SideConnection
+    from agent.protocol.health import Health
 
 OLD_S = 90.0  # a health that was not repeated for so long is shown as old
 QUIET_S = 0.5  # of silence end what is retained,
@@ -61,7 +60,7 @@ class FleetView:
     """What is known of each device."""
 
     status: dict[str, str] = field(default_factory=dict)
-    health: dict[str, Health] = field(default_factory=dict)
+    health: dict[str, "Health"] = field(default_factory=dict)
     heard: dict[str, float] = field(default_factory=dict)
 
     def take(self, message: Message) -> None:
@@ -70,6 +69,10 @@ class FleetView:
         if kind == "status":
             self.status[device] = message.payload.decode("utf-8", "replace")
             return
+        from pydantic_core import from_json
+
+        from agent.protocol.health import understood
+
         try:
             said = from_json(message.payload)
         except ValueError:
@@ -80,6 +83,8 @@ class FleetView:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield a row for each device, in the order of their names."""
+        from agent.protocol.health import Health
+
         for device in sorted({*self.status, *self.health}):
             health = self.health.get(device, Health())
             outbox, upstream = health.outbox, health.upstream
