@@ -74,6 +74,7 @@ PURE_BUT = {
 
 # Each of these argues for itself, in a comment beside it.
 CATCHES_ALL = {
+    "core.errors.refusing",
     *(
         "inference.engine._ask",
         "escalation.upstream.UpstreamClient._request",

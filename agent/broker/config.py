@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from agent.config.agent_file import Cache, Log, Metrics, Mqtt, StateSection, host_name
 from agent.config.checks import check_tls
 from agent.config.load import login_of, read_file
-from agent.config.section import Limits, Name, Place, Section
+from agent.config.section import YEAR_S, Limits, Name, Place, Section
 from agent.core.errors import ConfigError
 from agent.core.files import first_line
 from agent.mqtt.connection import Endpoint, Will, tls_context
@@ -75,7 +75,7 @@ class BrokerSection(Section):
     """How long one call may take."""
     attempts: int = Field(default=2, ge=1, le=10)
     """How often all models are tried before a case is answered with an error."""
-    keep_s: int = Field(default=86_400, ge=60)
+    keep_s: int = Field(default=86_400, ge=60, le=10 * YEAR_S)
     """How long the answer to a case is kept, for when the case is sent again."""
     max_bytes: int = Field(default=256 * 2**20, ge=2**20, le=2**40)
     """Most bytes of state on disk."""
@@ -108,7 +108,7 @@ class LlmSection(Section):
     """File whose first line is the API key."""
     structured: Literal["json_schema", "json_object", "none"] = "json_schema"
     """How it is held to the form of an answer; answers are checked in any case."""
-    temperature: float | Literal["default"] = 0.0
+    temperature: Annotated[float, Field(ge=0, le=10)] | Literal["default"] = 0.0
     """`default` sends none, for models that do not take 0."""
     max_output_tokens: int = Field(default=400, ge=16, le=65_536)
     """Most tokens of an answer, thinking included."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from agent.broker import llm
 from agent.broker.config import BrokerFile, cases_filter, endpoints, load
 from agent.broker.llm import LanguageModel
+from agent.core.errors import refusing
 from agent.mqtt.connection import Endpoint
 
 
@@ -27,5 +28,6 @@ class BrokerSetup:
 
 def prepare(path: Path | None) -> BrokerSetup:
     """Read broker.toml, keys, prices and certificates; raises ConfigError."""
-    file = load(path)
-    return BrokerSetup(file, llm.open_models(file), *endpoints(file))
+    with refusing("broker.toml"):
+        file = load(path)
+        return BrokerSetup(file, llm.open_models(file), *endpoints(file))

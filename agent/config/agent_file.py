@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from agent.config.section import Limits, Name, Place, Section, shipped
+from agent.config.section import YEAR_S, Limits, Name, Place, Section, shipped
 from agent.mqtt.topic_filters import checked_base, checked_string, checked_topic
 
 
@@ -90,12 +90,12 @@ class Mqtt(Section):
     """Receive Maximum: messages the broker may send before we acknowledge (MQTT 5)."""
     max_packet_bytes: int = Field(default=16 * 2**20, ge=1024, le=268_435_460)
     """Largest packet we take; a larger one the broker drops (MQTT 5)."""
-    max_backlog: int = Field(default=1000, ge=1)
+    max_backlog: int = Field(default=1000, ge=1, le=1_000_000)
     """Most messages in hand, at most half of them QoS 0.
 
     Beyond, QoS 0 is dropped and counted, QoS 1 left to the broker until there is room.
     """
-    max_backlog_bytes: int = Field(default=32 * 2**20, ge=2**20)
+    max_backlog_bytes: int = Field(default=32 * 2**20, ge=2**20, le=2**40)
     """Most payload bytes in hand; beyond, as with max_backlog."""
 
 
@@ -149,7 +149,7 @@ class Cache(Section):
 
     entries: int = Field(default=2000, ge=0, le=100_000)
     """Most answers kept; 0: none."""
-    age_s: int = Field(default=7 * 86_400, ge=1)
+    age_s: int = Field(default=7 * 86_400, ge=1, le=10 * YEAR_S)
     """How old an answer may be."""
 
 

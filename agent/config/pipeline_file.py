@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agent.config.section import Limits, Name, Section
+from agent.config.section import YEAR_S, Limits, Name, Section
 from agent.core.types import CheckedKind, Guarantee, Task
 from agent.mqtt.topic_filters import checked_filter, checked_topic
 from agent.protocol.payload import is_text_encoding
@@ -44,7 +44,7 @@ class Input(Section):
     """Path of the producer's message id in a JSON payload; empty: none."""
     encoding: Annotated[str, AfterValidator(_is_encoding)] = "utf-8"
     """Encoding of payloads, where the content type of MQTT 5 names no other."""
-    expect_s: Annotated[float, Field(gt=0)] | None = None
+    expect_s: Annotated[float, Field(gt=0, le=YEAR_S)] | None = None
     """Raise the alert `input_stalled` when no message came for so many seconds."""
     max_bytes: int = Field(default=262_144, ge=1, le=268_435_455)
     """Larger payloads are refused as `too_long`, unread."""

@@ -14,9 +14,14 @@ from pydantic import (
     ValidationInfo,
 )
 
+MOST = 10**15  # of what is counted: no limit, and no number is too long for SQLite
+YEAR_S = 366 * 86_400
+
 
 def _beside(path: Path, info: ValidationInfo) -> Path:
     """Take a relative path as beside the file that names it."""
+    if "\0" in str(path):
+        raise ValueError("has a NUL character, as no path has")
     return info.context / path if isinstance(info.context, Path) else path
 
 
@@ -53,9 +58,9 @@ class Limit:
 class Limits(Section):
     """What may be spent upstream in a day (UTC); absent: no limit."""
 
-    calls_per_day: Annotated[int, Field(ge=0)] | None = None
+    calls_per_day: Annotated[int, Field(ge=0, le=MOST)] | None = None
     """Most calls."""
-    tokens_per_day: Annotated[int, Field(ge=0)] | None = None
+    tokens_per_day: Annotated[int, Field(ge=0, le=MOST)] | None = None
     """Most tokens, in and out."""
     money_per_day: Annotated[float, Field(ge=0, lt=1e6)] | None = None
     """Most money, in the currency of the prices, which it needs."""

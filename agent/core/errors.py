@@ -1,6 +1,11 @@
 """Errors, by whose fault they are; docs/architecture.md has what follows from each."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from agent.core.types import Reason
+
+LONGEST_WHY = 500  # characters of an error that nobody expected
 
 
 class ConfigError(Exception):
@@ -9,6 +14,21 @@ class ConfigError(Exception):
 
 class Unready(Exception):
     """The machine's fault: a later start may succeed, as on a full disk. Status 1."""
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Make every other error of reading `what` a ConfigError of one line.
+
+    The last resort: a reload must not end a daemon that runs, whatever a file says.
+    """
+    try:
+        yield
+    except (ConfigError, Unready):
+        raise
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_WHY]
+        raise ConfigError(f"{what}: cannot be used: {why}; please report it") from error
 
 
 class BundleError(ConfigError):

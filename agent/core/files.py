@@ -47,6 +47,8 @@ def first_line(path: Path, key: str) -> str:
         raise ConfigError(f"{key}: {path}: is no text in UTF-8") from None
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
+    if "\0" in line:
+        raise ConfigError(f"{key}: {path}: the first line has a NUL character")
     if not line.strip():
         raise ConfigError(f"{key}: {path}: the first line is empty")
     return line

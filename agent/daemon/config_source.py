@@ -13,7 +13,7 @@ import structlog
 
 from agent.config.load import DEFAULT_PATH, Config, load
 from agent.core.clock import Clock
-from agent.core.errors import ConfigError
+from agent.core.errors import ConfigError, refusing
 from agent.core.files import exists
 from agent.daemon.assembly import Opened, prepare
 from agent.fleet.probation import HealthSignals, Probation
@@ -60,8 +60,9 @@ class ConfigSource:
         """
         self.leaves()  # before it is read: an orderly end is no crash
         try:
-            fresh = ConfigSource(self._path, self._told)
-            return fresh, fresh.begin()
+            with refusing("the configuration"):
+                fresh = ConfigSource(self._path, self._told)
+                return fresh, fresh.begin()
         except ConfigError:
             self.stays()
             raise

@@ -15,6 +15,8 @@ Key = tuple[str, ...]
 REFERENCE = re.compile(r"\$(\$\{)|\$\{([^{}]*)\}")
 VARIABLES = "variables"
 BUILT_IN = "built-in"
+LONGEST = 2**20  # characters that variables put into the values of a device, in all
+DEEPEST = 20  # variables of which each is made of the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,66 +125,82 @@ def filled(
         if key[0] == VARIABLES and len(key) == 2  # noqa: PLR2004  variables.<name>
     }
     variables = _Variables(
-        own | {k: Sourced(v, BUILT_IN) for k, v in built_in.items()}, ()
+        own | {name: Sourced(value, BUILT_IN) for name, value in built_in.items()}
     )
     made: dict[Key, Sourced] = {}
     for key, leaf in values.items():
         try:
             plain = key[0] == VARIABLES or leaf.origin in literal
-            made[key] = leaf if plain else _filled(leaf, variables)
+            made[key] = leaf if plain else variables.fill(leaf)
         except Undefined as error:
             raise Undefined(f"{leaf.origin}: {dotted(key)}: {error}") from error
     return made
 
 
-@dataclass(frozen=True, slots=True)
 class _Variables:
-    """The variables by name, and the names of those that are being filled in."""
+    """Owns the variables of a device, and counts what is made of them."""
 
-    by_name: Mapping[str, Sourced]
-    open: tuple[str, ...]
+    def __init__(self, by_name: Mapping[str, Sourced]) -> None:
+        self._by_name = by_name
+        self._filled: dict[str, Sourced] = {}
+        self._open: list[str] = []  # those that are being filled in
+        self._size = 0
 
-    def value(self, name: str) -> Sourced:
-        if name in self.open:
-            raise Undefined(f"${{{name}}} is made of itself")
-        if name not in self.by_name:
-            near = get_close_matches(name, self.by_name, n=1, cutoff=0.5)
-            hint = f", did you mean ${{{near[0]}}}?" if near else ""
-            raise Undefined(f"${{{name}}} is not defined{hint}")
-        leaf = self.by_name[name]
+    def fill(self, leaf: Sourced) -> Sourced:
+        """Return a value with its variables filled in; raises Undefined."""
         if leaf.origin == BUILT_IN:
             return leaf
-        return _filled(leaf, _Variables(self.by_name, (*self.open, name)))
+        used: dict[str, str] = {}
+        value = self._substituted(leaf.value, used)
+        return replace(leaf, value=value, used=tuple(used.items()))
 
+    def _value(self, name: str) -> Sourced:
+        if name in self._open:
+            raise Undefined(f"${{{name}}} is made of itself")
+        if name not in self._by_name:
+            near = get_close_matches(name, self._by_name, n=1, cutoff=0.5)
+            hint = f", did you mean ${{{near[0]}}}?" if near else ""
+            raise Undefined(f"${{{name}}} is not defined{hint}")
+        if name not in self._filled:
+            if len(self._open) == DEEPEST:
+                raise Undefined(
+                    f"${{{name}}}: more than {DEEPEST} variables, each of the next"
+                )
+            self._open.append(name)
+            self._filled[name] = self.fill(self._by_name[name])
+            self._open.pop()
+        return self._filled[name]
 
-def _filled(leaf: Sourced, variables: _Variables) -> Sourced:
-    used: dict[str, str] = {}
-    value = _substituted(leaf.value, variables, used)
-    return replace(leaf, value=value, used=tuple(used.items()))
+    def _substituted(self, value: Any, used: dict[str, str]) -> Any:
+        if isinstance(value, list):
+            return [self._element(each, used) for each in value]
+        if not isinstance(value, str) or "$" not in value:
+            return value
+        alone = REFERENCE.fullmatch(value)
+        if alone and alone[2] is not None:
+            return self._looked_up(alone[2], used)
+        return REFERENCE.sub(lambda match: self._text(match, used), value)
 
+    def _element(self, value: Any, used: dict[str, str]) -> Any:
+        made = self._substituted(value, used)
+        if isinstance(made, list) and isinstance(value, str):
+            raise Undefined(f"{value} is a list and must stand alone")
+        return made
 
-def _substituted(value: Any, variables: _Variables, used: dict[str, str]) -> Any:
-    if isinstance(value, list):
-        return [_substituted(each, variables, used) for each in value]
-    if not isinstance(value, str) or "$" not in value:
-        return value
-    alone = REFERENCE.fullmatch(value)
-    if alone and alone[2] is not None:
-        return _looked_up(alone[2], variables, used).value
-
-    def text(match: re.Match[str]) -> str:
+    def _text(self, match: re.Match[str], used: dict[str, str]) -> str:
         if match[1]:
             return "${"
-        inner = _looked_up(match[2], variables, used).value
+        inner = self._looked_up(match[2], used)
         if isinstance(inner, list):
-            raise Undefined(f"${{{match[2]}}} is a list and must stand alone")
-        return str(inner).lower() if isinstance(inner, bool) else str(inner)
+            raise Undefined(f"{match[0]} is a list and must stand alone")
+        text = str(inner).lower() if isinstance(inner, bool) else str(inner)
+        self._size += len(text)
+        if self._size > LONGEST:
+            raise Undefined(f"variables make more than {LONGEST} characters")
+        return text
 
-    return REFERENCE.sub(text, value)
-
-
-def _looked_up(name: str, variables: _Variables, used: dict[str, str]) -> Sourced:
-    leaf = variables.value(name)
-    used[name] = leaf.origin
-    used.update(leaf.used)
-    return leaf
+    def _looked_up(self, name: str, used: dict[str, str]) -> Any:
+        leaf = self._value(name)
+        used[name] = leaf.origin
+        used.update(leaf.used)
+        return leaf.value

@@ -26,7 +26,9 @@ def test_the_first_line(tmp_path: Path, content: bytes, line: str) -> None:
     assert first_line(path, "mqtt.password_file") == line
 
 
-@pytest.mark.parametrize("content", [b"", b"\nhunter2", b"  \n", b"\xff", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"\nhunter2", b"  \n", b"\xff", b"a\0b", None]
+)
 def test_no_first_line(tmp_path: Path, content: bytes | None) -> None:
     """Where there is none, the error names key and file and nothing of the content."""
     path = tmp_path / "secret"

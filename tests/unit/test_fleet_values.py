@@ -159,6 +159,43 @@ def test_undefined(value: str, variables: dict[str, Any], why: str) -> None:
     assert str(caught.value) == f"layer x: key: {why}"
 
 
+def laughs(deep: int, core: object) -> dict[Key, Sourced]:
+    """Return variables of which each is the next one ten times, and one that asks."""
+    made = {f"v{n}": f"${{v{n + 1}}}" * 10 for n in range(deep)} | {f"v{deep}": core}
+    values = {("variables", n): Sourced(value, "base") for n, value in made.items()}
+    return {**values, ("agent", "x"): Sourced("${v0}", "base")}
+
+
+@pytest.mark.parametrize("core", ["x" * 50, ""])
+def test_variables_have_a_bound(core: str) -> None:
+    """A few lines cannot make gigabytes, nor take hours to make nothing."""
+    if core:
+        with pytest.raises(Undefined, match="more than 1048576 characters"):
+            filled(laughs(15, core), {})
+    else:
+        assert filled(laughs(15, core), {})["agent", "x"].value == ""
+
+
+def test_variables_are_not_endlessly_deep() -> None:
+    """A chain of thousands is refused, not followed until Python gives up."""
+    chain = {f"v{n}": f"${{v{n + 1}}}" for n in range(5000)} | {"v5000": "x"}
+    values = {("variables", n): Sourced(value, "base") for n, value in chain.items()}
+    with pytest.raises(Undefined, match="more than 20 variables"):
+        filled({**values, ("agent", "x"): Sourced("${v0}", "base")}, {})
+    few = {**values, ("agent", "x"): Sourced("${v4990}", "base")}
+    assert filled(few, {})["agent", "x"].value == "x"
+
+
+def test_a_list_in_a_list() -> None:
+    """A list stands alone: no key takes a list in a list, and they could double."""
+    values = {
+        ("variables", "l"): Sourced(["a"], "base"),
+        ("agent", "x"): Sourced(["${l}", "${l}"], "base"),
+    }
+    with pytest.raises(Undefined, match="is a list and must stand alone"):
+        filled(values, {})
+
+
 @given(st.dictionaries(st.tuples(NAMES, NAMES), st.integers()))
 def test_without_references_nothing_is_filled(plain: dict[Key, int]) -> None:
     """Values without references come out as they are."""
