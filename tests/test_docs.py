@@ -130,6 +130,16 @@ def test_the_listing_is_the_tuple() -> None:
     assert tuple(re.findall(r"^  (\w+)/ ", listing, re.MULTILINE)) == PACKAGES
 
 
+def test_names_follow_the_code() -> None:
+    """Each class that the architecture page names is in the module it names."""
+    page = (DOCS / "architecture.md").read_text("utf-8")
+    named = re.findall(r"\*\*([A-Z]\w+)\*\* \(`(agent/[\w/]+\.py)`", page)
+    assert len(named) >= 15
+    for name, path in named:
+        text = (ROOT / path).read_text("utf-8")
+        assert re.search(rf"^class {name}\b", text, re.MULTILINE), f"{path}: {name}"
+
+
 def test_every_page_is_in_the_index() -> None:
     """docs/README.md links every page, docs/decisions/README.md every decision."""
     for index in (DOCS / "README.md", DOCS / "decisions" / "README.md"):
