@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in our words: which key, and what is right."""
+"""Explain pydantic's errors in our words: which key is wrong, and what is right."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ NAME = "^[A-Za-z0-9_-]+$"
 
 Context = Mapping[str, Any]
 
-# Pydantic's types of errors; all others keep pydantic's words.
+# By pydantic's type of error; other types keep pydantic's words.
 WORDS: Mapping[str, Callable[[Context], str]] = {
     "missing": lambda _: "must be given",
     "string_type": lambda _: "must be a text in quotes",
@@ -54,15 +54,15 @@ OBJECTS = {"dict_type", "model_type", "model_attributes_type"}
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
-    """Say in a line each which key is wrong, and what would be right.
+    """Return one line for each error: which key is wrong, and what would be right.
 
-    No line holds what may be a secret.
+    No line holds a value that may be a secret.
     """
     return [explain_one(model, details) for details in error.errors()]
 
 
 def explain_one(model: type[BaseModel], details: ErrorDetails) -> str:
-    """Say in one line which key is wrong, and what would be right."""
+    """Return one line: which key is wrong, and what would be right."""
     path = key_path(model, details["loc"])
     keys = (*path.keys, *_discriminator(details))
     if details["type"] == "extra_forbidden":
@@ -74,7 +74,7 @@ def explain_one(model: type[BaseModel], details: ErrorDetails) -> str:
 
 
 def _discriminator(details: ErrorDetails) -> tuple[str, ...]:
-    """Return the key that should choose among tables, where that is what is wrong."""
+    """Return the key that chooses among tables, if its value is the error."""
     if details["type"] not in {"union_tag_not_found", "union_tag_invalid"}:
         return ()
     return (str(details["ctx"]["discriminator"]).strip("'"),)
@@ -85,7 +85,7 @@ def _tag(details: ErrorDetails) -> str:
 
 
 def first(error: ValidationError) -> str:
-    """Say in one line what is wrong first, never the value: it may be personal."""
+    """Return one line about the first error, without the value: it may be personal."""
     details = error.errors(include_url=False)[0]
     keys = (*(str(part) for part in details["loc"]), *_discriminator(details))
     if details["type"] == "extra_forbidden":
@@ -107,10 +107,10 @@ def _words(details: ErrorDetails) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyPath:
-    """Where in a file an error is: the keys, and the tables that may hold the last.
+    """The place of an error in a file: the keys, and tables that may hold the last key.
 
-    Where a key chooses among tables, `choice` names it and its value, and the table
-    that is chosen comes first.
+    If a key chooses among tables, `choice` names it and its value, and the chosen table
+    comes first.
     """
 
     keys: tuple[str, ...]
@@ -119,7 +119,7 @@ class KeyPath:
 
 
 def key_path(model: type[BaseModel], where: tuple[int | str, ...]) -> KeyPath:
-    """Return the place that an error of pydantic names."""
+    """Return the place of an error, from pydantic's `loc`."""
     keys: tuple[str, ...] = ()
     path, inside, choice = KeyPath((), ()), [model], ""
     parts = iter(where)
@@ -151,9 +151,9 @@ def _tags(table: type[BaseModel], discriminator: str) -> tuple[Any, ...]:
 
 
 def _unknown(path: KeyPath) -> str:
-    """Say what an unknown key may be: a typo, or of a table that is not chosen."""
+    """Return the error of an unknown key: a typo, or a key of a table not chosen."""
     name = path.keys[-1]
     if any(name in other.model_fields for other in path.tables[1:]):
         return f"means nothing to {path.choice}"
-    known = list(path.tables[0].model_fields) if path.tables else []
-    return f"unknown key{nearest(name, known)}"
+    fields = list(path.tables[0].model_fields) if path.tables else []
+    return f"unknown key{nearest(name, fields)}"

@@ -1,6 +1,6 @@
-"""Files: read with one error, and replaced whole.
+"""Read files with one kind of error, and replace them as a whole.
 
-After a crash there is the old one or the new one.
+After a crash there is the old file or the new one.
 """
 
 import os
@@ -13,7 +13,7 @@ from agent.core.errors import ConfigError
 
 
 def read_bytes(path: Path, refused: type[ConfigError] = ConfigError) -> bytes:
-    """Return what is in a file; raises ConfigError, or the error given for it."""
+    """Return the content of a file; raises `refused` if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -23,7 +23,7 @@ def read_bytes(path: Path, refused: type[ConfigError] = ConfigError) -> bytes:
 
 
 def exists(path: Path) -> bool:
-    """Tell whether a file is there; raises ConfigError where that cannot be seen."""
+    """Tell whether a file exists; raises ConfigError if that cannot be found out."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -36,10 +36,10 @@ def exists(path: Path) -> bool:
 
 
 def first_line(path: Path, key: str) -> str:
-    """Return the first line of a file of secrets, as it is; raises ConfigError.
+    """Return the first line of a file with a secret; raises ConfigError.
 
-    Only what ends the line is taken off: a space may belong to a password. `key` is
-    that of the configuration, for the error.
+    Only the end of the line is removed, because a space may belong to a password. `key`
+    is the configuration key that names the file, for the error.
     """
     try:
         line = read_bytes(path).partition(b"\n")[0].removesuffix(b"\r").decode()

@@ -1,4 +1,4 @@
-"""What a check finds: one line each, for people or programs."""
+"""The findings of a check: one line each, for people or programs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of a report; in a fleet, with the devices it is about."""
+    """One line of a report; `devices` are those of a fleet that it is about."""
 
     level: Level
     subject: str
@@ -17,7 +17,7 @@ class Finding:
 
     @property
     def about(self) -> str:
-        """Name the devices for people: the first, and how many more."""
+        """The devices for people: the first, and how many more."""
         if not self.devices:
             return ""
         more = len(self.devices) - 1

@@ -1,11 +1,11 @@
-"""Words for people: what others wrote is shown, and neither obeyed nor given away."""
+"""Show foreign text to people: safe for a terminal, and without secrets."""
 
 import difflib
 import re
 from collections.abc import Iterable
 
 LONGEST_SHOWN = 80  # characters of a value
-# What stands under such a key may be a secret, and errors end in journals.
+# The value of such a key may be a secret, and errors are written to the journal.
 SECRET = re.compile(
     r"(^|\.)(\w*(pass|secret)\w*|(\w+_)?(token|key|keys|credentials?)|auth\w*|login"
     r"|options|urls?|api_base)(_files?)?($|[.:])",
@@ -15,22 +15,22 @@ USER_INFO = re.compile(r"://[^/\s]*@")
 
 
 def printable(text: str) -> str:
-    """Return a text that no terminal takes for a command, in one line."""
+    """Return a text in one line, without characters that control a terminal."""
     return "".join(
         char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
     )
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the known word that may be meant, as the end of a sentence."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f", did you mean {found[0]!r}?" if found else ""
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return `, did you mean 'NAME'?` with the nearest name; empty if none is near."""
+    matches = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
+    return f", did you mean {matches[0]!r}?" if matches else ""
 
 
 def quoted(key: str, value: object) -> str:
-    """Return a value as the end of a sentence; nothing where it may be a secret.
+    """Return a value as the end of a sentence; empty if it may be a secret.
 
-    Tables and lists are not shown: what stands in them may be secret, too.
+    Tables and lists are not shown, because they may hold secrets.
     """
     shown = "" if SECRET.search(key) else _shown(value)
     return f" (it is {shown})" if shown else ""

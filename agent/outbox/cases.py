@@ -214,8 +214,8 @@ def expired(db: sqlite3.Connection, now: float, limit: int) -> list[CaseRow]:
 
 def deadline(db: sqlite3.Connection) -> float | None:
     """Return the next deadline of a waiting case, in Unix time; None: none waits."""
-    found = db.execute("SELECT min(deadline) FROM cases WHERE finish IS NULL")
-    return found.fetchone()[0]  # type: ignore[no-any-return]
+    row = db.execute("SELECT min(deadline) FROM cases WHERE finish IS NULL").fetchone()
+    return row[0]  # type: ignore[no-any-return]
 
 
 def victim(

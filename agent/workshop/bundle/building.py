@@ -95,10 +95,10 @@ def train_teachers(piece: Workpiece, work: Path, report: Report) -> list[Network
 
 
 def _lesson(piece: Workpiece) -> Lesson:
-    known = _encoded(piece)
-    drawn = piece.material.negatives if known.outside is not None else None
+    catalogue = _encoded(piece)
+    drawn = piece.material.negatives if catalogue.outside is not None else None
     tokenizer = window(piece.trimmed, piece.recipe.pretrained)
-    return Lesson(piece.material.train, tokenizer, known, drawn)
+    return Lesson(piece.material.train, tokenizer, catalogue, drawn)
 
 
 def _taught(
@@ -131,11 +131,12 @@ def _network(piece: Workpiece, layers: int | None, plan: Training) -> Network:
     return with_heads(encoder, _encoded(piece), plan)
 
 
-def with_heads(encoder: object, known: Catalogue, plan: Training) -> Network:
+def with_heads(encoder: object, catalogue: Catalogue, plan: Training) -> Network:
     """Return a network of an encoder and new heads."""
     width = encoder.config.hidden_size  # type: ignore[attr-defined]
-    classes = known.classes if known.labels else 0
-    return Network(encoder, width, classes, known.tags, plan.head_dropout, known.levels)
+    classes = catalogue.classes if catalogue.labels else 0
+    levels, tags = catalogue.levels, catalogue.tags
+    return Network(encoder, width, classes, tags, plan.head_dropout, levels)
 
 
 def _encoded(piece: Workpiece) -> Catalogue:
