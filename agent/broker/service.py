@@ -170,7 +170,9 @@ class Service:
 
     async def _introduce(self, connection: Connection) -> None:
         filters = [cases_filter(self._file)]
-        await keep_subscriptions(connection, self._file.state.dir, filters)
+        damage = await keep_subscriptions(connection, self._file.state.dir, filters)
+        if damage:
+            log.error("state_damaged", detail=damage)
         await self._group.link.connection()
         await self._status.introduce(connection)
         notify(f"READY=1\nSTATUS=connected to {self._plan.cases.url}")

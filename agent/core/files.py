@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from agent.core.errors import ConfigError
+from agent.core.quarantine import make_way
 
 
 def read_bytes(path: Path, refused: type[ConfigError] = ConfigError) -> bytes:
@@ -72,6 +73,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.new")
+    make_way(path)
+    make_way(part)
     with part.open("wb") as file:
         yield file
         file.flush()

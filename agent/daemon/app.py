@@ -87,6 +87,8 @@ class Daemon:
         self._counters = Counters()
         self._link = self._new_link(ids)
         self._alerts = Alerts(self._link, self._topics)
+        self._alerts.state_damaged(ids.damage if ids else "")
+        self._alerts.state_damaged(this.config_source.damage)
         if this.refused:
             self._alerts.activate(REFUSED, this.refused)
         self._rejected_topics = RejectedTopics(self._alerts, self._counters)
@@ -298,7 +300,8 @@ class Daemon:
     async def _introduce(self, connection: Connection) -> None:
         """Say who is here, each time we come, once the subscriptions are ours."""
         folder = self._parts.config.agent.state.dir
-        await supervise.keep_subscriptions(connection, folder, self._filters)
+        damage = await supervise.keep_subscriptions(connection, folder, self._filters)
+        self._alerts.state_damaged(damage)
         await self._status_publisher.introduce(connection)
         await self._fleet_updates.introduce(connection)
         if not self.introduced:

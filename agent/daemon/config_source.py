@@ -77,6 +77,11 @@ class ConfigSource:
         """Where a fleet's file comes by; empty: nowhere."""
         return self._section.topic if self._section else ""
 
+    @property
+    def damage(self) -> str:
+        """What an alert says of damaged files of the fleet; empty: there is none."""
+        return self._device.damage if self._device else ""
+
     def begin(self) -> Opened:
         """Open what is to run first; raises ConfigError where not even that can."""
         if self._device is None:

@@ -9,20 +9,23 @@ import structlog
 from pydantic_core import to_json
 
 from agent import __version__
-from agent.core.errors import TooLarge
+from agent.core.errors import Refused, TooLarge
 from agent.core.files import replace
+from agent.core.quarantine import Damaged, read_state, without
 from agent.daemon.assembly import Opened
 from agent.mqtt.connection import Connection
 from agent.protocol import homeassistant
+from agent.telemetry.alerts import Alerts
 
 COMPONENTS = "homeassistant.json"  # what it was told last, below state.dir
+LARGEST_COMPONENTS = 2**20  # bytes
 
 log = structlog.get_logger()
 
 Told = Mapping[str, Mapping[str, str]]  # platforms of components, by topic
 
 
-async def discover(connection: Connection, parts: Opened) -> None:
+async def discover(connection: Connection, parts: Opened, alerts: Alerts) -> None:
     """Publish what is new or gone; raises Undelivered."""
     agent = parts.config.agent
     device, home = agent.device.id, agent.homeassistant
@@ -30,7 +33,8 @@ async def discover(connection: Connection, parts: Opened) -> None:
     topic = homeassistant.discovery_topic(home.prefix, device)
     payload = homeassistant.discovery(device, __version__, platform.machine(), names)
     path = agent.state.dir / COMPONENTS
-    before = _told(path)
+    before, damage = told_before(path)
+    alerts.state_damaged(damage)
     now: Told = {topic: homeassistant.platforms(payload)} if home.enable else {}
     said = [(old, b"") for old in before.keys() - now.keys()]
     if now:
@@ -43,6 +47,11 @@ async def discover(connection: Connection, parts: Opened) -> None:
             await (await connection.publish(place, told, retain=True))
         except TooLarge:  # Home Assistant reads it whole, or not at all
             now = {}
+        except Refused as error:
+            if place in now:
+                raise
+            # The access list may forbid us by now what we said once.
+            log.warning("discovery_not_taken_back", topic=place, why=str(error))
     if now != before:
         try:
             replace(path, json.dumps(now).encode())
@@ -50,11 +59,14 @@ async def discover(connection: Connection, parts: Opened) -> None:
             log.warning("discovery_not_written_down", why=str(error))
 
 
-def _told(path: Path) -> Told:
-    """Return what was told last."""
+def told_before(path: Path) -> tuple[Told, str]:
+    """Return what was told last: components by topic.
+
+    And what an alert says of the file, if it was damaged and is set aside.
+    """
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    whole = isinstance(found, dict) and all(isinstance(c, dict) for c in found.values())
-    return found if whole else {}
+        data = read_state(path, LARGEST_COMPONENTS)
+        return ({} if data is None else homeassistant.remembered(data)), ""
+    except (Damaged, ValueError) as error:
+        why = str(error) if isinstance(error, Damaged) else f"{path}: {error}"
+        return {}, without(path, why)

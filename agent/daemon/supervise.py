@@ -199,16 +199,19 @@ async def feed_watchdog(hung: Callable[[], Sequence[str]]) -> None:
 
 async def keep_subscriptions(
     connection: Connection, folder: Path, filters: Sequence[str]
-) -> None:
+) -> str:
     """Take back what an earlier configuration subscribed to; raises Undelivered.
 
-    `folder` is where that is remembered.
+    `folder` is where that is remembered. Return what an alert says of the file there,
+    if it was damaged.
     """
-    await connection.unsubscribe(obsolete(folder, filters))
+    gone, damage = obsolete(folder, filters)
+    await connection.unsubscribe(gone)
     try:
         write_down(folder, filters)
     except OSError as error:
         log.warning("subscriptions_not_written_down", why=str(error))
+    return damage
 
 
 async def say_offline(link: Link, topic: str) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent.fleet.signing import Content
+from agent.core.quarantine import Damaged
+from agent.fleet.signing import Content, Untrusted
 from agent.fleet.state import (
-    Damaged,
     Event,
     ProbationRecord,
     Ref,
@@ -31,20 +31,15 @@ class FleetMemory:
         self._now = now
         self._aside: tuple[Status, str, str] | None = None
         self.state = RolloutState()
+        self.damage = ""
         try:
             remembered = self._store.read()
             if not remembered.is_possible:  # what could happen next, nobody knows
                 raise Damaged("what the device remembers contradicts itself")  # noqa: TRY301
             self.state = remembered
-        except (Damaged, OSError) as error:
-            self._forget(str(error))
-
-    def _forget(self, why: str) -> None:
-        self.note("refused", f"{why}; waiting for the fleet file to come again")
-        try:
-            self._store.set_aside()
-        except OSError as error:
-            self.note("refused", f"{why}; {error}")
+        except Damaged as error:
+            self.note("refused", f"{error}; waiting for the fleet file to come again")
+            self.damage = self._store.without(str(error))
 
     @property
     def said(self) -> tuple[Status, str | None, str]:
@@ -62,6 +57,17 @@ class FleetMemory:
 
     def _date(self) -> str:
         return iso(datetime.fromtimestamp(self._now(), UTC))
+
+    def restore(self, ref: Ref, signed: bytes) -> None:
+        """Store a fleet file again that is remembered, but that the disk damaged."""
+        self.clear()
+        try:
+            self._store.content(ref)
+        except Untrusted:
+            try:
+                self._store.store(ref, signed)
+            except OSError as error:
+                self.note("refused", f"state.dir: {error.strerror or error}")
 
     def clear(self) -> None:
         """Say again what is remembered."""
@@ -126,5 +132,5 @@ class FleetMemory:
     def _is_there(self, state: RolloutState) -> bool:
         try:
             return self._store.read() == state
-        except (Damaged, OSError):
+        except Damaged:
             return False

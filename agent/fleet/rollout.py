@@ -94,6 +94,11 @@ class FleetDevice:
         return self._memory.state.probation is not None
 
     @property
+    def damage(self) -> str:
+        """What an alert says of a damaged memory; empty: it was whole."""
+        return self._memory.damage
+
+    @property
     def alerts(self) -> frozenset[str]:
         """Which alerts were active before what is on probation came."""
         trial = self._memory.state.probation
@@ -252,7 +257,7 @@ class FleetDevice:
         state = self._memory.state
         alerts = state.probation.alerts if state.probation else self._alerts
         if ref == state.applied:  # it proved itself before, and can run again
-            self._memory.clear()
+            self._memory.restore(ref, data)
         elif not self._memory.settle(Event.STARTED, ref, signed=data, alerts=alerts):
             self._tried = None
             return self._outcome()

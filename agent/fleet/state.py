@@ -17,11 +17,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent.core.files import replace
-from agent.fleet.signing import Content, Untrusted, opened
+from agent.core.quarantine import Damaged, read_state, without
+from agent.fleet.signing import LARGEST, Content, Untrusted, opened
 
 FOLDER = "fleet"  # below state.dir
 STATE = "state"
 SIGNED = ".signed.json"
+LARGEST_STATE = 2**20  # bytes
 
 Status = Literal["none", "applied", "held", "refused", "probation", "rolled_back"]
 
@@ -168,17 +170,16 @@ class StateStore:
         self._folder = folder
 
     def read(self) -> RolloutState:
-        """Return what was committed last; raises OSError.
+        """Return what was committed last; raises Damaged.
 
-        A damaged state is as none at all: `set_aside` then, and look at the topic.
+        A damaged state is as none at all: go on `without`, and look at the topic.
         """
-        try:
-            data = (self._folder / STATE).read_bytes()
-        except FileNotFoundError:
+        data = read_state(self._folder / STATE, LARGEST_STATE)
+        if data is None:
             return RolloutState()
         digest, _, document = data.partition(b"\n")
         if digest != _digest(document):
-            raise Damaged(f"{self._folder / STATE} is damaged")
+            raise Damaged(f"{self._folder / STATE}: is damaged")
         try:
             return RolloutState.model_validate_json(document)
         except ValidationError as error:  # of another version of the software
@@ -186,26 +187,33 @@ class StateStore:
                 error
             )
 
-    def set_aside(self) -> None:
-        """Move a damaged state out of the way; raises OSError."""
-        path = self._folder / STATE
-        path.replace(path.with_suffix(".damaged"))
+    def without(self, why: str) -> str:
+        """Put a damaged state, or what is no folder, aside; return what to tell."""
+        there = self._folder.is_dir()
+        return without(self._folder / STATE if there else self._folder, why)
 
     def content(self, ref: Ref) -> Content:
         """Return a fleet file committed before; raises Untrusted if it is damaged."""
         path = self._folder / f"{ref.sha256}{SIGNED}"
         try:
-            content = opened(path.read_bytes())
-        except OSError as error:
-            raise Untrusted(f"{path}: {error.strerror or error}") from error
+            data = read_state(path, LARGEST)
+        except Damaged as error:
+            raise Untrusted(str(error)) from error
+        if data is None:
+            raise Untrusted(f"{path}: is gone")
+        content = opened(data)
         if content.digest != ref.sha256:
             raise Untrusted(f"{path} is damaged")
         return content
 
+    def store(self, ref: Ref, data: bytes) -> None:
+        """Store a fleet file; raises OSError."""
+        replace(self._folder / f"{ref.sha256}{SIGNED}", data)
+
     def commit(self, state: RolloutState, signed: Mapping[Ref, bytes]) -> None:
         """Remember a state, with files it names that are new; raises OSError."""
         for ref, data in signed.items():
-            replace(self._folder / f"{ref.sha256}{SIGNED}", data)
+            self.store(ref, data)
         document = state.model_dump_json().encode()
         replace(self._folder / STATE, _digest(document) + b"\n" + document)
         self._clean(state)
@@ -215,12 +223,8 @@ class StateStore:
         named = {ref.sha256 for ref in (state.applied, state.last_good) if ref}
         with suppress(OSError):
             for path in self._folder.glob(f"*{SIGNED}*"):
-                if path.name.removesuffix(SIGNED) not in named:
+                if path.name.removesuffix(SIGNED) not in named and path.is_file():
                     path.unlink()
-
-
-class Damaged(Exception):
-    """The disk lost what we remembered."""
 
 
 def _digest(document: bytes) -> bytes:

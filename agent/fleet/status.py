@@ -10,10 +10,11 @@ from agent.config.agent_file import AgentFile
 from agent.config.load import DEFAULT_PATH, Config, load, read_file
 from agent.core.errors import ConfigError
 from agent.core.files import exists
+from agent.core.quarantine import Damaged
 from agent.fleet.parse import read
 from agent.fleet.resolve import Resolver, check_pins, read_local
 from agent.fleet.signing import Untrusted
-from agent.fleet.state import FOLDER, Damaged, RolloutState, StateStore, Status
+from agent.fleet.state import FOLDER, RolloutState, StateStore, Status
 
 WORDS: dict[Status, str] = {
     "held": "held back",
@@ -96,8 +97,6 @@ def _applied(
         state = store.read()
     except Damaged as error:
         return RolloutState(), None, str(error)
-    except OSError as error:
-        return RolloutState(), None, f"{folder}: {error.strerror or error}"
     if state.applied is None:
         return state, None, ""
     try:

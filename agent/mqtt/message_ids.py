@@ -8,17 +8,23 @@ card sees at most a page now and then (none if the file lies in a RuntimeDirecto
 After a power cut the table may be gone; then a redelivery gets a new id.
 """
 
+import errno
 import hashlib
 import mmap
 import os
+import stat
 import struct
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from agent.core.quarantine import without
+
 SLOT = struct.Struct("<8s16sd")  # hash, id, acknowledged at (Unix time; 0: not)
 SLOTS = 65_536
+# What is in the place of the file cannot be the table.
+DAMAGE = {errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}
 ID_LIMIT = 256
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -47,12 +53,20 @@ class IdTable:
         """Open or create the table.
 
         `lost_ack_s`: an acknowledgement given no longer than this before its connection
-        ended may be lost with it; then a redelivery is the same message.
+        ended may be lost with it; then a redelivery is the same message. What is no
+        table is set aside; `damage` says so. Raises OSError.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lost_ack_s = lost_ack_s
+        self.damage = ""
         size = SLOTS * SLOT.size
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = _open(path)
+        except OSError as error:
+            if error.errno not in DAMAGE:
+                raise
+            self.damage = without(path, f"{path}: {error.strerror}")
+            descriptor = _open(path)
         try:
             if os.fstat(descriptor).st_size != size:
                 os.ftruncate(descriptor, 0)
@@ -103,6 +117,14 @@ class IdTable:
         _, _, ended_at = SLOT.unpack_from(self._map, 0)
         end = ended_at if ended_at >= acked_at else time.time()  # killed: just now
         return bool(abs(end - acked_at) <= self._lost_ack_s)
+
+
+def _open(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EISDIR, "is no file")
+    return descriptor
 
 
 def _digest(topic: str, payload: bytes) -> bytes:

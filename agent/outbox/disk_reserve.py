@@ -4,6 +4,8 @@ import errno
 import os
 from pathlib import Path
 
+from agent.core.quarantine import make_way
+
 PROBE_BYTES = 65_536
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
@@ -12,9 +14,13 @@ class Spare:
     """Owns the file that reserves room on the disk."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """`size` is in bytes; a file of that size from an earlier run is used."""
+        """`size` is in bytes; a file of that size from an earlier run is used.
+
+        Raises OSError.
+        """
         self._path = path
         self._size = size
+        make_way(path)
         self._held = path.exists() and path.stat().st_size >= size
 
     def keep(self) -> bool:
@@ -40,6 +46,7 @@ class Spare:
         `_free` does not know of quotas.
         """
         probe = self._path.with_name(f"{self._path.name}-probe")
+        make_way(probe)
         try:
             with probe.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, PROBE_BYTES)

@@ -11,22 +11,22 @@ disk, which is given back when other programs have filled the disk.
 """
 
 import asyncio
-import os
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.core.errors import ConfigError
+from agent.core.quarantine import remove_older
 from agent.outbox.disk_reserve import NO_ROOM, Spare
-from agent.outbox.quarantine import put_aside, remove_older
+from agent.outbox.opening import SetAside, open_database, pragma
 
 T = TypeVar("T")
 Database = sqlite3.Connection  # for a change, which neither begins nor commits
@@ -36,20 +36,7 @@ LOG_BYTES = 512 * 1024  # the log is cut to this after a checkpoint
 SLACK = 256  # free pages that the file keeps for later
 RETURNED = 64  # free pages given back to the disk with one transaction
 
-BIRTH = {  # can only be set before there are tables
-    "page_size": "4096",
-    "auto_vacuum": "INCREMENTAL",
-    "journal_mode": "WAL",
-}
-PRAGMAS = {
-    "synchronous": "FULL",  # a commit is on the disk when it returns
-    "wal_autocheckpoint": "50",  # pages: a short log leaves room to delete in
-    "temp_store": "MEMORY",  # savepoints need no second place that may be full
-    "secure_delete": "ON",  # deleted texts are overwritten
-}
 
-
-DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY}
 
 Failed = sqlite3.Error  # the disk fails; trying again may help
@@ -61,14 +48,6 @@ class Full(Exception):
 
 class Closed(Exception):
     """The store is closed; the change was not made."""
-
-
-class _Damaged(Exception):
-    """The file was damaged, and is renamed to `aside`."""
-
-    def __init__(self, aside: Path) -> None:
-        super().__init__(str(aside))
-        self.aside = aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +97,12 @@ class Store:
         self.removed = 0
         try:
             self._db = self._opened(schema)
-        except _Damaged as damaged:
+        except SetAside as damaged:
             self.set_aside = damaged.aside
             self._db = self._opened(schema, partial(rescue, damaged.aside))
             self.removed = remove_older(path)
-        _pragma(self._db, f"journal_size_limit={log_bytes}")
-        self._pages = (max_bytes - 2 * log_bytes) // _pragma(self._db, "page_size")
+        pragma(self._db, f"journal_size_limit={log_bytes}")
+        self._pages = (max_bytes - 2 * log_bytes) // pragma(self._db, "page_size")
         self._bound()
         self._jobs: deque[_Job] = deque()
         self._closing = False
@@ -237,7 +216,7 @@ class Store:
         if not roomy:
             # Move the log into the file, so that the log starts again and needs no
             # more room on the disk than it has.
-            _pragma(self._db, "wal_checkpoint(PASSIVE)")
+            pragma(self._db, "wal_checkpoint(PASSIVE)")
         self._db.execute("BEGIN IMMEDIATE")
         try:
             answers = [self._attempt(job) for job in jobs]
@@ -253,7 +232,7 @@ class Store:
         """Set how far the file may grow; return whether the disk has room."""
         roomy = self._spare.keep()
         # A number below the present page count means: no new pages.
-        _pragma(self._db, f"max_page_count={self._pages if roomy else 1}")
+        pragma(self._db, f"max_page_count={self._pages if roomy else 1}")
         return roomy
 
     def _attempt(self, job: _Job) -> Callable[[], None]:
@@ -278,21 +257,21 @@ class Store:
     def _read(self, job: _Job) -> None:
         self._busy_since = time.monotonic()
         try:
-            _pragma(self._db, "query_only=ON")
+            pragma(self._db, "query_only=ON")
             value = job.work(self._db)
         except BaseException as error:  # noqa: BLE001
             job.answer.set_exception(error)  # for the caller, whatever it is
         else:
             job.answer.set_result(value)
         finally:
-            _pragma(self._db, "query_only=OFF")
+            pragma(self._db, "query_only=OFF")
 
     def _shrink(self) -> None:
         """Return free pages to the disk, a few at a time, after an outage."""
-        free = _pragma(self._db, "freelist_count")
-        if free > SLACK and 2 * free > _pragma(self._db, "page_count"):
+        free = pragma(self._db, "freelist_count")
+        if free > SLACK and 2 * free > pragma(self._db, "page_count"):
             for _ in range(RETURNED):  # sqlite3 runs one step of this pragma: one page
-                _pragma(self._db, "incremental_vacuum(1)")
+                pragma(self._db, "incremental_vacuum(1)")
 
 
 def room(db: sqlite3.Connection) -> StoreSpace:
@@ -300,15 +279,10 @@ def room(db: sqlite3.Connection) -> StoreSpace:
 
     Whoever adds a case asks first, because ending cases needs room as well.
     """
-    page: int = _pragma(db, "page_size")
-    most: int = _pragma(db, "max_page_count")
-    used: int = _pragma(db, "page_count") - _pragma(db, "freelist_count")
+    page: int = pragma(db, "page_size")
+    most: int = pragma(db, "max_page_count")
+    used: int = pragma(db, "page_count") - pragma(db, "freelist_count")
     return StoreSpace(most * page, (most - used) * page)
-
-
-def _pragma(db: sqlite3.Connection, pragma: str) -> Any:
-    row = db.execute(f"PRAGMA {pragma}").fetchone()
-    return row[0] if row else None
 
 
 def _is_full(error: BaseException) -> bool:
@@ -326,21 +300,11 @@ def _open(
 ) -> sqlite3.Connection:
     """Open the file, check every page, and apply the schema.
 
-    `first` is the first change in a new file. Raises _Damaged, Full, ConfigError and
+    `first` is the first change in a new file. Raises SetAside, Full, ConfigError and
     sqlite3.Error.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # the log gets its mode
-        with ExitStack() as undo:
-            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            undo.callback(db.close)
-            if _is_damaged(db):
-                # Rename before closing, because closing would remove the log.
-                raise _Damaged(put_aside(path))
-            _bring_to(db, schema, path, first)
-            undo.pop_all()
-            return db
+        return open_database(path, schema, first)
     except OSError as error:
         if error.errno in NO_ROOM:
             raise Full(f"{path}: {error.strerror}") from error
@@ -351,35 +315,3 @@ def _open(
         if error.sqlite_errorcode & 0xFF in REFUSED:
             raise ConfigError(f"{path}: {error}") from error
         raise
-
-
-def _is_damaged(db: sqlite3.Connection) -> bool:
-    try:
-        for name, value in (BIRTH | PRAGMAS).items():
-            _pragma(db, f"{name}={value}")
-        # Not quick_check, which misses an index that disagrees with its table: that
-        # would be noticed later, and again after each restart.
-        return bool(_pragma(db, "integrity_check(1)") != "ok")
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF in DAMAGE:
-            return True
-        raise
-
-
-def _bring_to(
-    db: sqlite3.Connection, schema: str, path: Path, first: Callable[[Database], None]
-) -> None:
-    sample = sqlite3.connect(":memory:")
-    sample.executescript(schema)
-    ours = _pragma(sample, "user_version")
-    sample.close()
-    theirs = _pragma(db, "user_version")
-    if theirs > ours:
-        raise ConfigError(
-            f"{path}: written by a later version of slm-agent ({theirs}, here {ours})"
-        )
-    if theirs < ours or not theirs:
-        db.executescript(f"BEGIN IMMEDIATE;\n{schema};")
-        if not theirs:
-            first(db)
-        db.execute("COMMIT")

@@ -3,9 +3,13 @@
 Its form is that of Home Assistant's MQTT integration, device-based discovery.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from agent.mqtt.topic_filters import checked_topic
 from agent.protocol.figures import Sensor, notes
 from agent.protocol.health import Health
 from agent.protocol.messages import Topics
@@ -118,6 +122,23 @@ def without(payload: Mapping[str, Any], gone: Mapping[str, str]) -> dict[str, An
 def platforms(payload: Mapping[str, Any]) -> dict[str, str]:
     """Return the platform of each component, to be remembered."""
     return {key: said["p"] for key, said in payload["cmps"].items()}
+
+
+def remembered(data: bytes) -> dict[str, dict[str, str]]:
+    """Read the platforms of components by topic, as JSON; raises ValueError."""
+    try:
+        found = _REMEMBERED.validate_json(data)
+    except ValidationError as error:
+        raise ValueError(str(error.errors(include_url=False)[0]["msg"])) from error
+    for topic in found:
+        if not _DISCOVERY.fullmatch(checked_topic(topic)):
+            raise ValueError("a topic in it is none of discovery")
+    return found
+
+
+_REMEMBERED = TypeAdapter(dict[str, dict[str, str]])
+# By whatever prefix and id: both may have been others.
+_DISCOVERY = re.compile(r".*/device/slm_[A-Za-z0-9_-]{1,64}/config")
 
 
 def vanished(before: Mapping[str, str], now: Iterable[str]) -> dict[str, str]:

@@ -12,11 +12,12 @@ from agent.protocol.publishing import publish_object
 
 # All there are. A retained one may be left from a process that was killed: what is not
 # active is cleared at the first connection.
+STATE_DAMAGED = "state_damaged"
 STOLEN = "id_taken_over"  # but this one only after a while in peace
 NAMES = (
     *("outbox_full", "outbox_filling", "outbox_damaged", "upstream_gone"),
     *("reload_refused", "calibration_mismatch", "clock_wrong", "disk_low"),
-    *("input_stalled", "result_refused", STOLEN),
+    *("input_stalled", "result_refused", STATE_DAMAGED, STOLEN),
 )
 
 log = structlog.get_logger()
@@ -31,6 +32,7 @@ class Alerts:
         self._topics = topics
         self._active: dict[str, dict[str, Any]] = {}
         self._unsaid: set[str] = set(NAMES) - {STOLEN}
+        self._damages: list[str] = []
         self._changed = asyncio.Event()
         self._changed.set()
 
@@ -48,6 +50,12 @@ class Alerts:
             log.error("alert", alert=name, detail=detail)
         self._active[name] = said
         self._say(name)
+
+    def state_damaged(self, detail: str) -> None:
+        """Tell of a damaged state file, beside others; empty: there is none."""
+        if detail and detail not in self._damages:
+            self._damages.append(detail)
+            self.activate(STATE_DAMAGED, "; ".join(self._damages))
 
     def clear(self, name: str) -> None:
         """End an alert, if it is active."""

@@ -175,7 +175,7 @@ def test_what_may_not_be_read(device: Device) -> None:
     (device.folder / "state" / FOLDER / "state").mkdir(parents=True)
     found = fleet_status(device.config)
     assert levels(found) == ["error"]
-    assert "Is a directory" in str(found)
+    assert "is no file" in str(found)
 
 
 def test_own_files_must_do_in_any_case(device: Device) -> None:

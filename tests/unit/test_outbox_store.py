@@ -536,13 +536,9 @@ async def test_an_earlier_version(path: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("obstacle", ["folder", "parent"])
-def test_no_place(path: Path, obstacle: str) -> None:
-    """A path that no file can be at is the operator's to change."""
-    if obstacle == "folder":
-        path.mkdir(parents=True)
-    else:
-        path.parent.write_text("a file")
+def test_no_place(path: Path) -> None:
+    """A folder that is none is the operator's to change."""
+    path.parent.write_text("a file")
     with pytest.raises(ConfigError, match=r"store\.db"):
         Store(path, SCHEMA, MAX_BYTES)
 
