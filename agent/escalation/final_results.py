@@ -262,11 +262,13 @@ class ResultPublisher:
 
     async def _wait(self) -> None:
         """Wait for something new, or until what rests has rested."""
-        if not self._resting and not self._out:
-            await self._woken.wait()
-            return
+        pause = None
+        if self._out:
+            pause = AGAIN_S
+        elif self._resting:
+            pause = max(0.0, min(self._resting.values()) - time.monotonic())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(AGAIN_S):
+            async with asyncio.timeout(pause):
                 await self._woken.wait()
 
     async def _due(self) -> list[Final]:

@@ -132,11 +132,7 @@ def test_goodbye_that_is_lost(
         said = way is Way.DEVICE and kind(packet) == PUBLISH and b"offline" in packet
         return Fate.DROP if said else Fate.PASS
 
-    broker = new_broker(
-        model.base,
-        url=f"mqtt://127.0.0.1:{proxy.port}",
-        hurry={"service.PARTING_S": 0.5},
-    )
+    broker = new_broker(model.base, url=f"mqtt://127.0.0.1:{proxy.port}")
     broker.start()
     proxy.gate = lose
     assert broker.terminate() == 0

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.proxy import Proxy, all_drop, all_pass
-from harness.stage import Agent, Client, Mosquitto, topic_of
+from harness.proxy import PUBLISH, Fate, Proxy, Way, all_drop, all_pass, kind
+from harness.stage import DEVICE, Agent, Client, Mosquitto, topic_of
+
+STATUS = f"slm/{DEVICE}/status"
 
 
 def check_all(client: Client, number: int) -> None:
@@ -81,6 +83,24 @@ def test_black_hole(
     client.wait_answered(500)
     check_all(client, 500)
     assert agent.terminate() == 0
+
+
+def test_a_goodbye_that_is_lost(
+    proxy: Proxy, new_agent: Callable[..., Agent], client: Client
+) -> None:
+    """Where the broker does not hear `offline`, our last will says it."""
+
+    def lose(way: Way, packet: bytes) -> Fate:
+        said = way is Way.DEVICE and kind(packet) == PUBLISH and b"offline" in packet
+        return Fate.DROP if said else Fate.PASS
+
+    agent = new_agent(proxy.port)
+    agent.start()
+    client.wait_said(STATUS, b"online")
+    proxy.gate = lose
+    assert agent.terminate() == 0
+    assert agent.count_log("offline_not_said") == 1
+    client.wait(lambda: client.said[STATUS][-1] == b"offline")
 
 
 def test_a_boot_does_not_wait_for_the_broker(

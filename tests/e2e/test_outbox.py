@@ -25,7 +25,7 @@ from agent.outbox.store import Store
 def add(key):
     def change(db):
         for name in (key, "twin-" + key):
-            cases.add(db, cases.Row(name, b"body" * 200, "home", 0, 9e9, 0), 1.0)
+            cases.add(db, cases.CaseRow(name, b"body" * 200, "home", 0, 9e9, 0), 1.0)
         ledger.record(db, ledger.Egress(1.0, "home", key, "http", "x", 1, "ab", {}))
     return change
 
