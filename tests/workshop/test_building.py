@@ -137,7 +137,7 @@ def test_interrupted_run_goes_on(
     """
     ends: list[Network] = []
     monkeypatch.setattr(
-        "agent.workshop.building.finish",
+        "agent.workshop.bundle.building.finish",
         lambda _part, _piece, network, _report: ends.append(network),
     )
     chosen = recipe(
@@ -194,7 +194,7 @@ def test_student_learns_from_teachers(
 
     monkeypatch.setattr("agent.workshop.bundle.building.train", watched)
     monkeypatch.setattr(
-        "agent.workshop.building.finish",
+        "agent.workshop.bundle.building.finish",
         lambda _part, _piece, network, _report: ends.append(network),
     )
     chosen = recipe({"teachers": 1, "opinion": 1.0, "epochs": 6})
