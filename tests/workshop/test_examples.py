@@ -94,7 +94,7 @@ def test_unknown_recipe_names_the_known() -> None:
 def test_trimmed_tokenizer_spells_the_same(encoder_package: Path) -> None:
     """Texts it was made for keep their pieces; others are still spelt."""
     tokenizers = pytest.importorskip("tokenizers")
-    vocabulary = pytest.importorskip("agent.workshop.vocabulary")
+    vocabulary = pytest.importorskip("agent.workshop.data.vocabulary")
     path = encoder_package / "tiny_encoder" / "model" / "tokenizer.json"
     whole = tokenizers.Tokenizer.from_file(str(path))
     text = "turn on the kitchen lamp"
@@ -111,7 +111,7 @@ def test_trimmed_tokenizer_spells_the_same(encoder_package: Path) -> None:
 def test_rare_pieces_are_spelt(encoder_package: Path) -> None:
     """A piece that the texts have less than `least` times is left out and spelt."""
     tokenizers = pytest.importorskip("tokenizers")
-    vocabulary = pytest.importorskip("agent.workshop.vocabulary")
+    vocabulary = pytest.importorskip("agent.workshop.data.vocabulary")
     path = encoder_package / "tiny_encoder" / "model" / "tokenizer.json"
     whole = tokenizers.Tokenizer.from_file(str(path))
     texts = ["turn on the lamp", "turn off the lamp", "the lamp"]
