@@ -1,13 +1,20 @@
-# The whole interface: make run | test | check | bench. Each sets up what it needs.
-# For whoever trains models, there are workshop (the extra, torch: large, and its tests)
-# and models: every shipped bundle anew, from DATA=the folder of the data sets; english
-# is the trunk of most of them, and makes them with it. soak is a week in minutes.
-# For whoever ships it: deb (ARCH=amd64 or arm64), system (that package in a container under
-# systemd), arm64 (that package, emulated, against amd64's), lock (the libraries inside).
-# slm-agent and its tools live in .venv; nothing else is touched, but for Debian's
-# packages python3-venv, mosquitto (tests), debhelper (deb), mmdebstrap and
-# systemd-container (system, arm64), qemu-user-static and binfmt-support (arm64),
-# installed if they are missing.
+# For users and developers, each target sets up what it needs:
+#   make run | test | check | bench    try it, test it, lint it, measure it
+#   make map                           the structure of the code, in figures
+#   make long | soak                   tests of minutes: everything killed; a week compressed
+# To train models (extra `workshop`: torch, large):
+#   make workshop                      its tests
+#   make models DATA=DIR               every shipped bundle again, from the data sets in DIR;
+#                                      `english` is the trunk of four, and makes them with it
+# To build and test the package:
+#   make deb [ARCH=arm64]              dist/slm-agent_<version>_<arch>.deb
+#   make system                        the package in a container under systemd
+#   make arm64                         the arm64 package, emulated, against the amd64 one
+#   make lock                          pin the libraries inside, by hash
+# slm-agent and its tools live in .venv; nothing else is changed, except that missing Debian
+# packages are installed: python3-venv, mosquitto and openssl (test), debhelper (deb),
+# mmdebstrap and systemd-container (system, arm64), qemu-user-static and binfmt-support
+# (arm64).
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,16 +36,16 @@ test: .venv/.dev
 map:
 	$(PYTHON) -m harness.architecture
 
-# What takes minutes: 5,000 messages while everything breaks again and again. With
-# CHAOS=bench/results/chaos-$$(uname -m).json its figures go to that file.
+# Tests of minutes: 5,000 messages while everything is killed again and again. With
+# CHAOS=bench/results/chaos-$$(uname -m).json the figures are written to that file.
 long: .venv/.dev
 	SLM_CHAOS_OUT="$(CHAOS)" $(BIN)/python -m pytest -m long
 
 workshop: .venv/.workshop
 	$(BIN)/python -m pytest tests/workshop
 
-# Two at a time, one core each, is faster here than one on two cores: OMP_NUM_THREADS=1
-# make -j2 models DATA=...
+# Two bundles at a time, one core each, are faster than one on two cores:
+# OMP_NUM_THREADS=1 make -j2 models DATA=...
 BUNDLES := english maintenance privacy
 .PHONY: $(BUNDLES:%=models/%)
 models: $(BUNDLES:%=models/%)
@@ -58,8 +65,8 @@ bench: .venv/.workshop
 	$(BIN)/python bench/peers.py --out bench/results/peers-$(shell uname -m).json
 	$(BIN)/python bench/outage.py --out bench/results/outage-$(shell uname -m).json
 
-# 200,000 messages while everything breaks: ten minutes on an idle machine, exit status 1
-# if anything grows.
+# 200,000 messages with 60 faults: ten minutes on an idle machine; exit status 1 if memory,
+# files, threads or disk use grow.
 soak: .venv/.dev
 	$(BIN)/python bench/soak.py --out bench/results/soak-$(shell uname -m).json
 
@@ -68,8 +75,8 @@ deb: .venv/.run
 	@command -v dh >/dev/null || { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends debhelper; }
 	packaging/build-deb $(ARCH) $(BIN)/python
 
-# What the package carries, to the hash: after a change of the dependencies, and now and
-# then for their repairs.
+# Pin the libraries of the package by hash: after a change of the dependencies, and now
+# and then for their bug fixes.
 lock: .venv/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \

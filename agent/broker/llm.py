@@ -16,6 +16,7 @@ from typing import Any
 
 from agent.broker.config import BrokerFile, LlmSection, key_of
 from agent.core.errors import ConfigError
+from agent.core.interpreter import pip_install
 from agent.protocol.cases import MOST_TOKENS, Request
 from agent.protocol.prompt import messages, response_format
 
@@ -148,7 +149,7 @@ def _litellm() -> Any:
         import litellm  # noqa: PLC0415  see above
     except ImportError as error:
         raise ConfigError(
-            f"LiteLLM is missing ({error.name}): pip install 'slm-agent[broker]'"
+            f"LiteLLM is missing ({error.name}): {pip_install('broker')}"
         ) from error
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True

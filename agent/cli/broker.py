@@ -16,7 +16,7 @@ import click
 def broker(config: Path | None) -> None:
     """Run the upstream side: cases in, a language model asked, answers out.
 
-    For a server: pip install 'slm-agent[broker]'.
+    For a server, with the extra `broker`: docs/install.md.
     """
     from agent.broker import main
     from agent.core import log

@@ -20,6 +20,7 @@ from agent.cli.embedded import Asker, asking, daemon, nats
 from agent.cli.simulated import MODEL, Simulated, simulated
 from agent.config.section import shipped
 from agent.core.errors import ConfigError, Undelivered
+from agent.core.interpreter import pip_install
 from agent.core.jsonl import read_lines, read_records
 from agent.evaluation.examples import read_examples
 from agent.telemetry.counters import percentiles
@@ -244,7 +245,7 @@ class TableView:
             from rich.console import Console
         except ImportError:
             raise ConfigError(
-                "tables are missing: pip install 'slm-agent[demo]' (or use --json)"
+                f"tables are missing: {pip_install('demo')} (or use --json)"
             ) from None
         width = None if sys.stdout.isatty() else 120
         self._console = Console(width=width)

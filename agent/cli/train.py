@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from agent.core.errors import ConfigError
+from agent.core.interpreter import pip_install
 
 
 @click.command()
@@ -52,7 +53,7 @@ def train(
         from agent.workshop import command
     except ImportError as error:
         raise ConfigError(
-            f"the workshop is missing ({error.name}): pip install 'slm-agent[workshop]'"
+            f"the workshop is missing ({error.name}): {pip_install('workshop')}"
         ) from error
     if recipe.endswith(".jsonl"):
         if not (name and out):

@@ -82,7 +82,7 @@ def proxy(trap: ScriptedLLM, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     config.write_text(CONFIG % KEY)
     port = free_port()
     program = Path(sys.executable).with_name("litellm")
-    assert program.exists(), "pip install 'slm-agent[dev]' brings the LiteLLM proxy"
+    assert program.exists(), "pip install '.[dev]' brings the LiteLLM proxy"
     out = f"http://127.0.0.1:{trap.port}"
     environment = {
         "PATH": os.environ["PATH"],
