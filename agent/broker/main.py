@@ -10,7 +10,7 @@ from agent.broker import reply_store
 from agent.broker.plan import BrokerSetup, prepare
 from agent.broker.service import Service
 from agent.core.errors import ConfigError, Unready
-from agent.core.log import set_level
+from agent.core.log import hash_ids, set_level
 from agent.core.systemd import notify
 from agent.daemon.supervise import Supervision, one_after_another, signals
 from agent.outbox import answers, spending
@@ -34,6 +34,7 @@ class Process:
     async def run(self, plan: BrokerSetup) -> BrokerSetup | None:
         """Run a broker; return what takes over. Raises ConfigError and Unready."""
         set_level(plan.file.log.level)
+        hash_ids(wanted=plan.file.log.ids == "hash")
         store = _opened(plan)
         if self._last:
             notify(f"READY=1\nSTATUS=connecting to {plan.cases.url}")

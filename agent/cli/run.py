@@ -23,5 +23,6 @@ def run(config: Path | None) -> None:
 
     def told(config: "Config") -> None:
         log.set_level(config.agent.log.level)
+        log.hash_ids(wanted=config.agent.log.ids == "hash")
 
     asyncio.run(process.run(config, told))

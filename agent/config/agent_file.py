@@ -243,6 +243,8 @@ class Log(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """At info: one line a message, never its text."""
+    ids: Literal["plain", "hash"] = "plain"
+    """How a message's id is logged: as it is, or the first 16 digits of its sha256."""
 
 
 class FleetSection(Section):

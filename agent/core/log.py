@@ -3,6 +3,7 @@
 The text of a message is never logged.
 """
 
+import hashlib
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import structlog
 
+HASH_SHOWN = 16  # hexadecimal digits of the hash of an id
 LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -33,6 +35,7 @@ def configure(level: str) -> None:
     structlog.configure(
         processors=[
             _drop_below,
+            _hash_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *_rendering(),
@@ -81,7 +84,21 @@ def set_level(level: str) -> None:
     _least["level"] = LEVELS[level]
 
 
+def hash_ids(*, wanted: bool) -> None:
+    """Write hashes of producers' ids from now on, or the ids themselves."""
+    _ids["hashed"] = wanted
+
+
 _least = {"level": logging.INFO}
+_ids = {"hashed": False}
+
+
+def _hash_id(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    if _ids["hashed"] and isinstance(event.get("id"), str):
+        event["id"] = hashlib.sha256(event["id"].encode()).hexdigest()[:HASH_SHOWN]
+    return event
 
 
 def _drop_below(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from agent import __version__
 from agent.core.errors import ConfigError, TooLarge, Undelivered, Unreadable
@@ -24,6 +24,7 @@ from agent.inference.pipeline import Pipeline
 from agent.mqtt.link import Link
 from agent.protocol.messages import Topics, decision_object, iso
 from agent.protocol.payload import checked
+from agent.protocol.strict_json import strict_json
 
 WAITING = 16  # requests; more are dropped
 LARGEST = 2**20  # bytes of a request
@@ -184,7 +185,7 @@ def _object(payload: bytes) -> dict[str, Any]:
     if not payload.strip():
         return {}
     try:
-        said = from_json(payload)
+        said = strict_json(payload)
     except ValueError as error:
         raise BadControlRequest("the payload is no JSON") from error
     if not isinstance(said, dict):

@@ -8,20 +8,30 @@ caught, and character offsets are ours to find.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import from_json
 
 from agent.core.explain import first
 from agent.core.types import Entity, Prediction, Reason, Tier, Timing
+from agent.protocol.strict_json import strict_json
 
 LONGEST_QUOTE = 4000  # characters of an unusable answer that go back for the repair
 LONGEST_ANSWER = 1_000_000  # bytes of a reply; more is nobody's answer
 MOST_ENTITIES = 500
+LONGEST_NAME, LONGEST_ERROR = 256, 2000  # characters; what is beyond is cut
+UNPRINTABLE = "\ufffd"
 VOLATILE = {"v", "deadline_ms", "reply_to"}  # of a request that is sent again
 # What is beyond is a mistake or malice, and no database or float has room for it.
 MOST_TOKENS = 10**9
@@ -173,6 +183,15 @@ class Usage(Wire):
         )
 
 
+def _clean(most: int) -> Callable[[str], str]:
+    """Return what makes a foreign word fit for results and logs: printable, bounded."""
+
+    def clean(word: str) -> str:
+        return "".join(c if c.isprintable() else UNPRINTABLE for c in word[:most])
+
+    return clean
+
+
 class Reply(Wire):
     """What came back for a request, whatever it is worth."""
 
@@ -180,8 +199,8 @@ class Reply(Wire):
     status: Literal["ok", "abstain", "error"]
     answer: Any = None
     usage: Usage = Usage()
-    model: Annotated[str, Field(max_length=256)] | None = None
-    error: Annotated[str, Field(max_length=2000)] | None = None
+    model: Annotated[str, AfterValidator(_clean(LONGEST_NAME))] | None = None
+    error: Annotated[str, AfterValidator(_clean(LONGEST_ERROR))] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +257,11 @@ _DOCUMENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 def decode_request(payload: bytes) -> Request:
     """Read the payload of the escalation RPC; raises BadRequest."""
     try:
-        request = Request.model_validate_json(payload)
+        request = Request.model_validate(strict_json(payload))
     except ValidationError as error:
         raise BadRequest(first(error)) from error
+    except ValueError as error:
+        raise BadRequest(f"Invalid JSON: {error}") from error
     if not request.labels and not request.entities:
         raise BadRequest("asks for neither labels nor entities")
     return request
@@ -251,9 +272,11 @@ def decode_reply(payload: bytes) -> Reply:
     if len(payload) > LONGEST_ANSWER:
         raise BadReply(f"{len(payload)} bytes, at most {LONGEST_ANSWER} are read")
     try:
-        return Reply.model_validate_json(payload)
+        return Reply.model_validate(strict_json(payload))
     except ValidationError as error:
         raise BadReply(first(error)) from error
+    except ValueError as error:
+        raise BadReply(f"Invalid JSON: {error}") from error
 
 
 class _Said(BaseModel):

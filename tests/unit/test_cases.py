@@ -16,6 +16,7 @@ from agent.protocol.cases import (
     Case,
     Named,
     Repair,
+    Reply,
     Request,
     answer_schema,
     checked,
@@ -192,6 +193,7 @@ def test_what_was_not_asked_for_is_left_out() -> None:
         (b'{"status": "ok"}', "id"),
         (b'{"id": "1", "status": "ok", "usage": {"cost": -1}}', "cost"),
         (b'{"id": "1", "status": "ok", "usage": {"cost": NaN}}', "cost|JSON"),
+        (b'{"id": "1", "status": "ok", "answer": [Infinity]}', "JSON"),
         (b'{"id": "' + b"1" * 1_000_001, "bytes"),
     ],
 )
@@ -213,7 +215,7 @@ def test_a_bad_reply_is_named(payload: bytes, said: str) -> None:
 def test_numbers_that_no_books_hold_make_a_bad_reply(usage: dict[str, float]) -> None:
     """An absurd usage is refused before anybody calculates with it."""
     payload = json.dumps({"id": "a", "status": "ok", "usage": usage}).encode()
-    with pytest.raises(BadReply, match="usage"):
+    with pytest.raises(BadReply, match="usage|JSON"):
         decode_reply(payload)
 
 
@@ -274,3 +276,14 @@ def test_a_text_cannot_end_its_own_quotation() -> None:
 def test_an_answer_may_be_fenced(content: str) -> None:
     """Models that put JSON into a code fence are understood."""
     assert parse(content) == {"label": None}
+
+
+@pytest.mark.parametrize("field", ["model", "error"])
+def test_a_foreign_word_is_cleaned(field: str) -> None:
+    """A name of a megabyte, or of control characters, is cut and made printable."""
+    said = {"id": "1", "status": "ok", field: "gpt\x1b[2J\u202e\n" + "x" * 500_000}
+    word = getattr(decode_reply(json.dumps(said).encode()), field)
+    assert word.startswith("gpt\ufffd[2J\ufffd\ufffdx")
+    assert word.isprintable()
+    assert len(word) == {"model": 256, "error": 2000}[field]
+    assert getattr(Reply(**said), field) == word  # by whatever transport

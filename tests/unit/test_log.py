@@ -1,5 +1,6 @@
 """Logs: one event a line, on standard error, from the chosen level up."""
 
+import hashlib
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from agent.core.log import LEVELS, configure
+from agent.core.log import LEVELS, configure, hash_ids
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +113,16 @@ def test_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ValueError: invalid literal" in shown
     assert "{" not in shown
     assert "locals" not in shown
+
+
+def test_hashed_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever knows an id finds its line; whoever reads the line learns no id."""
+    configure("info")
+    hash_ids(wanted=True)
+    structlog.get_logger().info("handled", id="jane.doe@example.com")
+    structlog.get_logger().info("handled", id=7)
+    hash_ids(wanted=False)
+    structlog.get_logger().info("handled", id="jane.doe@example.com")
+    said = [json.loads(line)["id"] for line in capsys.readouterr().err.splitlines()]
+    digest = hashlib.sha256(b"jane.doe@example.com").hexdigest()
+    assert said == [digest[:16], 7, "jane.doe@example.com"]
