@@ -215,7 +215,7 @@ def test_a_bad_reply_is_named(payload: bytes, said: str) -> None:
 def test_numbers_that_no_books_hold_make_a_bad_reply(usage: dict[str, float]) -> None:
     """An absurd usage is refused before anybody calculates with it."""
     payload = json.dumps({"id": "a", "status": "ok", "usage": usage}).encode()
-    with pytest.raises(BadReply, match="usage|JSON"):
+    with pytest.raises(BadReply, match=r"usage|JSON"):
         decode_reply(payload)
 
 
