@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agent.config.config import load, shipped
 from pydantic import ConfigDict
 
+from agent.config.load import load
+from agent.config.section import shipped
 from agent.core.errors import ConfigError
 from agent.core.jsonl import read_records
 from agent.core.types import Decision, Resolved, Unresolved
