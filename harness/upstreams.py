@@ -23,7 +23,7 @@ from paho.mqtt.properties import Properties
 
 from agent.config.agent_file import HttpUpstreamSection, MqttUpstreamSection
 from agent.config.load import load
-from agent.daemon.assembly import transport_of
+from agent.daemon.opened import transport_of
 from agent.escalation.transport import Transport
 from harness.stage import part
 

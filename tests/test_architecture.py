@@ -52,7 +52,7 @@ HOMES = {
     "mmap": {"mqtt.message_ids"},
     "sqlite3": {"outbox"},
     "tomllib": {"config"},
-    "ssl": {"mqtt", "escalation", "daemon.assembly"},
+    "ssl": {"mqtt", "escalation", "daemon.endpoint"},
     "httpx": {"escalation.http"},
     "cryptography": {"fleet", "cli.fleet_push"},
     "click": {"cli"},

@@ -47,10 +47,9 @@ def egress(
       slm-agent egress --verify                 for a daily job
     """  # noqa: D301  \b is click's mark of a paragraph to leave as it is
     from agent.config.load import load
-    from agent.daemon.assembly import outbox_path
-    from agent.outbox import ledger_reading
+    from agent.outbox import OUTBOX, ledger_reading
 
-    path = outbox_path(load(config))
+    path = load(config).agent.state.dir / OUTBOX
     if verify:
         verdict = ledger_reading.judged(path)
         click.echo(json.dumps(asdict(verdict)) if as_json else str(verdict))

@@ -303,7 +303,7 @@ def push(
     from agent.config.agent_file import AgentFile, FleetSection
     from agent.config.checks import check_tls
     from agent.config.load import Config, read_file
-    from agent.daemon.assembly import endpoint
+    from agent.daemon.endpoint import endpoint
     from agent.fleet import signing
     from agent.fleet.parse import read_path
     from agent.mqtt.side_connection import publish_aside

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from agent.config.load import Config
-from agent.daemon.assembly import endpoint
+from agent.daemon.endpoint import endpoint
 from agent.mqtt.side_connection import SideConnection, side_connection
 
 

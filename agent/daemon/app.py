@@ -14,7 +14,7 @@ from agent.core.errors import ConfigError
 from agent.core.systemd import notify
 from agent.core.types import Message
 from agent.daemon import supervise
-from agent.daemon.assembly import Opened, open_escalation
+from agent.daemon.assembly import open_escalation
 from agent.daemon.conditions import Sources, signs
 from agent.daemon.config_source import ConfigSource
 from agent.daemon.control import Control
@@ -22,6 +22,7 @@ from agent.daemon.delivery import Delivery
 from agent.daemon.fleet_updates import FleetUpdates
 from agent.daemon.history import History, decision_terms
 from agent.daemon.intake import Intake
+from agent.daemon.opened import Opened
 from agent.daemon.status import StatusPublisher
 from agent.daemon.supervise import Lifetime, Supervision, one_line
 from agent.daemon.watchdog import STALL_S, Watchdog

@@ -1,122 +1,34 @@
-"""What the daemon is made of, opened as the configuration says."""
+"""Outbox and upstream, put together as the configuration says."""
 
-import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from agent.config.agent_file import Upstream
-from agent.config.load import Config
 from agent.config.section import Limit
 from agent.core.clock import Clock
 from agent.core.errors import ConfigError, Unready
+from agent.daemon.opened import Opened
 from agent.escalation import upstream
 from agent.escalation.budget import BudgetLedger, Prices
 from agent.escalation.cases import Escalation, EscalationSettings
-from agent.escalation.privacy_gate import Finder
 from agent.escalation.transport import Transport
-from agent.escalation.transports import open_transport
-from agent.fleet.values import Values
-from agent.inference.bundle import open_bundle
-from agent.inference.pipeline import Pipeline, limit, open_pipelines
-from agent.mqtt.connection import Endpoint, Will, tls_context
+from agent.inference.pipeline import limit
 from agent.mqtt.link import Link
-from agent.outbox import SCHEMA
+from agent.outbox import OUTBOX, SCHEMA
 from agent.outbox.recovery import rescue
 from agent.outbox.spending import today
 from agent.outbox.store import Failed, Full, Store
-from agent.protocol.messages import Topics
 from agent.telemetry.alerts import Alerts
 from agent.telemetry.counters import Counters
 from agent.telemetry.rejected_topics import RejectedTopics
 
-OUTBOX = "outbox.db"
 DAMAGED = "outbox_damaged"
-PRIVACY = "privacy"  # the bundle that finds personal data
 
 log = structlog.get_logger()
-
-
-def endpoint(config: Config) -> Endpoint:
-    """Return what a connection needs to know; raises ConfigError."""
-    mqtt = config.agent.mqtt
-    found = Endpoint(
-        url=mqtt.url,
-        client_id=config.client_id,
-        login=config.login(),
-        version=5 if mqtt.version in {5, "5"} else 4,
-        ca_file=mqtt.ca_file,
-        cert_file=mqtt.cert_file,
-        key_file=mqtt.key_file,
-        keepalive_s=mqtt.keepalive_s,
-        session_expiry_s=mqtt.session_expiry_s,
-        max_inflight=mqtt.max_inflight,
-        max_packet_bytes=mqtt.max_packet_bytes,
-        will=Will(Topics(config.agent.device.id).status, b"offline"),
-    )
-    if mqtt.url.startswith("mqtts:"):
-        try:
-            tls_context(found)
-        except (OSError, ssl.SSLError) as error:
-            files = [mqtt.ca_file, mqtt.cert_file, mqtt.key_file]
-            names = ", ".join(str(file) for file in files if file)
-            raise ConfigError(f"mqtt: TLS files {names}: {error}") from error
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A configuration whose every file could be opened."""
-
-    config: Config
-    endpoint: Endpoint
-    pipelines: Sequence[Pipeline]
-    transport: Transport | None
-    finder: Finder | None
-    values: Values = field(default_factory=dict, repr=False)  # a fleet's, by key
-
-
-def prepare(config: Config) -> Opened:
-    """Open all that can be opened beside a running daemon; raises ConfigError.
-
-    Blocks for seconds on a small device: every bundle is loaded and probed.
-    """
-    pipelines = open_pipelines(config)
-    return Opened(
-        config=config,
-        endpoint=endpoint(config),
-        pipelines=pipelines,
-        transport=transport_of(config),
-        finder=finder_of(config, pipelines),
-    )
-
-
-def outbox_path(config: Config) -> Path:
-    """Return where the cases of this device wait."""
-    return config.agent.state.dir / OUTBOX
-
-
-def transport_of(config: Config) -> Transport | None:
-    """Return the way to upstream, if there is one; raises ConfigError."""
-    said = config.agent.upstream
-    if said is None:
-        return None
-    return open_transport(said, config.agent.device.id, endpoint(config))
-
-
-def finder_of(config: Config, pipelines: Sequence[Pipeline]) -> Finder | None:
-    """Return what finds personal data, if a pipeline hides it; raises ConfigError."""
-    if not any(pipeline.plan and pipeline.plan.redacts for pipeline in pipelines):
-        return None
-    folder = config.agent.models.dir / PRIVACY
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such bundle, and upstream.privacy is 'redact'")
-    # Also where a pipeline has it open: that one belongs to another thread.
-    return Finder(open_bundle(folder, config.agent.engine.threads))
 
 
 def open_escalation(
@@ -132,7 +44,7 @@ def open_escalation(
     unresolved.
     """
     config, transport = parts.config, parts.transport
-    path = outbox_path(config)
+    path = config.agent.state.dir / OUTBOX
     if transport is None and not path.exists():
         return None
     said = config.agent.upstream

@@ -10,7 +10,8 @@ from agent.core.files import exists
 from agent.core.findings import Finding
 from agent.core.jsonl import read_records
 from agent.core.types import Decision, Guarantee
-from agent.daemon.assembly import endpoint, finder_of, transport_of
+from agent.daemon.endpoint import endpoint
+from agent.daemon.opened import finder_of, transport_of
 from agent.evaluation.evaluate import answer
 from agent.fleet.status import FleetStatus
 from agent.inference.bundle import failed_probes

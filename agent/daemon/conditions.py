@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agent.daemon.assembly import Opened
+from agent.daemon.opened import Opened
 from agent.escalation.cases import Escalation
 from agent.fleet.probation import STALLED, HealthSignals
 from agent.mqtt.backlog import Backlog

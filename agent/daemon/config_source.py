@@ -15,7 +15,7 @@ from agent.config.load import DEFAULT_PATH, Config, load
 from agent.core.clock import Clock
 from agent.core.errors import ConfigError, refusing
 from agent.core.files import exists
-from agent.daemon.assembly import Opened, prepare
+from agent.daemon.opened import Opened, prepare
 from agent.fleet.probation import HealthSignals, Probation
 from agent.fleet.resolve import Effective, read_local
 from agent.fleet.rollout import FleetDevice, RolloutOutcome

@@ -20,9 +20,10 @@ from agent.config.load import Config
 from agent.core.errors import ConfigError, Refused, Undelivered
 from agent.core.findings import Finding, Level
 from agent.core.interpreter import PYTHON, environment
-from agent.daemon.assembly import endpoint, transport_of
 from agent.daemon.checks import membership
 from agent.daemon.conditions import DISK_LOW
+from agent.daemon.endpoint import endpoint
+from agent.daemon.opened import transport_of
 from agent.escalation.mqtt import endpoint_of
 from agent.fleet.status import FleetStatus
 from agent.inference.pipeline import bundles_of, open_pipelines

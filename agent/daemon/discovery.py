@@ -12,7 +12,7 @@ from agent import __version__
 from agent.core.errors import Refused, TooLarge
 from agent.core.files import replace
 from agent.core.quarantine import Damaged, read_state, without
-from agent.daemon.assembly import Opened
+from agent.daemon.opened import Opened
 from agent.mqtt.connection import Connection
 from agent.protocol import homeassistant
 from agent.telemetry.alerts import Alerts

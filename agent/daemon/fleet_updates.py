@@ -12,8 +12,8 @@ import structlog
 
 from agent.core.errors import ConfigError, Undelivered
 from agent.core.types import Message
-from agent.daemon.assembly import Opened
 from agent.daemon.config_source import ConfigSource
+from agent.daemon.opened import Opened
 from agent.fleet.probation import HealthSignals
 from agent.fleet.rollout import RolloutOutcome
 from agent.mqtt.connection import Connection

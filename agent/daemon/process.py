@@ -14,8 +14,8 @@ import structlog
 from agent.config.load import Config
 from agent.core.errors import ConfigError, Undelivered, Unready
 from agent.daemon.app import Daemon, Lasting, Next
-from agent.daemon.assembly import prepare
 from agent.daemon.config_source import ConfigSource
+from agent.daemon.opened import prepare
 from agent.daemon.supervise import one_after_another, one_line, signals
 from agent.mqtt.message_ids import IdTable
 from agent.mqtt.side_connection import publish_aside

@@ -5,6 +5,7 @@ Tables: cases, cached answers, egress ledger, spending, requests without an answ
 
 from agent.outbox import answers, cases, idempotency, ledger, spending
 
+OUTBOX = "outbox.db"  # the file, below state.dir
 VERSION = 3  # of the tables; a file with a later version is refused
 SCHEMA = "".join(
     (

@@ -7,7 +7,7 @@ import pytest
 from agent.config.agent_file import AgentFile
 from agent.config.load import Config
 from agent.core.errors import ConfigError
-from agent.daemon.assembly import endpoint
+from agent.daemon.endpoint import endpoint
 from agent.daemon.process import id_table_path
 
 

@@ -10,8 +10,9 @@ import agent.daemon.config_source
 from agent.config.load import Config
 from agent.core.clock import Clock
 from agent.core.errors import ConfigError
-from agent.daemon.assembly import Opened, endpoint
 from agent.daemon.config_source import ConfigSource
+from agent.daemon.endpoint import endpoint
+from agent.daemon.opened import Opened
 from agent.fleet.probation import DROPS, HealthSignals
 from harness.fleets import Keys
 

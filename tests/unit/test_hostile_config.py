@@ -10,7 +10,8 @@ import pytest
 from agent.broker import config as broker_config
 from agent.config.load import load
 from agent.core.errors import BundleError, ConfigError, Unready, refusing
-from agent.daemon.assembly import endpoint, transport_of
+from agent.daemon.endpoint import endpoint
+from agent.daemon.opened import transport_of
 from agent.fleet.parse import read_path
 from agent.fleet.resolve import Resolver, stand_in
 
