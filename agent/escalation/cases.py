@@ -27,14 +27,14 @@ from agent.core.types import Outcome
 from agent.escalation.budget import MOST_CALLS, OverBudget
 from agent.escalation.final_results import OutboxSpace, ResultPublisher, readable
 from agent.escalation.transport import Unavailable
-from agent.escalation.upstream import TRIES, CaseOutcome, UpstreamClient
+from agent.escalation.upstream import TRIES, UpstreamClient
 from agent.inference.pipeline import Pipeline
 from agent.mqtt.link import Link
 from agent.outbox import cases as book
 from agent.outbox.cases import CaseRow
 from agent.outbox.spending import today
 from agent.outbox.store import Database, Full, Store
-from agent.protocol.cases import Case, encode_case
+from agent.protocol.cases import Case, CaseOutcome, encode_case
 from agent.protocol.health import OutboxHealth, UpstreamHealth
 from agent.telemetry.alerts import Alerts
 from agent.telemetry.counters import Counters

@@ -19,14 +19,13 @@ from pydantic_core import from_json, to_json
 from agent.core.clock import Clock
 from agent.core.errors import Refused, Undelivered
 from agent.core.types import DeadLetter, Decision, Reason, Resolved, Result, Unresolved
-from agent.escalation.upstream import CaseOutcome
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
 from agent.mqtt.message_ids import checked_id
 from agent.outbox import cases as book
 from agent.outbox.cases import CaseRow, Final
 from agent.outbox.store import Database, Full, Store
-from agent.protocol.cases import Case, decode_case, field_of
+from agent.protocol.cases import Case, CaseOutcome, decode_case, field_of
 from agent.protocol.messages import Topics, dead_letter_object, result_payload
 from agent.protocol.publishing import publish_ending
 from agent.telemetry.alerts import Alerts

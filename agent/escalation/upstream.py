@@ -31,6 +31,7 @@ from agent.protocol.cases import (
     LONGEST_QUOTE,
     BadReply,
     Case,
+    CaseOutcome,
     Repair,
     Reply,
     Request,
@@ -58,15 +59,6 @@ class UpstreamSettings:
     rate: float
     cache_entries: int
     cache_age_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class CaseOutcome:
-    """What came of a case. Without a prediction the local guess is all there is."""
-
-    outcome: Outcome
-    prediction: Prediction | None = None
-    model: str | None = None
 
 
 class UpstreamClient:

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 from agent.core.explain import first
-from agent.core.types import Entity, Prediction, Reason, Tier, Timing
+from agent.core.types import Entity, Outcome, Prediction, Reason, Tier, Timing
 from agent.protocol.strict_json import strict_json
 
 LONGEST_QUOTE = 4000  # characters of an unusable answer that go back for the repair
@@ -82,6 +82,15 @@ class Case:
         """
         named = f"{self.pipeline}\x00{self.topic}\x00{self.id}\x00{self.text}"
         return hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseOutcome:
+    """What came of a case. Without a prediction the local guess is all there is."""
+
+    outcome: Outcome
+    prediction: Prediction | None = None
+    model: str | None = None
 
 
 _CASE: TypeAdapter[Case] = TypeAdapter(Case)
