@@ -14,6 +14,7 @@ from agent.cli.doctor import doctor
 from agent.cli.egress import egress
 from agent.cli.eval import eval_
 from agent.cli.fleet import fleet
+from agent.cli.options import coloured
 from agent.cli.run import run
 from agent.cli.tap import tap
 from agent.cli.top import top
@@ -66,7 +67,7 @@ for command in COMMANDS:
 def main() -> None:
     """Entry point; an error that somebody can mend is one line and status 2."""
     try:
-        cli()
+        cli(color=None if coloured() else False)
     except ConfigError as error:
         for line in str(error).splitlines():
             click.echo(f"error: {line}", err=True)

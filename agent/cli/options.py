@@ -1,5 +1,6 @@
 """Options that several commands share, and loading what runs here."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,11 @@ OWN = click.option(
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def coloured() -> bool:
+    """Tell whether colours are wanted (no-color.org)."""
+    return not os.environ.get("NO_COLOR")
 
 
 def running(path: Path | None, pipeline: str = "", *, own: bool) -> "Config":
