@@ -288,6 +288,20 @@ class Agent:
         if self._process:
             self.kill()
 
+    def process_ended(self) -> bool:
+        """Tell whether it ended by itself; then it can be started again."""
+        assert self._process
+        if self._process.poll() is None:
+            return False
+        self.wait()
+        return True
+
+    def peak_mb(self) -> float:
+        """Return the most resident memory it ever had, in MB (a million bytes)."""
+        status = Path(f"/proc/{self.pid}/status").read_text("utf-8")
+        [line] = [each for each in status.splitlines() if each.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024 / 1e6
+
     def resident_mb(self) -> float:
         """Return its resident memory in MB (a million bytes)."""
         return float(psutil.Process(self.pid).memory_info().rss / 1e6)

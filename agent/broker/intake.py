@@ -107,7 +107,7 @@ class Intake:
     ) -> tuple[str, Reply | None, Request | None]:
         """Return what comes of a case: a word for it, and the reply if there is one."""
         try:
-            request = _read(message.payload)
+            request = _read(message)
         except BadRequest as why:
             broken = Reply(id=_id_of(message), status="error", error=str(why)[:2000])
             return "broken", broken, None
@@ -172,11 +172,14 @@ class Intake:
         )
 
 
-def _read(payload: bytes) -> Request:
+def _read(message: Message) -> Request:
     """Read a case; raises BadRequest."""
-    if len(payload) > LARGEST_CASE:
-        raise BadRequest(f"{len(payload)} bytes, at most {LARGEST_CASE} are read")
-    return decode_request(payload)
+    if message.defect:
+        raise BadRequest(message.defect)
+    size = len(message.payload) + message.cut
+    if size > LARGEST_CASE or message.cut:
+        raise BadRequest(f"{size} bytes, at most {LARGEST_CASE} are read")
+    return decode_request(message.payload)
 
 
 def _address(message: Message, request: Request | None) -> str:

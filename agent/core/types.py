@@ -106,7 +106,8 @@ class Message:
     `correlation`, `response_topic` and `user` are properties of MQTT 5 as well.
     `retained`: the broker had it before we subscribed. `again`: it may have been
     delivered before. `cut`: bytes of the payload beyond our limit, which are not here.
-    `defect`: what of its packet could not be read; empty: nothing.
+    `defect`: what of its packet could not be read; empty: nothing. `mid` is its packet
+    identifier; 0: none, at QoS 0.
     """
 
     topic: str
@@ -127,6 +128,7 @@ class Message:
     again: bool = False
     cut: int = 0
     defect: str = ""
+    mid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from agent.protocol.messages import Topics
 from agent.telemetry.alerts import Alerts
 from agent.telemetry.counters import Counters
 from agent.telemetry.metrics import Collector, served
+from agent.telemetry.poison import PoisonAlert
 from agent.telemetry.rejected_topics import RejectedTopics
 
 # How long a stop waits for calls upstream, which may be paid, and then for what is in
@@ -92,6 +93,7 @@ class Daemon:
         self._alerts.state_damaged(this.config_source.damage)
         if this.refused:
             self._alerts.activate(REFUSED, this.refused)
+        self._poison = PoisonAlert(self._alerts)
         self._rejected_topics = RejectedTopics(self._alerts, self._counters)
         self._escalation = open_escalation(
             parts, self._link, self._alerts, self._counters, self._rejected_topics
@@ -100,7 +102,7 @@ class Daemon:
         self._history.govern(decision_terms(parts.pipelines, parts.values))
         self._turn = asyncio.Lock()  # whose turn it is to say what runs next
         self._fleet_updates = self._new_fleet_updates()
-        self._engine = self._new_engine()
+        self._engine = self._new_engine(ids)
         self._control = self._new_control(lasting)
         mqtt = config.agent.mqtt
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
@@ -140,13 +142,14 @@ class Daemon:
             anew=[self._config_source.topic],
         )
 
-    def _new_engine(self) -> Engine:
+    def _new_engine(self, ids: IdTable | None) -> Engine:
         agent = self._parts.config.agent
         return Engine(
             agent.device.id,
             agent.engine.max_batch,
             self._counters,
             self._deliver,
+            ids,
         )
 
     def _new_intake(self) -> Intake:
@@ -273,6 +276,8 @@ class Daemon:
 
     def _deliver(self, outgoing: Outgoing) -> None:
         self._history.add(outgoing)
+        for send in outgoing.sends:
+            self._poison.look(send.ending)
         self._delivery.put(outgoing)
 
     def _is_home_assistant(self, message: Message) -> bool:

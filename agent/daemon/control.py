@@ -84,7 +84,8 @@ class Control:
         message.ack()  # a request is for now: nobody wants it after a crash
         known = message.again and message.id in self._begun
         name = message.topic.removeprefix(self._prefix)
-        if known or message.retained or not NAME.fullmatch(name):
+        broken = message.defect or message.cut
+        if known or broken or message.retained or not NAME.fullmatch(name):
             log.warning("request_ignored", request=name[:64], retained=message.retained)
         elif self._waiting.full():
             log.warning("request_dropped", request=name)

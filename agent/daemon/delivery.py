@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
-from pydantic_core import to_json
 
 from agent.core.errors import Refused, Undelivered
 from agent.core.types import Message, Reason, Result
@@ -24,7 +23,7 @@ from agent.escalation.cases import Escalation
 from agent.inference.engine import Outgoing, Send
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
-from agent.protocol.messages import ending_object
+from agent.protocol.messages import ending_object, ending_payload
 from agent.protocol.publishing import Published, publish_ending
 from agent.telemetry.counters import Counters
 from agent.telemetry.rejected_topics import RejectedTopics
@@ -104,7 +103,7 @@ class Delivery:
         document = partial(ending_object, send.ending)
         original = outgoing.message.payload
         published = await publish_ending(
-            connection, send.topic, to_json(document()), document, original
+            connection, send.topic, ending_payload(send.ending), document, original
         )
         elsewhere = published and published.topic != send.topic
         if elsewhere and isinstance(send.ending, Result):

@@ -31,6 +31,7 @@ from agent.mqtt.connection import Connection, Endpoint
 from agent.mqtt.side_connection import side_connection
 from agent.protocol.homeassistant import status_topic
 from agent.protocol.messages import Topics
+from agent.telemetry.alerts import POISON
 from agent.telemetry.host import UNSYNCHRONIZED, clock_fault, host_vitals
 
 ECHO_S = 5.0
@@ -138,9 +139,10 @@ async def _broker(found: FleetStatus) -> AsyncIterator[Finding]:
         async with side_connection(known, NAME) as aside:
             connection = aside.connection
             yield Finding("ok", "broker", f"{known.url} accepts us")
-            if found.state is not None:
+            heard = [topics.alert(POISON)] + [topics.fleet] * (found.state is not None)
+            for topic in heard:
                 with suppress(Undelivered):
-                    await connection.subscribe([topics.fleet])
+                    await connection.subscribe([topic])
             for subject, topic in _filters(config):
                 yield await _subscribed(connection, subject, topic)
     except Undelivered as error:
@@ -158,9 +160,19 @@ async def _broker(found: FleetStatus) -> AsyncIterator[Finding]:
     )
     # Retained, it came before the subscriptions that followed were granted.
     for message in aside.waiting():
+        if message.topic == topics.alert(POISON) and message.payload:
+            yield Finding("warning", "poison", _detail(message.payload))
         told = _refusal(message.payload) if message.topic == topics.fleet else None
         if told and found.state and told != found.state.reason:
             yield Finding("warning", "fleet", f"the daemon last refused it: {told!r}")
+
+
+def _detail(alert: bytes) -> str:
+    """Return what an alert says."""
+    try:
+        return str(from_json(alert)["detail"])
+    except (ValueError, TypeError, KeyError):  # anybody may publish
+        return "the alert cannot be read"
 
 
 def _refusal(report: bytes) -> str | None:

@@ -9,8 +9,9 @@ Tokenizing and inference run in one worker thread, never in the event loop.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -30,10 +31,12 @@ from agent.core.types import (
 )
 from agent.inference.decide import wants_upstream
 from agent.inference.pipeline import EscalationSpec, Pipeline
+from agent.mqtt.message_ids import IdTable
 from agent.protocol.cases import Case
 from agent.protocol.payload import read
 from agent.telemetry.counters import Counters
 
+MOST_DEATHS = 3  # of the process at one message, which is then not read again
 BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
 
 log = structlog.get_logger()
@@ -88,12 +91,17 @@ class Engine:
         max_batch: int,
         counters: Counters,
         deliver: Callable[[Outgoing], None],
+        ids: IdTable | None = None,
     ) -> None:
-        """`deliver` gets what comes of each message, in order of arrival."""
+        """`deliver` gets what comes of each message, in order of arrival.
+
+        `ids` counts at which messages the process died; None: nothing is counted.
+        """
         self._device = device
         self._max_batch = max_batch
         self._counters = counters
         self._deliver = deliver
+        self._ids = ids
         self._inbox: deque[WorkItem] = deque()
         self._waiting = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -127,20 +135,13 @@ class Engine:
     async def work_once(self) -> None:
         """Wait for messages, take what is there, up to a batch, and answer it."""
         await self._waiting.wait()
-        batch: list[WorkItem] = []
-        size = 0
-        while self._inbox and len(batch) < self._max_batch:
-            size += len(self._inbox[0].message.payload)
-            if batch and size > BATCH_BYTES:
-                break
-            batch.append(self._inbox.popleft())
-        if not self._inbox:
-            self._waiting.clear()
+        batch = self._take()
         self._busy_since = time.monotonic()
         started = time.perf_counter()
-        jobs, unreadable = self._read(batch)
-        loop = asyncio.get_running_loop()
-        decisions = await loop.run_in_executor(self._worker, answer, jobs)
+        with self._at_work(batch):
+            jobs, unreadable = self._read(batch)
+            loop = asyncio.get_running_loop()
+            decisions = await loop.run_in_executor(self._worker, answer, jobs)
         predict_s = time.perf_counter() - started
         answers = iter(zip(jobs, decisions, strict=True))
         for index, order in enumerate(batch):
@@ -163,6 +164,55 @@ class Engine:
             self._deliver(Outgoing(order.message, tuple(sends), tuple(cases)))
         self._busy_since = None
 
+    def _take(self) -> list[WorkItem]:
+        """Return what is worked on together.
+
+        A message at which the process died is worked on alone, so that none is counted
+        for its neighbour.
+        """
+        batch: list[WorkItem] = []
+        size = 0
+        while self._inbox and len(batch) < self._max_batch:
+            message = self._inbox[0].message
+            size += len(message.payload)
+            suspect = self._deaths(message) > 0
+            if batch and (size > BATCH_BYTES or suspect):
+                break
+            batch.append(self._inbox.popleft())
+            if suspect:
+                break
+        if not self._inbox:
+            self._waiting.clear()
+        return batch
+
+    def _deaths(self, message: Message) -> int:
+        return self._ids.deaths(message.mid) if self._ids and message.mid else 0
+
+    @contextmanager
+    def _at_work(self, batch: Sequence[WorkItem]) -> Iterator[None]:
+        """Count a death of the process for each message, until this is over.
+
+        An error of ours ends the process, too. A message that ends as poison keeps its
+        count until it is acknowledged.
+        """
+        if self._ids is None:
+            yield
+            return
+        mids = [order.message.mid for order in batch if order.message.mid]
+        for mid in mids:
+            self._ids.begin(mid)
+        alive = False
+        try:
+            yield
+            alive = True
+        except asyncio.CancelledError:
+            alive = True
+            raise
+        finally:
+            for mid in mids if alive else ():
+                if self._ids.deaths(mid) <= MOST_DEATHS:
+                    self._ids.end(mid)
+
     def _read(
         self, batch: Sequence[WorkItem]
     ) -> tuple[list[TextTask], dict[tuple[int, str], Unreadable]]:
@@ -171,12 +221,21 @@ class Engine:
         for index, order in enumerate(batch):
             for pipeline in order.pipelines:
                 try:
-                    text = read(order.message, pipeline.reader)
+                    text = self._text(order.message, pipeline)
                 except Unreadable as why:
-                    unreadable[index, pipeline.name] = why
+                    # A new one: the old one holds frames, and they the message, in a
+                    # cycle that only Python's collector would free.
+                    copy = Unreadable(why.reason, why.detail)
+                    unreadable[index, pipeline.name] = copy
                 else:
                     jobs.append(TextTask(pipeline, text))
         return jobs, unreadable
+
+    def _text(self, message: Message, pipeline: Pipeline) -> Text:
+        deaths = self._deaths(message) - 1  # this work is not over
+        if deaths >= MOST_DEATHS:
+            raise Unreadable(Reason.POISON, f"the process died {deaths} times at it")
+        return read(message, pipeline.reader)
 
     def _dead_letter(
         self, message: Message, pipeline: Pipeline, why: Unreadable

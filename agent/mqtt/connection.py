@@ -534,6 +534,7 @@ class Connection:
             again=incoming.again,
             cut=incoming.cut,
             defect=incoming.defect,
+            mid=incoming.mid,
         )
         if incoming.qos:
             self._unacked[incoming.mid] = False

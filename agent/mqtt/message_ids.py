@@ -6,6 +6,9 @@ the 65,535 identifiers, the id we made and a hash of the message. It is a shared
 map: the kernel keeps it when the process dies, and nothing is synced, so that an SD
 card sees at most a page now and then (none if the file lies in a RuntimeDirectory).
 After a power cut the table may be gone; then a redelivery gets a new id.
+
+Behind the ids the table counts, for each of them, how often the process died while the
+message was worked on. A message that ends the process comes again with the next one.
 """
 
 import errno
@@ -23,9 +26,11 @@ from agent.core.quarantine import without
 
 SLOT = struct.Struct("<8s16sd")  # hash, id, acknowledged at (Unix time; 0: not)
 SLOTS = 65_536
+DEATHS = SLOTS * SLOT.size  # where the counts begin, one byte each
 # What is in the place of the file cannot be the table.
 DAMAGE = {errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}
 ID_LIMIT = 256
+MOST_DEATHS = 255
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -59,7 +64,7 @@ class IdTable:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lost_ack_s = lost_ack_s
         self.damage = ""
-        size = SLOTS * SLOT.size
+        size = DEATHS + SLOTS
         try:
             descriptor = _open(path)
         except OSError as error:
@@ -68,8 +73,10 @@ class IdTable:
             self.damage = without(path, f"{path}: {error.strerror}")
             descriptor = _open(path)
         try:
-            if os.fstat(descriptor).st_size != size:
-                os.ftruncate(descriptor, 0)
+            before = os.fstat(descriptor).st_size
+            if before != size:
+                if before != DEATHS:  # 0.x counted nothing, and its ids are good
+                    os.ftruncate(descriptor, 0)
                 os.ftruncate(descriptor, size)
                 # A sparse page without room on the disk would be fatal (SIGBUS) later.
                 os.posix_fallocate(descriptor, 0, size)
@@ -100,14 +107,30 @@ class IdTable:
         unacked = acked_at == 0 or self._may_be_lost(acked_at)
         if redelivered and known == digest and unacked:
             return ulid_text(ulid)
+        # A broker may send a message again and not say so: the count stays with it.
+        if known != digest or not unacked:
+            self._map[DEATHS + mid] = 0
         fresh = new_ulid()
         SLOT.pack_into(self._map, mid * SLOT.size, digest, fresh, 0.0)
         return ulid_text(fresh)
+
+    def deaths(self, mid: int) -> int:
+        """Return how often the process died at work on the message `mid`."""
+        return self._map[DEATHS + mid]
+
+    def begin(self, mid: int) -> None:
+        """Note that work on `mid` begins: if no `end` follows, the process died."""
+        self._map[DEATHS + mid] = min(self._map[DEATHS + mid] + 1, MOST_DEATHS)
+
+    def end(self, mid: int) -> None:
+        """Note that work on `mid` is over, and the process is there."""
+        self._map[DEATHS + mid] = 0
 
     def acknowledged(self, mid: int) -> None:
         """Note that we acknowledged `mid`; its id soon is nobody's."""
         known, ulid, _ = SLOT.unpack_from(self._map, mid * SLOT.size)
         SLOT.pack_into(self._map, mid * SLOT.size, known, ulid, time.time())
+        self.end(mid)
 
     def connection_ended(self) -> None:
         """Note when; no packet has identifier 0, so its slot is free for it."""

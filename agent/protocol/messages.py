@@ -72,6 +72,19 @@ def iso(moment: datetime) -> str:
     return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
+def ending_payload(ending: Result | DeadLetter) -> bytes:
+    """Encode a result or a dead letter as the JSON object that consumers rely on.
+
+    The original may have megabytes, so it is not copied more often than it must.
+    """
+    if isinstance(ending, Result):
+        return result_payload(ending)
+    around = to_json(_letter(ending, ""))
+    # Inside a JSON string this cannot stand: its quotes would be escaped.
+    head, mark, tail = around.partition(b'"payload":"')
+    return b"".join([head, mark, base64.b64encode(ending.payload), tail])
+
+
 def ending_object(ending: Result | DeadLetter) -> dict[str, Any]:
     """Return a result or a dead letter as the object that consumers rely on."""
     if isinstance(ending, DeadLetter):
@@ -155,6 +168,10 @@ def dead_letter_object(letter: DeadLetter) -> dict[str, Any]:
 
     The original is not hashed where we have only a part of it.
     """
+    return _letter(letter, base64.b64encode(letter.payload).decode("ascii"))
+
+
+def _letter(letter: DeadLetter, payload: str) -> dict[str, Any]:
     cut = len(letter.payload) < letter.size
     digest = None if cut else hashlib.sha256(letter.payload).hexdigest()
     return {
@@ -165,7 +182,7 @@ def dead_letter_object(letter: DeadLetter) -> dict[str, Any]:
         "topic": letter.topic,
         "reason": letter.reason.value,
         "detail": letter.detail[:LONGEST_DETAIL],
-        "payload": base64.b64encode(letter.payload).decode("ascii"),
+        "payload": payload,
         "truncated": cut,
         "bytes": letter.size,
         "sha256": digest,

@@ -47,6 +47,7 @@ async def publish_ending(
     try:
         return Published(topic, await connection.publish(topic, payload))
     except TooLarge as error:
+        del payload  # megabytes, maybe, and the document has as many
         whole, room = document(), error.room
         log.warning("too_large", id=whole["id"][:256], topic=topic, why=str(error))
     if "status" in whole:
@@ -56,11 +57,14 @@ async def publish_ending(
         if not whole["final"]:
             return None
         whole = letter_of(whole, original)
-    topic = Topics(whole["device"]).dead_letter(whole["pipeline"])
-    try:
-        return Published(topic, await connection.publish(topic, to_json(whole)))
-    except TooLarge as error:
-        letter = shortened_letter(whole, error.room)
+    place = Topics(whole["device"]).dead_letter(whole["pipeline"])
+    if topic != place:
+        topic = place
+        try:
+            return Published(topic, await connection.publish(topic, to_json(whole)))
+        except TooLarge as error:
+            room = error.room
+    letter = shortened_letter(whole, room)
     return Published(topic, await connection.publish(topic, letter))
 
 

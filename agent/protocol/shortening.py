@@ -49,13 +49,12 @@ def shortened_letter(letter: Mapping[str, Any], room: int) -> bytes:
     The original gives way first, then the topic it came by. An id of 256 characters
     and all names fit into `agent.mqtt.connection.LEAST_PACKET`.
     """
-    cut = {**letter, "truncated": True}
-    excess = len(to_json(cut)) - room
-    keep = max(0, len(letter["payload"]) - max(0, excess))
-    cut["payload"] = letter["payload"][: keep // 4 * 4]  # base64: 4 letters, 3 bytes
-    excess = len(to_json(cut)) - room
-    if excess <= 0:
-        return to_json(cut)
+    cut = {**letter, "truncated": True, "payload": ""}
+    fits = max(0, room - len(to_json(cut))) // 4 * 4  # base64: 4 letters, 3 bytes
+    cut["payload"] = letter["payload"][:fits]
+    payload = to_json(cut)
+    if len(payload) <= room:
+        return payload
     cut |= {"detail": "", "topic_truncated": True}
     return to_json(cut | {"topic": _cut(letter["topic"], room, cut | {"topic": ""})})
 

@@ -12,12 +12,13 @@ from agent.protocol.publishing import publish_object
 
 # All there are. A retained one may be left from a process that was killed: what is not
 # active is cleared at the first connection.
+POISON = "poison"
 STATE_DAMAGED = "state_damaged"
 STOLEN = "id_taken_over"  # but this one only after a while in peace
 NAMES = (
     *("outbox_full", "outbox_filling", "outbox_damaged", "upstream_gone"),
     *("reload_refused", "calibration_mismatch", "clock_wrong", "disk_low"),
-    *("input_stalled", "result_refused", STATE_DAMAGED, STOLEN),
+    *("input_stalled", "result_refused", POISON, STATE_DAMAGED, STOLEN),
 )
 
 log = structlog.get_logger()

@@ -1,18 +1,33 @@
 """The engine: one parcel for each message, in order, whatever the model does."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import gc
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from agent.core.types import Guarantee, Message, RawPrediction, Task, Text, Tier
+from agent.core.types import (
+    Decision,
+    Guarantee,
+    Message,
+    RawPrediction,
+    Task,
+    Text,
+    Tier,
+)
+from agent.inference import engine as engine_module
 from agent.inference.bundle import Bundle, Stage
 from agent.inference.calibration import Logistic, TierCalibration
 from agent.inference.decide import Policy
 from agent.inference.engine import Engine, Outgoing, TextTask, WorkItem, answer
 from agent.inference.pipeline import Pipeline
+from agent.mqtt.message_ids import IdTable
 from agent.protocol.messages import ending_object
 from agent.protocol.payload import Reader
 from agent.telemetry.counters import Counters
@@ -223,3 +238,118 @@ async def test_busy(bench: Bench, bundle: Bundle) -> None:
     bench.engine.put(WorkItem(message(b"hello"), (road(bundle),)))
     await bench.engine.work_once()
     assert bench.engine.busy_s() == 0.0
+
+
+class Died(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> Iterator[IdTable]:
+    """Return a table of ids and deaths."""
+    with IdTable(tmp_path / "ids") as table:
+        yield table
+
+
+@dataclass
+class Deadly:
+    """A model that ends the process at some texts."""
+
+    asked: list[list[str]] = field(default_factory=list)
+
+    def predict(self, texts: Sequence[str], _earlier: object) -> list[RawPrediction]:
+        """Answer, or die."""
+        self.asked.append(list(texts))
+        if "die" in texts:
+            raise Died
+        return [RawPrediction(text, label_evidence=(2.0,)) for text in texts]
+
+
+def answer_or_die(jobs: Sequence[TextTask]) -> list[Decision]:
+    """Answer as the engine does, but let nobody survive what ends the process."""
+    if not jobs:
+        return []
+    return jobs[0].pipeline.answer([job.text.text for job in jobs])
+
+
+async def lives(
+    ids: IdTable, bundle: Bundle, model: Deadly, payloads: Sequence[bytes]
+) -> tuple[list[dict[str, Any]], bool]:
+    """Let a process live until it dies or has answered all; return its answers."""
+    outgoings: list[Outgoing] = []
+    engine = Engine("pi", 8, Counters(), outgoings.append, ids)
+    pipeline = road(asking(bundle, model))
+    for mid, payload in enumerate(payloads, 1):
+        ids.name(mid, redelivered=True, topic="t", payload=payload)
+        told = replace(message(payload, mid), mid=mid)
+        engine.put(WorkItem(told, (pipeline,)))
+    try:
+        while len(outgoings) < len(payloads):
+            await engine.work_once()
+    except Died:
+        return Bench(engine, outgoings, Counters()).results(), False
+    finally:
+        engine._worker.shutdown()
+    return Bench(engine, outgoings, Counters()).results(), True
+
+
+async def test_a_message_that_ends_the_process_ends_as_poison(
+    ids: IdTable, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After three deaths it is read no more; its neighbours are not counted for it.
+
+    From the second on it is worked on alone, and what stands before it is answered.
+    """
+    monkeypatch.setattr(engine_module, "answer", answer_or_die)
+    payloads = [b"a", b"die", b"c"]
+    model = Deadly()
+    for _ in range(3):
+        found, alive = await lives(ids, bundle, model, payloads)
+        assert not alive
+    alone = [["a"], ["die"]]
+    assert model.asked == [["a", "die", "c"], *alone, *alone]
+    found, alive = await lives(ids, bundle, model, payloads)
+    assert alive
+    assert [each.get("label") for each in found] == ["a", None, "c"]
+    assert (found[1]["reason"], found[1]["bytes"]) == ("poison", 3)
+    assert "3 times" in found[1]["detail"]
+    again, alive = await lives(ids, bundle, model, payloads)  # until it is acknowledged
+    assert again[1]["reason"] == "poison"
+    ids.acknowledged(2)
+    assert not (await lives(ids, bundle, model, payloads))[1]
+
+
+async def test_a_stop_is_no_death(ids: IdTable, bundle: Bundle) -> None:
+    """What is cut off by an orderly end is worked on again as if nothing had been."""
+    there = threading.Event()
+    go_on = threading.Event()
+
+    class Slow(Deadly):
+        def predict(self, texts: Sequence[str], earlier: object) -> list[RawPrediction]:
+            """Wait."""
+            there.set()
+            go_on.wait(10)
+            return super().predict(texts, earlier)
+
+    working = asyncio.ensure_future(lives(ids, bundle, Slow(), [b"a"]))
+    await asyncio.to_thread(there.wait)
+    assert ids.deaths(1) == 1
+    working.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert ids.deaths(1) == 0
+
+
+async def test_nothing_holds_on_to_a_message(bench: Bench, bundle: Bundle) -> None:
+    """What was unreadable, megabytes maybe, is free at once, not some time later."""
+    payload = bytes(range(128, 256))
+    before = sys.getrefcount(payload)
+    gc.disable()
+    try:
+        bench.engine.put(WorkItem(message(payload), (road(bundle),)))
+        await bench.engine.work_once()
+        bench.outgoings.clear()
+        assert sys.getrefcount(payload) == before
+    finally:
+        gc.enable()

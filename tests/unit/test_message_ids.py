@@ -130,7 +130,7 @@ def test_broken_table(tmp_path: Path, size: int) -> None:
         id_ = first(table, 65_535)
         assert again(table, 65_535) == id_
         assert again(table, 1) != again(table, 2)
-    assert path.stat().st_size == SLOTS * SLOT.size
+    assert path.stat().st_size == SLOTS * (SLOT.size + 1)
 
 
 def test_table_is_private(tmp_path: Path) -> None:
@@ -165,3 +165,54 @@ def test_new_ulid() -> None:
     made = {ulid_text(new_ulid()) for _ in range(100)}
     assert len(made) == 100
     assert all(re.fullmatch("[0-7][0-9A-HJKMNP-TV-Z]{25}", ulid) for ulid in made)
+
+
+def test_deaths_are_counted_over_processes(tmp_path: Path) -> None:
+    """Work that began and did not end is a death, and stays with its message."""
+    for deaths in range(4):
+        with IdTable(tmp_path / "ids") as table:
+            (again if deaths else first)(table, 7)
+            assert table.deaths(7) == deaths
+            assert table.deaths(8) == 0
+            table.begin(7)
+    with IdTable(tmp_path / "ids") as table:
+        again(table, 7)
+        table.end(7)
+        assert table.deaths(7) == 0
+
+
+def test_a_count_belongs_to_one_message(table: IdTable) -> None:
+    """Another message with its identifier starts from none, as after its end.
+
+    A broker that does not mark redeliveries does not hide a death.
+    """
+    first(table, 9, b"a")
+    table.begin(9)
+    first(table, 9, b"a")
+    assert table.deaths(9) == 1
+    first(table, 9, b"b")
+    assert table.deaths(9) == 0
+    table.begin(9)
+    table.acknowledged(9)
+    assert table.deaths(9) == 0
+
+
+def test_a_count_has_room(table: IdTable) -> None:
+    """Thousands of deaths are as good as 255."""
+    first(table, 5)
+    for _ in range(1000):
+        table.begin(5)
+    assert table.deaths(5) == 255
+
+
+def test_a_table_of_before_is_taken_over(tmp_path: Path) -> None:
+    """One that had no counts keeps its ids: a redelivery has that of its first time."""
+    path = tmp_path / "ids"
+    with IdTable(path) as table:
+        id_ = first(table, 65_535)
+    with path.open("r+b") as file:
+        file.truncate(SLOTS * SLOT.size)
+    with IdTable(path) as table:
+        assert again(table, 65_535) == id_
+        table.begin(65_535)
+        assert table.deaths(65_535) == 1

@@ -22,7 +22,13 @@ from agent.core.types import (
     Timing,
     Unresolved,
 )
-from agent.protocol.messages import Topics, dead_letter_object, iso, result_payload
+from agent.protocol.messages import (
+    Topics,
+    dead_letter_object,
+    ending_payload,
+    iso,
+    result_payload,
+)
 from harness.tiny import unread
 
 GUESS = Prediction(
@@ -146,11 +152,13 @@ def test_dead_letter(payload: bytes, cut: int) -> None:
     What is not whole has no hash that could be compared.
     """
     size = len(payload) + cut
-    letter = dead_letter_object(unread(payload, detail="x" * 1000, size=size))
+    made = unread(payload, 'a","payload":"b', detail="x" * 1000, size=size)
+    letter = dead_letter_object(made)
+    assert json.loads(ending_payload(made)) == letter
     assert base64.b64decode(letter.pop("payload")) == payload
     assert letter == {
         "v": 1,
-        "id": "m",
+        "id": 'a","payload":"b',
         "device": "pi",
         "pipeline": "home",
         "topic": "home/kitchen/utterance",
