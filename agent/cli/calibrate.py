@@ -5,7 +5,16 @@ from pathlib import Path
 
 import click
 
-from agent.cli.options import CONFIG, FILE, JSON, OWN, running
+from agent.cli.options import (
+    CONFIG,
+    FILE,
+    JSON,
+    LABEL_COLUMN,
+    OWN,
+    TEXT_COLUMN,
+    running,
+    warn_of_unknown,
+)
 from agent.core.errors import ConfigError
 
 
@@ -15,6 +24,8 @@ from agent.core.errors import ConfigError
 @CONFIG
 @OWN
 @JSON
+@TEXT_COLUMN
+@LABEL_COLUMN
 @click.option(
     "--out",
     type=FILE,
@@ -26,13 +37,15 @@ def calibrate(
     data: Path,
     config: Path | None,
     out: Path | None,
+    text_column: str | None,
+    label_column: str | None,
     *,
     own: bool,
     as_json: bool,
 ) -> None:
     """Recalibrate PIPELINE on this device with your own labelled DATA.
 
-    DATA is JSON Lines as for `eval`: some hundred texts as they arrive here, with true
+    DATA is as for `eval`: some hundred texts as they arrive here, with true
     labels and spans. A line without one of these says nothing about it. Three in ten
     fit the scores, seven certify the thresholds. Texts with a label that the bundle
     does not have (such as "oos") are out of scope, and any answer to them is wrong. The
@@ -40,15 +53,14 @@ def calibrate(
     calibration.
     """
     from agent.evaluation import recalibrate
-    from agent.evaluation.examples import read_examples
+    from agent.evaluation.examples import Columns, read_examples
 
-    examples = read_examples(data)
+    examples = read_examples(data, Columns(text_column, label_column))
     loaded = running(config, pipeline, own=own)
     place = out or loaded.calibration_file(pipeline)
     if not place.parent.is_dir():  # better said before the work than after it
         raise ConfigError(f"{place}: no such folder")
-    for label, count in recalibrate.unknown_labels(loaded, pipeline, examples).items():
-        click.echo(f"{count} texts are {label!r}: out of scope", err=True)
+    warn_of_unknown(loaded, pipeline, examples)
     for key in recalibrate.missing_truth(loaded, pipeline, examples).values():
         click.echo(
             f"no line has {key!r}: what is certified leaves that out, and its scores "

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.options import LABEL_COLUMN, TEXT_COLUMN
 from agent.core.errors import ConfigError
 from agent.core.interpreter import pip_install
 
@@ -22,7 +23,9 @@ from agent.core.interpreter import pip_install
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the bundle, default models/<name>; of a trunk's bundles, models.",
 )
-@click.option("--name", help="Of the pipeline made from a .jsonl file.")
+@click.option("--name", help="Of the pipeline made from labelled lines.")
+@TEXT_COLUMN
+@LABEL_COLUMN
 @click.option("--seed", type=int, help="Instead of the recipe's.")
 @click.option("--epochs", type=int, help="Instead of the recipe's.")
 def train(
@@ -30,12 +33,15 @@ def train(
     data: Path,
     out: Path | None,
     name: str | None,
+    text_column: str | None,
+    label_column: str | None,
     seed: int | None,
     epochs: int | None,
 ) -> None:
     """Train, quantise and calibrate the bundle of RECIPE (workshop, not on a device).
 
-    RECIPE is the name of a shipped one, a TOML file, or your own labelled texts.
+    RECIPE is the name of a shipped one, a TOML file, or your own labelled
+    texts (.jsonl, .csv, .tsv).
 
     \b
       slm-agent train maintenance --data DIR a shipped recipe; DIR has maintie/...
@@ -45,20 +51,22 @@ def train(
                                              some hundred labelled lines: a bundle, a
                                              pipeline and an agent.toml in desk/
 
-    Data is JSON Lines in the format of `eval`. An interrupted run goes on where it was.
+    Data is in the format of `eval`. An interrupted run goes on where it was.
     """  # noqa: D301  \b is click's mark of a paragraph to leave as it is
     try:
         import torch as _  # noqa: F401
 
+        from agent.evaluation.examples import DELIMITERS, Columns
         from agent.workshop import command
     except ImportError as error:
         raise ConfigError(
             f"the workshop is missing ({error.name}): {pip_install('workshop')}"
         ) from error
-    if recipe.endswith(".jsonl"):
+    if Path(recipe).suffix.lower() in {".jsonl", *DELIMITERS}:
         if not (name and out):
             raise ConfigError(f"{recipe}: give --name and --out, too")
-        folder = command.build_own(Path(recipe), name, out)
+        columns = Columns(text_column, label_column)
+        folder = command.build_own(Path(recipe), name, out, columns)
         click.echo(f"{folder}: done; try slm-agent check --config {folder}/agent.toml")
         return
     folder = command.build(recipe, data, out, seed, epochs)

@@ -27,6 +27,18 @@ def _is_pattern(pattern: str) -> str:
     return pattern
 
 
+def _is_path(path: str) -> str:
+    """Refuse what is meant for elements of a list: no message could be read."""
+    if path and not all(path.split(".")):
+        raise ValueError("reads a.b.c: names of keys with a dot between them")
+    if any(mark in path for mark in ("[", "]", "*")):
+        raise ValueError(
+            "reads a.b.c: names of keys with a dot between them; a list has no names, "
+            "so no text in it can be reached"
+        )
+    return path
+
+
 def _is_checked(kind: str) -> str:
     if kind and kind not in set(CheckedKind):
         raise ValueError(f"is none of {', '.join(CheckedKind)}")
@@ -38,9 +50,9 @@ class Input(Section):
 
     topics: list[Annotated[str, AfterValidator(checked_filter)]] = Field(min_length=1)
     """Topic filters; `$share/<group>/...` shares the load with other agents."""
-    text: str = ""
+    text: Annotated[str, AfterValidator(_is_path)] = ""
     """Path of the text in a JSON payload, "a.b.c"; empty: the whole payload."""
-    id: str = ""
+    id: Annotated[str, AfterValidator(_is_path)] = ""
     """Path of the producer's message id in a JSON payload; empty: none."""
     encoding: Annotated[str, AfterValidator(_is_encoding)] = "utf-8"
     """Encoding of payloads, where the content type of MQTT 5 names no other."""

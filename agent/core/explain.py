@@ -84,12 +84,13 @@ def _tag(details: ErrorDetails) -> str:
     return str(details.get("ctx", {}).get("tag", ""))
 
 
-def first(error: ValidationError) -> str:
+def first(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """Return one line about the first error, without the value: it may be personal."""
     details = error.errors(include_url=False)[0]
     keys = (*(str(part) for part in details["loc"]), *_discriminator(details))
     if details["type"] == "extra_forbidden":
-        return _sentence(keys, "unknown key")
+        words = _unknown(key_path(model, details["loc"])) if model else "unknown key"
+        return _sentence(keys, words)
     if details["type"] in OBJECTS:
         return _sentence(keys, "must be an object")
     return _sentence(keys, _words(details))

@@ -12,6 +12,14 @@ from agent.core.files import read_bytes
 Record = TypeVar("Record", bound=BaseModel)
 
 
+def read_text(path: Path) -> str:
+    """Return a file's text, without a byte-order mark; raises ConfigError."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is no text in UTF-8: {error.reason}") from error
+
+
 def read_lines(path: Path, what: str) -> list[tuple[int, str]]:
     """Return the lines that are not blank, each with its number, from 1.
 
@@ -19,10 +27,7 @@ def read_lines(path: Path, what: str) -> list[tuple[int, str]]:
     feed ends a line, because JSON strings may hold Unicode's other separators. Raises
     ConfigError if the file cannot be read as UTF-8, or has no lines.
     """
-    try:
-        lines = read_bytes(path).decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is no text in UTF-8: {error.reason}") from error
+    lines = read_text(path).split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise ConfigError(f"{path}: no {what}")
@@ -40,5 +45,5 @@ def read_records(path: Path, model: type[Record], what: str) -> list[Record]:
         try:
             records.append(model.model_validate_json(line))
         except ValidationError as error:
-            raise ConfigError(f"{path}:{number}: {first(error)}") from error
+            raise ConfigError(f"{path}:{number}: {first(error, model)}") from error
     return records

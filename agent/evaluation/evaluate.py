@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from agent.core.errors import Unreadable
 from agent.core.types import Decision, Unresolved
 from agent.evaluation.examples import Example
+from agent.evaluation.intervals import intervals
 from agent.evaluation.scoring import ScoredAnswer, scoreboard
 from agent.inference.decide import confidence
 from agent.inference.pipeline import Pipeline
@@ -35,13 +36,24 @@ def timed(pipeline: Pipeline, text: str) -> tuple[Decision, float]:
     return decision, (time.perf_counter() - started) * 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The figures of `eval --json`, and the answer to each example, in order.
+
+    Shares are from 0 to 1, times in milliseconds.
+    """
+
+    figures: dict[str, Any]
+    answers: tuple[ScoredAnswer, ...]
+    labels: frozenset[str]  # of the bundle
+
+
 def evaluate(
     pipeline: Pipeline, examples: Sequence[Example], progress: Callable[[], None]
-) -> tuple[dict[str, Any], list[Decision]]:
-    """Return the figures of `eval --json`, and the decision about each example.
+) -> Evaluation:
+    """Ask a pipeline about each example; `progress` is called after each.
 
-    `progress` is called after each example. Shares are from 0 to 1, times in
-    milliseconds. Raises what the models raise.
+    Raises what the models raise.
     """
     for example in examples[:WARM_UP]:
         answer(pipeline, example.text)
@@ -52,7 +64,8 @@ def evaluate(
         times.append(ms)
         answers.append(ScoredAnswer(example, decision, _confidence(pipeline, decision)))
         progress()
-    figures = asdict(scoreboard(answers, frozenset(pipeline.bundle.manifest.labels)))
+    labels = frozenset(pipeline.bundle.manifest.labels)
+    figures = asdict(scoreboard(answers, labels))
     p50, p99 = percentiles(times)
     figures |= {
         "pipeline": pipeline.name,
@@ -65,10 +78,14 @@ def evaluate(
         key: round(value, 4) if isinstance(value, float) else value
         for key, value in figures.items()
     }
-    return rounded, [a.decision for a in answers]
+    rounded["intervals"] = {
+        name: [round(end, 4) for end in interval]
+        for name, interval in intervals(answers, labels).items()
+    }
+    return Evaluation(rounded, tuple(answers), labels)
 
 
-def prediction_line(decision: Decision) -> dict[str, Any]:
+def prediction_line(example: Example, decision: Decision) -> dict[str, Any]:
     """Return a decision as the object of a line of `--predictions`."""
     answer = decision_object(decision)
     spans = [
@@ -76,7 +93,13 @@ def prediction_line(decision: Decision) -> dict[str, Any]:
         for entity in answer["entities"]
     ]
     kept = {key: answer[key] for key in ("status", "by", "label", "score")}
-    return {**kept, "spans": spans, "reason": answer["reason"]}
+    return {
+        **kept,
+        "spans": spans,
+        "reason": answer["reason"],
+        "text": example.text,
+        "gold": example.model_dump(mode="json", include={"label", "spans"}),
+    }
 
 
 def _confidence(pipeline: Pipeline, decision: Decision) -> float:

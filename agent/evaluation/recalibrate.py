@@ -4,7 +4,6 @@ It runs on the device, with the model and runtime that answer there, and does no
 the workshop.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -77,15 +76,6 @@ def missing_truth(
     if manifest.entities and all(example.spans is None for example in examples):
         missing[Guarantee.ENTITIES] = "spans"
     return missing
-
-
-def unknown_labels(
-    config: Config, name: str, examples: Sequence[Example]
-) -> dict[str, int]:
-    """Count the examples of each label that the bundle does not have: out of scope."""
-    own = set(read_manifest(config.bundle_dir(name)).labels)
-    labels = (example.label for example in examples if example.label is not None)
-    return dict(Counter(label for label in labels if label not in own))
 
 
 def write(made: Calibration, path: Path) -> None:

@@ -68,11 +68,11 @@ def scoreboard(answers: Sequence[ScoredAnswer], labels: frozenset[str]) -> Score
     """
     resolved = [a for a in answers if isinstance(a.decision, Resolved)]
     labelled = [a for a in answers if a.example.label is not None]
-    rights = [_label_right(a, labels) for a in labelled]
-    marked = _marked(answers)
-    judged = labelled or marked
+    rights = [label_right(a, labels) for a in labelled]
+    with_spans = marked(answers)
+    judged = labelled or with_spans
     errors = [
-        not (_label_right(a, labels) if labelled else _spans_right(a)) for a in judged
+        not (label_right(a, labels) if labelled else spans_right(a)) for a in judged
     ]
     claims = [
         (a.decision.prediction.score, a.decision.prediction.label == a.example.label)
@@ -81,8 +81,8 @@ def scoreboard(answers: Sequence[ScoredAnswer], labels: frozenset[str]) -> Score
     ]
     entity_claims = [
         (entity.score, place(entity) in {place(s) for s in a.example.marked})
-        for a in marked
-        for entity in _entities(a)
+        for a in with_spans
+        for entity in predicted_entities(a)
         if entity.score is not None
     ]
     inside = [a for a in labelled if a.example.label in labels]
@@ -94,7 +94,7 @@ def scoreboard(answers: Sequence[ScoredAnswer], labels: frozenset[str]) -> Score
         span_f1=span_f1(answers),
         coverage=len(resolved) / len(answers) if answers else 0.0,
         resolved_accuracy=_mean(
-            [_label_right(a, labels) for a in resolved if a.example.label is not None]
+            [label_right(a, labels) for a in resolved if a.example.label is not None]
         ),
         resolved_span_f1=span_f1(resolved),
         aurc=aurc([a.confidence for a in judged], errors),
@@ -106,9 +106,9 @@ def scoreboard(answers: Sequence[ScoredAnswer], labels: frozenset[str]) -> Score
                 for a in answers
             )
         ),
-        in_scope_accuracy=_mean([_label_right(a, labels) for a in inside]),
+        in_scope_accuracy=_mean([label_right(a, labels) for a in inside]),
         in_scope_coverage=_mean([isinstance(a.decision, Resolved) for a in inside]),
-        out_of_scope_kept=_mean([_label_right(a, labels) for a in outside]),
+        out_of_scope_kept=_mean([label_right(a, labels) for a in outside]),
         span_f2=span_f2(answers),
         missed=missed,
         hit=hit,
@@ -117,12 +117,16 @@ def scoreboard(answers: Sequence[ScoredAnswer], labels: frozenset[str]) -> Score
 
 def span_f1(answers: Sequence[ScoredAnswer]) -> float | None:
     """Return the micro F1 of entities: exact boundaries and label; None without any."""
-    true = predicted = hits = 0
-    for wanted, got in _places(answers):
-        true += len(wanted)
-        predicted += len(got)
-        hits += len(wanted & got)
+    counts = span_counts(answers)
+    true, predicted, hits = (sum(count[n] for count in counts) for n in range(3))
     return 2 * hits / (true + predicted) if true else None
+
+
+def span_counts(answers: Sequence[ScoredAnswer]) -> list[tuple[int, int, int]]:
+    """Return of each text with known spans: true entities, predicted ones, and hits."""
+    return [
+        (len(wanted), len(got), len(wanted & got)) for wanted, got in _places(answers)
+    ]
 
 
 def span_f2(answers: Sequence[ScoredAnswer]) -> float | None:
@@ -147,10 +151,10 @@ def span_f2(answers: Sequence[ScoredAnswer]) -> float | None:
 
 def _places(answers: Sequence[ScoredAnswer]) -> Iterator[tuple[set[Place], set[Place]]]:
     """Yield the true and the predicted entities of each text with known spans."""
-    for answer in _marked(answers):
+    for answer in marked(answers):
         yield (
             {place(span) for span in answer.example.marked},
-            {place(entity) for entity in _entities(answer)},
+            {place(entity) for entity in predicted_entities(answer)},
         )
 
 
@@ -167,10 +171,10 @@ def characters(answers: Sequence[ScoredAnswer]) -> tuple[float | None, float | N
     characters that were.
     """
     true = missed = others = hit = 0
-    for answer in _marked(answers):
+    for answer in marked(answers):
         wanted, got = (
             {position for span in spans for position in range(span.start, span.end)}
-            for spans in (answer.example.marked, _entities(answer))
+            for spans in (answer.example.marked, predicted_entities(answer))
         )
         true += len(wanted)
         missed += len(wanted - got)
@@ -218,26 +222,29 @@ def place(span: Entity | Span) -> Place:
     return span.start, span.end, span.label
 
 
-def _marked(answers: Sequence[ScoredAnswer]) -> list[ScoredAnswer]:
+def marked(answers: Sequence[ScoredAnswer]) -> list[ScoredAnswer]:
     """Return the answers to texts whose entities are known."""
     return [answer for answer in answers if answer.example.spans is not None]
 
 
-def _entities(answer: ScoredAnswer) -> tuple[Entity, ...]:
+def predicted_entities(answer: ScoredAnswer) -> tuple[Entity, ...]:
+    """Return the entities of an answer; none where it has no prediction."""
     prediction = answer.decision.prediction
     return prediction.entities if prediction else ()
 
 
-def _label_right(answer: ScoredAnswer, labels: frozenset[str]) -> bool:
+def label_right(answer: ScoredAnswer, labels: frozenset[str]) -> bool:
+    """Tell whether the label is right, or a text out of scope was left unresolved."""
     if answer.example.label not in labels:
         return not isinstance(answer.decision, Resolved)
     prediction = answer.decision.prediction
     return prediction is not None and prediction.label == answer.example.label
 
 
-def _spans_right(answer: ScoredAnswer) -> bool:
+def spans_right(answer: ScoredAnswer) -> bool:
+    """Tell whether the entities are the true ones, and no others."""
     wanted = {place(span) for span in answer.example.marked}
-    return wanted == {place(entity) for entity in _entities(answer)}
+    return wanted == {place(entity) for entity in predicted_entities(answer)}
 
 
 def _mean(values: Sequence[bool]) -> float | None:

@@ -15,6 +15,7 @@ from rich.progress import (
 )
 
 from agent.core.errors import ConfigError
+from agent.evaluation.examples import Columns
 from agent.workshop.data.recipe import (
     Recipe,
     TrunkRecipe,
@@ -77,11 +78,13 @@ def _build_trunk(recipe: TrunkRecipe, path: Path, data: Path, out: Path) -> Path
     return out / recipe.about.name
 
 
-def build_own(lines: Path, name: str, out: Path) -> Path:
+def build_own(
+    lines: Path, name: str, out: Path, columns: Columns | None = None
+) -> Path:
     """Make a whole pipeline of labelled lines (agent/workshop/own.py)."""
     from agent.workshop.own import own_pipeline
 
-    own = _shown(lambda report: own_pipeline(lines, name, out, report, _tell))
+    own = _shown(lambda report: own_pipeline(lines, name, out, report, _tell, columns))
     for line in own.lines():
         _tell(line)
     return own.folder

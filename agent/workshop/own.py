@@ -21,7 +21,7 @@ from agent.config.pipeline_file import PipelineFile
 from agent.core.errors import ConfigError
 from agent.core.types import Decision, Guarantee, Resolved
 from agent.evaluation.evaluate import evaluate
-from agent.evaluation.examples import Example
+from agent.evaluation.examples import Columns, Example
 from agent.evaluation.fitting import places
 from agent.inference.bundle import CALIBRATION, read_calibration
 from agent.inference.decide import confidence
@@ -188,7 +188,12 @@ class Own:
 
 
 def own_pipeline(
-    lines: Path, name: str, out: Path, report: Report, warn: Warn = lambda _: None
+    lines: Path,
+    name: str,
+    out: Path,
+    report: Report,
+    warn: Warn = lambda _: None,
+    columns: Columns | None = None,
 ) -> Own:
     """Make the folder `out` from labelled lines; raises ConfigError.
 
@@ -200,7 +205,7 @@ def own_pipeline(
     for made in (out / "agent.toml", out / "pipelines" / f"{name}.toml"):
         if made.exists():
             raise ConfigError(f"{made}: is there already; name another folder")
-    examples = read_lines(lines)
+    examples = read_lines(lines, columns)
     warn_of_repeats(examples, lines, warn)
     taught, held = split(examples)
     taught = once(taught)  # the others stay as frequent as on a device
@@ -294,7 +299,8 @@ def _finished(
         done += 1
         report("validating", done, len(held), "")
 
-    figures, decisions = evaluate(pipeline, held, progress)
+    scored = evaluate(pipeline, held, progress)
+    decisions = [answer.decision for answer in scored.answers]
     shown = _cases(held, decisions, kind, guarantee)
     if shown:
         text = "".join(f"{json.dumps(case, ensure_ascii=False)}\n" for case in shown)
@@ -302,7 +308,7 @@ def _finished(
     return Own(
         folder=out,
         name=name,
-        figures=figures,
+        figures=scored.figures,
         guarantee=guarantee,
         max_error=kept or MAX_ERROR,
         certified=kept is not None,

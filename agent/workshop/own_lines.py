@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.core.errors import ConfigError, Unreadable
-from agent.evaluation.examples import Example, read_examples
+from agent.evaluation.examples import Columns, Example, read_examples
 from agent.evaluation.fitting import LEAST, CalibrationSample, parted
 from agent.protocol.payload import checked
 
@@ -21,9 +21,9 @@ VALID_LINES = 200
 SHARES = (0.3, 0.45)
 
 
-def read_lines(lines: Path) -> list[Example]:
+def read_lines(lines: Path, columns: Columns | None = None) -> list[Example]:
     """Read the labelled lines; raises ConfigError for a text that no model may see."""
-    examples = read_examples(lines)
+    examples = read_examples(lines, columns)
     for number, example in enumerate(examples, start=1):
         try:
             checked(example.text, 10_000)

@@ -56,7 +56,7 @@ def pipeline(bundle: Bundle) -> Pipeline:
         ('{"text": "a"}', Example(text="a")),
         ('{"text": "a", "label": null, "spans": null}', Example(text="a")),
         ('{"text": "a", "spans": []}', Example(text="a", spans=())),
-        ('{"text": "a", "label": "on", "source": "x"}', Example(text="a", label="on")),
+        ('{"text": "a", "label": "on"}', Example(text="a", label="on")),
         (
             '{"text": "🦊 b", "spans": [{"start": 2, "end": 3, "label": "l"}]}',
             Example(text="🦊 b", spans=(Span(start=2, end=3, label="l"),)),
@@ -64,7 +64,7 @@ def pipeline(bundle: Bundle) -> Pipeline:
     ],
 )
 def test_labelled_data(tmp_path: Path, line: str, example: Example) -> None:
-    """One JSON object a line; unknown keys and empty lines are nobody's business."""
+    """One JSON object a line; empty lines are nobody's business."""
     path = tmp_path / "data.jsonl"
     path.write_text(f"\n{line}\n\n{line}\n")
     assert read_examples(path) == [example, example]
@@ -76,6 +76,11 @@ def test_labelled_data(tmp_path: Path, line: str, example: Example) -> None:
         ('{"text": "a"}\n{"text": 1}\n', "data.jsonl:2: text: "),
         ('{"label": "a"}', "data.jsonl:1: text: must be given"),
         ("rubbish", "data.jsonl:1: "),
+        ('{"text": "a", "lable": "b"}', "lable: unknown key, did you mean 'label'?"),
+        (
+            '{"text": "ab", "spans": [{"start": 0, "end": 1, "lbl": "l"}]}',
+            "data.jsonl:1: spans.0.label: must be given",
+        ),
         (
             '{"text": "ab", "spans": [{"start": 1, "end": 3, "label": "l"}]}',
             "data.jsonl:1: span 1-3 is not in the text",
@@ -122,7 +127,8 @@ def test_evaluate(pipeline: Pipeline) -> None:
         ),
         Example(text="the", label="dance"),
     ]
-    figures, decisions = evaluate(pipeline, examples, lambda: None)
+    scored = evaluate(pipeline, examples, lambda: None)
+    figures, decisions = scored.figures, [a.decision for a in scored.answers]
     labels = [d.prediction and d.prediction.label for d in decisions]
     assert labels[:3] == ["lamp_on", "lamp_off", "chat"]
     assert figures["n"] == 4
@@ -138,15 +144,18 @@ def test_evaluate(pipeline: Pipeline) -> None:
 
 
 def test_prediction_line() -> None:
-    """A line of --predictions is the object of the contract."""
+    """A line of --predictions is the object of the contract, with what is true."""
     span = {"label": "place", "start": 0, "end": 7, "score": 0.99}
-    assert prediction_line(Unresolved(Reason.LOW_CONFIDENCE, GUESS)) == {
+    example = Example(text="kitchen", spans=(Span(start=0, end=7, label="place"),))
+    assert prediction_line(example, Unresolved(Reason.LOW_CONFIDENCE, GUESS)) == {
         "status": "unresolved",
         "by": "encoder",
         "label": "lamp_on",
         "score": 0.95,
         "spans": [span],
         "reason": "low_confidence",
+        "text": "kitchen",
+        "gold": {"label": None, "spans": [{"label": "place", "start": 0, "end": 7}]},
     }
 
 

@@ -152,6 +152,10 @@ def test_wrong_agent_file(tmp_path: Path, agent: str, said: str) -> None:
         (PIPELINE.replace('["home/+/utterance"]', "[]"), "input.topics: "),
         (PIPELINE.replace("]}", '], encoding = "rot13"}'), "not a text encoding"),
         (PIPELINE.replace("]}", "], max_chars = 0}"), "input.max_chars: "),
+        (PIPELINE.replace("]}", '], text = "orders[].text"}'), "a list has no names"),
+        (PIPELINE.replace("]}", '], text = "orders.*.text"}'), "a list has no names"),
+        (PIPELINE.replace("]}", '], text = "a..b"}'), "input.text: reads a.b.c"),
+        (PIPELINE.replace("]}", '], id = ".id"}'), "input.id: reads a.b.c"),
         (PIPELINE.replace("model", "modle"), "did you mean 'model'?"),
     ],
 )
