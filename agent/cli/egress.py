@@ -12,12 +12,16 @@ import click
 
 from agent.cli import tables
 from agent.cli.options import CONFIG, JSON
+from agent.core.files import exists
 from agent.core.words import printable
 
 if TYPE_CHECKING:
-    from agent.outbox.ledger import LedgerEntry
+    from collections.abc import Callable
 
-HASH_SHOWN = 12  # characters of a hash, in tables
+    from agent.outbox.ledger import LedgerEntry
+    from agent.outbox.ledger_reading import EgressDay
+
+HASH_SHOWN = 8  # characters of a hash, in tables
 
 
 @click.command()
@@ -27,8 +31,16 @@ HASH_SHOWN = 12  # characters of a hash, in tables
     "--last", type=click.IntRange(min=1), help="Only so many; in a table 50 by default."
 )
 @click.option("--verify", is_flag=True, help="Check the chain instead of listing it.")
+@click.option(
+    "--summary", is_flag=True, help="Add up by day (UTC) and pipeline instead."
+)
 def egress(
-    config: Path | None, last: int | None, *, as_json: bool, verify: bool
+    config: Path | None,
+    last: int | None,
+    *,
+    as_json: bool,
+    verify: bool,
+    summary: bool,
 ) -> None:
     """Show what left the device, and prove that nobody changed the list.
 
@@ -44,6 +56,7 @@ def egress(
     \b
       slm-agent egress                          a table of the last 50
       slm-agent egress --json | jq .redactions  one object a line, all of them
+      slm-agent egress --summary                by day and pipeline
       slm-agent egress --verify                 for a daily job
     """  # noqa: D301  \b is click's mark of a paragraph to leave as it is
     from agent.config.load import load
@@ -54,11 +67,18 @@ def egress(
         verdict = ledger_reading.judged(path)
         click.echo(json.dumps(asdict(verdict)) if as_json else str(verdict))
         sys.exit(1 if verdict.problem else 0)
-    if as_json:
+    if not exists(path):
+        where = f"{path} is not there; does state.dir say where it is?"
+        click.echo(f"nothing left this device: {where}", err=as_json)
+        return
+    if summary:
+        days = ledger_reading.by_day(ledger_reading.listed(path, last))
+        show_summary(days, as_json=as_json)
+    elif as_json:
         for entry in ledger_reading.listed(path, last):
             click.echo(json.dumps(line(entry), ensure_ascii=False))
-        return
-    show(list(ledger_reading.listed(path, last or 50)))
+    else:
+        show(list(ledger_reading.listed(path, last or 50)))
 
 
 def line(entry: "LedgerEntry") -> dict[str, Any]:
@@ -76,26 +96,53 @@ def line(entry: "LedgerEntry") -> dict[str, Any]:
 
 
 def show(entries: "Sequence[LedgerEntry]") -> None:
-    """Print entries as a table."""
+    """Print entries as a table; on a narrow terminal without message and address."""
+    if not entries:
+        click.echo("nothing left this device")
+        return
+    names = [
+        name for name in CELLS if tables.columns() >= WIDE or name not in ONLY_WIDE
+    ]
+    rows = [[printable(CELLS[name](entry)) for name in names] for entry in entries]
+    tables.show(names, rows)
+
+
+def show_summary(days: "Sequence[EgressDay]", *, as_json: bool) -> None:
+    """Print what left, by day and pipeline."""
+    if as_json:
+        for day in days:
+            click.echo(json.dumps(asdict(day)))
+        return
+    if not days:
+        click.echo("nothing left this device")
+        return
     tables.show(
-        ("no.", "time", "pipeline", "case", "to", "bytes", "hidden", "sha256"),
-        [_cells(entry) for entry in entries],
+        ("day", "pipeline", "requests", "bytes", "hidden"),
+        [
+            (d.day, printable(d.pipeline), str(d.requests), str(d.bytes), str(d.hidden))
+            for d in days
+        ],
     )
 
 
-def _cells(entry: "LedgerEntry") -> tuple[str, ...]:
-    from agent.protocol.messages import iso
+def _hidden(entry: "LedgerEntry") -> str:
+    kinds = entry.egress.redactions.items()
+    return ", ".join(f"{number} {kind}" for kind, number in kinds) or "-"
 
-    said = entry.egress
-    hidden = ", ".join(f"{number} {kind}" for kind, number in said.redactions.items())
-    cells = (
-        str(entry.number),
-        iso(datetime.fromtimestamp(said.at, UTC)),
-        said.pipeline,
-        said.case,
-        f"{said.transport} {said.to}",
-        str(said.bytes),
-        hidden or "-",
-        said.sha256[:HASH_SHOWN],
-    )
-    return tuple(printable(cell) for cell in cells)
+
+def _time(entry: "LedgerEntry") -> str:
+    return f"{datetime.fromtimestamp(entry.egress.at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+CELLS: "dict[str, Callable[[LedgerEntry], str]]" = {
+    "no.": lambda entry: str(entry.number),
+    "time": _time,
+    "pipeline": lambda entry: entry.egress.pipeline,
+    "case": lambda entry: entry.egress.case,
+    "to": lambda entry: f"{entry.egress.transport} {entry.egress.to}",
+    "bytes": lambda entry: str(entry.egress.bytes),
+    "hidden": _hidden,
+    "sha256": lambda entry: entry.egress.sha256[:HASH_SHOWN],
+}
+ONLY_WIDE = {"case", "to"}
+WIDE = 120  # columns

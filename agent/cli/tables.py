@@ -1,10 +1,17 @@
 """Tables for people: with rich where it is installed, plain where it is not."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 PLAIN_WIDTH = 60  # of a column
+UNBOUND_WIDTH = 160  # where there is no terminal
+
+
+def columns() -> int:
+    """Return how wide a table may be."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else UNBOUND_WIDTH
 
 
 def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -21,7 +28,7 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=columns()).print(table)
 
 
 def plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

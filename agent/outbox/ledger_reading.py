@@ -1,7 +1,8 @@
 """The egress ledger, read beside the daemon that writes it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.core.errors import ConfigError
@@ -25,6 +26,32 @@ class EgressVerdict:
         if self.problem:
             return f"the chain is broken: {self.problem}"
         return f"the chain holds; entry {self.number}, hash {self.hash}"
+
+
+@dataclass(frozen=True, slots=True)
+class EgressDay:
+    """What left on a day (UTC) for a pipeline; `hidden` counts redactions."""
+
+    day: str
+    pipeline: str
+    requests: int
+    bytes: int
+    hidden: int
+
+
+def by_day(entries: Iterable[LedgerEntry]) -> list[EgressDay]:
+    """Add entries up by day and pipeline, the oldest day first."""
+    sums: dict[tuple[str, str], tuple[int, int, int]] = {}
+    for entry in entries:
+        said = entry.egress
+        day = datetime.fromtimestamp(said.at, UTC).date().isoformat()
+        requests, size, hidden = sums.get((day, said.pipeline), (0, 0, 0))
+        sums[day, said.pipeline] = (
+            requests + 1,
+            size + said.bytes,
+            hidden + sum(said.redactions.values()),
+        )
+    return [EgressDay(*key, *values) for key, values in sorted(sums.items())]
 
 
 def listed(path: Path, last: int | None = None) -> Iterator[LedgerEntry]:

@@ -70,13 +70,58 @@ def damage(path: Path, sql: str) -> None:
         db.execute(sql)
 
 
-def test_no_outbox_yet(path: Path) -> None:
-    """Where there is none, the error says so, and what to look at; none is made."""
-    with pytest.raises(ConfigError, match=r"no outbox yet.*state\.dir"):
-        asked(path)
-    with pytest.raises(ConfigError, match="no outbox yet"):
-        asked(path, "--verify")
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--summary"]])
+def test_no_outbox_yet(path: Path, arguments: list[str]) -> None:
+    """Where there is none, nothing left: that is said, and no outbox is made."""
+    status, output = asked(path, *arguments)
+    assert status == 0
+    assert output.startswith("nothing left this device: ")
+    assert str(path) in output
+    assert "state.dir" in output
     assert not path.exists()
+
+
+def test_no_outbox_to_verify(path: Path) -> None:
+    """A chain that is not there proves nothing."""
+    with pytest.raises(ConfigError, match=r"no outbox yet.*state\.dir"):
+        asked(path, "--verify")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--summary"]])
+def test_an_empty_ledger(path: Path, arguments: list[str]) -> None:
+    """An outbox from which nothing was sent says the same."""
+    Store(path, SCHEMA, 2**20).close()
+    assert asked(path, *arguments) == (0, "nothing left this device\n")
+
+
+@pytest.mark.usefixtures("store")
+def test_the_summary(path: Path) -> None:
+    """By day and pipeline: requests, bytes, what was hidden."""
+    status, output = asked(path, "--summary", "--json")
+    assert status == 0
+    assert [json.loads(line) for line in output.splitlines()] == [
+        {
+            "day": "2026-09-21",
+            "pipeline": "home",
+            "requests": 5,
+            "bytes": 5015,
+            "hidden": 9,
+        }
+    ]
+    _, output = asked(path, "--summary")
+    assert output.splitlines()[1].split() == ["2026-09-21", "home", "5", "5015", "9"]
+
+
+@pytest.mark.usefixtures("store")
+def test_at_80_columns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A narrow terminal gets whole rows, of what matters most."""
+    monkeypatch.setattr("agent.cli.tables.columns", lambda: 80)
+    _, output = asked(path)
+    lines = output.splitlines()
+    assert len(lines) == 6
+    assert all(len(line) <= 80 for line in lines)
+    assert "1 AGE, 2 PERSON" in lines[-1]
+    assert "llm.example" not in output
 
 
 @pytest.mark.parametrize("content", [b"", b"no database" * 1000])
