@@ -20,7 +20,9 @@ from agent.evaluation.examples import Example, Span
 from agent.workshop.data.personal_values import HERE, SLOTS, Piece, Source, open_source
 
 NEGATIVE = "negatives"
+LOGS = "logs"
 HARMLESS = 0.15  # of the texts
+LOGGED = 0.05  # of the others: lines of logs
 FIELDS = 0.1  # of the others: forms, lists and rows instead of sentences
 BALANCED = 0.5  # of the others: by a label, so that the rare ones are not
 BALANCED_SLOTS = (  # one set for each label, but for those that come by themselves
@@ -33,7 +35,7 @@ BALANCED_SLOTS = (  # one set for each label, but for those that come by themsel
     *({"zip"}, {"org", "company", "school", "band", "agency", "hospital"}, {"nrp"}),
     *({"known", "firm", "shop"}, {"when"}, {"first"}),
     *({"nrps"}, {"age"}, {"phone"}, {"email"}, {"domain", "url"}, {"ip"}, {"iban"}),
-    *({"card"}, {"ssn"}, {"license"}),
+    *({"card"}, {"ssn"}, {"license"}, {"any"}),
 )
 KEPT = 8  # one template of so many never teaches: the texts that validate use these
 JOINED = (1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 4, 6)  # templates in a text
@@ -41,6 +43,7 @@ JOINED = (1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 4, 6)  # templates in a text
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 _WORD = re.compile(r"[a-z]{5,}")
+_UNSPOKEN = re.compile(r"\s*[.,;:!?]+(?=\s|$)\s*")
 _VOWEL = re.compile(r"(?!eu)[aeio]", re.IGNORECASE)  # as it sounds: "a European"
 
 # What a form calls a value, and the slot of the value.
@@ -240,6 +243,7 @@ def _by_label(kept: bool) -> list[list[tuple[str, str]]]:  # noqa: FBT001
         [
             (register, line)
             for register, lines in _share(kept).items()
+            if register != LOGS
             for line in lines
             if not slots.isdisjoint(_SLOT.findall(line))
         ]
@@ -253,7 +257,7 @@ def _all(kept: bool) -> list[tuple[str, str]]:  # noqa: FBT001
     return [
         (register, line)
         for register, lines in _share(kept).items()
-        if register != NEGATIVE
+        if register not in {NEGATIVE, LOGS}
         for line in lines
     ]
 
@@ -266,6 +270,9 @@ def _text(source: Source) -> list[Piece]:
             chance.choice(lines_of[NEGATIVE]) for _ in range(chance.choice(JOINED))
         ]
         return _joined([fill(line, source) for line in lines], chance)
+    if source.often(LOGGED):
+        lines = [chance.choice(lines_of[LOGS]) for _ in range(chance.choice(JOINED))]
+        return _joined([fill(line, source) for line in lines], chance, ("\n",))
     if source.often(FIELDS):
         return _fields(source)
     register, line = _template(source)
@@ -307,8 +314,12 @@ def fill(template: str, source: Source) -> list[Piece]:
     return pieces
 
 
-def _joined(parts: Sequence[list[Piece]], chance: random.Random) -> list[Piece]:
-    gap = chance.choice((" ", " ", " ", "\n", "\n\n"))
+def _joined(
+    parts: Sequence[list[Piece]],
+    chance: random.Random,
+    gaps: Sequence[str] = (" ", " ", " ", "\n", "\n\n"),
+) -> list[Piece]:
+    gap = chance.choice(gaps)
     joined = list(parts[0])
     for part in parts[1:]:
         joined += [(gap, None), *part]
@@ -349,6 +360,11 @@ def _noise(pieces: list[Piece], chance: random.Random) -> list[Piece]:
     draw = chance.random()
     if draw < 0.06:
         pieces = [(text.lower(), label) for text, label in pieces]
+        if draw < 0.03:  # as speech is written down
+            pieces = [
+                (text if label else _UNSPOKEN.sub(" ", text), label)
+                for text, label in pieces
+            ]
     elif draw < 0.09:
         pieces = [(text.upper(), label) for text, label in pieces]
     elif draw < 0.17:

@@ -42,6 +42,7 @@ WHOLE = (  # lists too short for that, or of forms and not of names
     *("abbreviated", "titles", "origins", "org_ends", "us_suffixes", "tlds", "zips"),
     *("licenses", "phones", "dates", "times", "stamps", "months", "days", "codes"),
     *("expiries", "web_words", "paths", "email_domains", "relative", "suffixes"),
+    *("log_stamps", "log_modules"),
 )
 # What an invented name is made of
 ONSETS = (*"bdfghjklmnprstvwz", "br", "dr", "fr", "kr", "th", "sh", "ch", "st", "kh")
@@ -147,11 +148,17 @@ def _names(source: Source) -> tuple[str, str]:
         return first, last
     if draw < 0.28:
         return source.word("nicknames"), source.own(source.fakers["en_US"].last_name)
-    if draw < 0.31:
+    if draw < 0.34:
         return _invented(source), _invented(source)
+    if draw < 0.37:
+        return source.word("wordy_given"), source.word("wordy_family")
+    if draw < 0.4:
+        return source.own(source.fakers["en_US"].first_name), source.word(
+            "wordy_family"
+        )
     faker = (
         source.fakers["en_US"]
-        if draw < 0.5
+        if draw < 0.55
         else source.faker("english_locales", "name_locales")
     )
     return source.own(faker.first_name), source.own(faker.last_name)
@@ -206,6 +213,20 @@ def _full(source: Source) -> str:
 def _first(source: Source) -> str:
     first = source.word("nicknames") if source.often(0.2) else _names(source)[0]
     return first.lower() if source.often(0.1) else first
+
+
+def _any(source: Source) -> list[Piece]:
+    """Return a person as people call one another: mostly by one name."""
+    draw = source.chance.random()
+    if draw < 0.3:
+        return [(source.word("wordy_given"), "PERSON")]
+    if draw < 0.6:
+        return [(_first(source), "PERSON")]
+    if draw < 0.7:
+        return [(_invented(source), "PERSON")]
+    if draw < 0.78:
+        return [(_last(source), "PERSON")]
+    return _person(source)
 
 
 def _person(source: Source) -> list[Piece]:
@@ -822,6 +843,18 @@ def _percent(source: Source) -> str:
     return number + source.chance.choice(("%", " %", " percent"))
 
 
+def _hex(source: Source) -> str:
+    size = source.chance.choice((4, 6, 8, 8, 12, 16, 32))
+    digits = f"{source.chance.getrandbits(4 * size):0{size}x}"
+    return digits if source.often(0.6) else f"0x{digits}"
+
+
+def _machine(source: Source) -> str:
+    """Return the name that a machine has in a log."""
+    shapes = ("pi-#", "srv##", "edge-##", "node#", "host##", "gw-###", "plc#")
+    return source.shape(*shapes).lower()
+
+
 def _duration(source: Source) -> str:
     units = ("minutes", "hours", "days", "weeks", "seconds", "years", "months")
     return f"{source.chance.randint(2, 90)} {source.chance.choice(units)}"
@@ -849,6 +882,7 @@ SLOTS: dict[str, Callable[[Source], list[Piece]]] = {
     "full": _labelled("PERSON", _full),
     "reversed": _labelled("PERSON", lambda source: ", ".join(_names(source)[::-1])),
     "first": _labelled("PERSON", _first),
+    "any": _any,
     "last": _labelled("PERSON", _last),
     "title": _listed("titles", "TITLE"),
     "address": _labelled("STREET_ADDRESS", _address),
@@ -894,6 +928,17 @@ SLOTS: dict[str, Callable[[Source], list[Piece]]] = {
         "US_DRIVER_LICENSE", lambda source: source.shape(source.word("licenses"))
     ),
     "number": _harmless(_number),
+    # What is in logs
+    "logstamp": _harmless(lambda source: _moment(source, "log_stamps", 2005, 2030)),
+    "epoch": _harmless(
+        lambda source: source.shape("1#########", "1#########.###", "1############")
+    ),
+    "pid": _harmless(lambda source: source.shape("##", "###", "####", "#####")),
+    "hex": _harmless(_hex),
+    "host": _harmless(_machine),
+    "module": _listed("log_modules"),
+    "ob": _harmless(lambda _: "["),
+    "cb": _harmless(lambda _: "]"),
     "digits": _harmless(lambda source: source.shape(*("#" * n for n in range(5, 13)))),
     "price": _harmless(_amount),
     "percent": _harmless(_percent),

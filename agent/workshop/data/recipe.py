@@ -57,10 +57,14 @@ class Lines(RecipeModel):
 
     file: str
     """`{split}` in it stands for train or valid."""
+    held: int = Field(default=0, ge=0)
+    """Of a file without `{split}` one line of so many is kept to validate; 0: none."""
     without: list[str] = []
     """Labels (globs) whose lines are not taken."""
     labels: dict[str, str] = {}
-    """Its labels of spans that are one of ours. A GPE must also be in our lists."""
+    """Its labels of spans that are one of ours."""
+    known_places: bool = True
+    """Whether a GPE must be in our lists of places."""
     harmless: list[str] = []
     """Its labels of spans that are nothing of ours; lines with others are not taken."""
     capitals: bool = False
