@@ -17,6 +17,7 @@ from agent.core.types import Entity
 from agent.escalation.occurrences import occurrences, word_edges
 from agent.inference import patterns
 from agent.inference.bundle import Bundle
+from agent.inference.reconcile import plausible
 from agent.protocol.cases import BadReply, Named, placed
 
 INSIDE = 4  # characters from which on a value is hidden inside of words, too
@@ -57,7 +58,8 @@ class Finder:
         """
         models = [stage.model for stage in self._bundle.stages]
         guessed = [e for model in models for e in model.predict([text])[0].entities]
-        return [*guessed, *patterns.find(text, self._bundle.manifest.patterns)]
+        kept = plausible(text, guessed)
+        return [*kept, *patterns.find(text, self._bundle.manifest.patterns)]
 
 
 def redact(text: str, found: Sequence[Entity]) -> Redacted:

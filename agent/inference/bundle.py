@@ -15,7 +15,7 @@ from typing import Protocol
 from pydantic import Field, ValidationError
 
 from agent.core.errors import BundleError
-from agent.core.types import Entity, Prediction, RawPrediction, Tier
+from agent.core.types import Entity, Guess, Prediction, RawPrediction, Tier
 from agent.inference.calibration import (
     Calibration,
     FrozenModel,
@@ -23,7 +23,7 @@ from agent.inference.calibration import (
     with_agreement,
 )
 from agent.inference.manifest import Manifest, read_manifest, verify
-from agent.inference.patterns import find
+from agent.inference.reconcile import reconciled
 
 CALIBRATION = "calibration.json"
 PROBES = "probes.jsonl"
@@ -152,21 +152,9 @@ def _asked(
     if not patterns:
         return said
     return [
-        replace(guess, entities=merged(guess.entities, find(text, patterns)))
+        replace(guess, entities=reconciled(text, guess.entities, patterns))
         for text, guess in zip(texts, said, strict=True)
     ]
-
-
-def merged(guessed: Sequence[Entity], checked: Sequence[Entity]) -> tuple[Entity, ...]:
-    """Return both in order; a checked entity replaces guesses that overlap it."""
-    kept = [
-        entity
-        for entity in guessed
-        if all(
-            entity.end <= other.start or other.end <= entity.start for other in checked
-        )
-    ]
-    return tuple(sorted((*kept, *checked), key=lambda entity: entity.start))
 
 
 def open_bundle(folder: Path, threads: int, calibration: Path | None = None) -> Bundle:

@@ -16,7 +16,9 @@ import zlib
 from collections.abc import Sequence
 from functools import cache
 
+from agent.core.types import Entity
 from agent.evaluation.examples import Example, Span
+from agent.inference.reconcile import blocks
 from agent.workshop.data.personal_values import HERE, SLOTS, Piece, Source, open_source
 
 NEGATIVE = "negatives"
@@ -444,4 +446,16 @@ def _example(pieces: Sequence[Piece]) -> Example | None:
         0 < edge < len(text) and not (splits(text[edge - 1]) or splits(text[edge]))
         for edge in edges
     )
-    return None if inside else Example(text=text, spans=tuple(spans))
+    return None if inside else Example(text=text, spans=_whole(text, spans))
+
+
+def _whole(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
+    """Return the spans with each address as one block, as it is found."""
+    marked = [
+        Entity(span.label, text[span.start : span.end], span.start, span.end, None)
+        for span in spans
+    ]
+    return tuple(
+        Span(start=entity.start, end=entity.end, label=entity.label)
+        for entity in blocks(text, marked)
+    )
