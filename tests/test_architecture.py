@@ -30,12 +30,15 @@ VOCABULARY = ("core.types", "core.errors")
 # These decide: no I/O, no waiting, no dice.
 PURE = (
     *VOCABULARY,
-    *("core.jsonl", "mqtt.backlog", "mqtt.topic_filters"),
+    *("core.jsonl", "core.expressions", "mqtt.backlog", "mqtt.topic_filters"),
     *("protocol.payload", "protocol.messages", "protocol.cases", "protocol.prompt"),
     *("protocol.homeassistant", "telemetry.counters"),
     *("inference.calibration", "inference.decide", "escalation.occurrences"),
     *("evaluation.certify", "evaluation.examples", "evaluation.scoring"),
     *("evaluation.fitting", "fleet.values"),
+    *("inference.folding", "inference.patterns", "inference.reconcile"),
+    *("inference.scripts", "inference.spoken", "inference.identifiers"),
+    *("inference.places", "inference.secrets", "inference.logs"),
 )
 
 # The only modules that may import a library; a package stands for all it holds.
@@ -58,6 +61,7 @@ HOMES = {
     "click": {"cli"},
     "rich": {"cli"},
     "litellm": {"broker.llm"},
+    "re2": {"core.expressions"},
     "torch": {"cli.train"},  # only to see whether it is there
 }
 HEAVY = {"onnxruntime", "tokenizers", "torch", "rich", "litellm", "cryptography"}

@@ -1,11 +1,11 @@
 """pipelines/<name>.toml as a frozen model: one road from topic to result."""
 
-import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from agent.config.section import Limits, Name, Section
+from agent.core.expressions import compiled
 from agent.core.types import CheckedKind, Guarantee, Task
 from agent.mqtt.topic_filters import checked_filter, checked_topic
 from agent.protocol.payload import is_text_encoding
@@ -20,10 +20,7 @@ def _is_encoding(name: str) -> str:
 
 
 def _is_pattern(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"is no regular expression: {error}") from error
+    compiled(pattern)
     return pattern
 
 
@@ -112,7 +109,7 @@ class FieldRule(Section):
     labels: list[str] = []
     """Required only for these labels; empty: for all."""
     pattern: Annotated[str, AfterValidator(_is_pattern)] = ""
-    """A regular expression that the whole entity must match."""
+    """A regular expression, in RE2's syntax, that the whole entity must match."""
     check: Annotated[str, AfterValidator(_is_checked)] = ""
     """A checked kind of data that the entity must be, such as EMAIL_ADDRESS."""
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from pydantic import Field, ValidationError
 
 from agent.core.errors import BundleError
-from agent.core.types import Entity, Guess, Prediction, RawPrediction, Tier
+from agent.core.types import Prediction, RawPrediction, Tier
 from agent.inference.calibration import (
     Calibration,
     FrozenModel,

@@ -1,6 +1,5 @@
 """A pipeline at work: configuration, bundle and policy of one road, opened."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ from agent.config.load import Config
 from agent.config.pipeline_file import FieldRule, PipelineFile
 from agent.config.section import Limit, Limits
 from agent.core.errors import BundleError, ConfigError
+from agent.core.expressions import compiled
 from agent.core.types import Decision, Message, Prediction, Routing, Task
 from agent.inference import patterns
 from agent.inference.bundle import Bundle, failed_probes, open_bundle
@@ -236,7 +236,7 @@ def _rules(fields: Mapping[str, FieldRule]) -> dict[str, Rule]:
         kind: Rule(
             required=said.required,
             labels=frozenset(said.labels),
-            pattern=re.compile(said.pattern) if said.pattern else None,
+            pattern=compiled(said.pattern) if said.pattern else None,
             check=partial(_is_wholly, said.check) if said.check else None,
         )
         for kind, said in fields.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import BundleError
-from agent.core.types import Entity, Prediction, RawPrediction, Tier
+from agent.core.types import Prediction, RawPrediction, Tier
 from agent.inference.bundle import (
     CALIBRATION,
     Bundle,
