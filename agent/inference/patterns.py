@@ -104,7 +104,7 @@ _V6 = re.compile(
     re.IGNORECASE,
 )
 _SSN = re.compile(
-    r"(?<![\w\-])(\d{3})([ .]|-{1,2}| - |\r?\n)(\d\d)\2(\d{4})(?![\w\-]|\.\d)"
+    r"(?<![\w\-])(\d{3})([ .]{1,2}|-{1,2}| - |\r?\n)(\d\d)\2(\d{4})(?![\w\-]|\.\d)"
 )
 # Up to white space: what is behind a comma or a bracket is of the address, too.
 _TAIL = r"[^\s<>\"`]"
@@ -118,14 +118,16 @@ _PATH = re.compile(rf"[/?#]{_TAIL}*")
 # "a.org,b.org": with the comma another address begins.
 _NEXT = re.compile(r",(?=(?:[a-z][a-z0-9+.\-]{1,20}://|www\.))", re.IGNORECASE)
 _EXTENSION = r"(?:[ ,]{0,2}(?:x|ext\.?|extension)[ .]{0,2}\d{1,6})?(?![\w\-])"
+_SPACE = r"(?: {1,2}|\n)"
 _INTERNATIONAL = re.compile(
-    r"(?<![\w+])\+[1-9](?:[ .\-/()]{0,2}\d){7,16}" + _EXTENSION, re.IGNORECASE
+    r"(?<![\w+])\+[1-9](?:[ .\-/()\n]{0,3}\d){7,16}" + _EXTENSION, re.IGNORECASE
 )
 # North American numbers: the same mark, or the same space, in both places.
 _NATIONAL = re.compile(
     r"(?<![\w.\-+])(?<!\d )(?:(?:\+?1|001)[ .\-])?"
-    r"(?:\([2-9]\d\d\)[ .\-]?\d{3}[ .\-]\d{4}"
-    r"|[2-9]\d\d(?:-[2-9]\d\d[.\-]\d{4}|\.\d{3}\.\d{4}|[ ][2-9]\d\d[ ]\d{4}))"
+    rf"(?:\([2-9]\d\d\)(?:[.\-]|{_SPACE})?\d{{3}}(?:[.\-]|{_SPACE})\d{{4}}"
+    r"|[2-9]\d\d(?:-[2-9]\d\d[.\-]\d{4}|\.\d{3}\.\d{4}|"
+    rf"{_SPACE}[2-9]\d\d{_SPACE}\d{{4}}))"
     r"(?![ .]?\d)" + _EXTENSION,
     re.IGNORECASE,
 )
@@ -374,7 +376,7 @@ def is_proven(entity: Entity) -> bool:
     return entity.label in FINDERS and (entity.score or 0.0) >= CHECKED
 
 
-def checked(words: str, kind: str) -> bool:
+def checked(words: str, kind: CheckedKind) -> bool:
     """Tell whether words are of a kind in `FINDERS`, as a whole."""
     view = folded(words).text
     return any((0, len(view)) == place for place in FINDERS[kind](view))

@@ -13,7 +13,7 @@ from agent.config.pipeline_file import FieldRule, PipelineFile
 from agent.config.section import Limit, Limits
 from agent.core.errors import BundleError, ConfigError
 from agent.core.expressions import compiled
-from agent.core.types import Decision, Message, Prediction, Routing, Task
+from agent.core.types import CheckedKind, Decision, Message, Prediction, Routing, Task
 from agent.inference import patterns
 from agent.inference.bundle import Bundle, failed_probes, open_bundle
 from agent.inference.calibration import Calibration
@@ -237,13 +237,13 @@ def _rules(fields: Mapping[str, FieldRule]) -> dict[str, Rule]:
             required=said.required,
             labels=frozenset(said.labels),
             pattern=compiled(said.pattern) if said.pattern else None,
-            check=partial(_is_wholly, said.check) if said.check else None,
+            check=partial(_is_wholly, CheckedKind(said.check)) if said.check else None,
         )
         for kind, said in fields.items()
     }
 
 
-def _is_wholly(kind: str, words: str) -> bool:
+def _is_wholly(kind: CheckedKind, words: str) -> bool:
     """Tell whether these words, and no fewer, are checked data of a kind."""
     return patterns.checked(words, kind)
 

@@ -1,4 +1,4 @@
-"""The operator's regular expressions: one pass over what a sender wrote, whatever it is."""
+"""The operator's regular expressions: one pass over what a sender wrote."""
 
 import time
 
@@ -12,7 +12,7 @@ CATASTROPHIC = ["(a+)+b", "(a|a)*b", "(a*)*b", "([a-z]+)*=", "(.*)*x", "(a?){30}
 
 @pytest.mark.parametrize("pattern", CATASTROPHIC)
 def test_no_pattern_takes_long(pattern: str) -> None:
-    """What is catastrophic elsewhere is a moment here, for a whole match and a search."""
+    """What is catastrophic elsewhere is a moment here, whole match and search."""
     begun = time.perf_counter()
     assert not compiled(pattern).is_whole("a" * 100_000 + "!")
     list(compiled(pattern).spans("a" * 20_000 + "!"))
@@ -31,7 +31,7 @@ def test_no_pattern_takes_long(pattern: str) -> None:
     ],
 )
 def test_what_has_no_linear_time_is_refused(pattern: str, reason: str) -> None:
-    """Look-around and back-references are no expression; the error says which and why."""
+    """Look-around and back-references are refused; the error says which and why."""
     with pytest.raises(ValueError, match=reason) as caught:
         compiled(pattern)
     assert "linear time" in str(caught.value)
