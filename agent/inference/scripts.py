@@ -1,8 +1,9 @@
 """Runs of letters that are not Latin: no model here reads them, so they hide whole."""
 
+import sys
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 
 LABEL = "OTHER_SCRIPT"
 LATIN = "LATIN"
@@ -64,6 +65,13 @@ def _apart(text: str, end: int, start: int) -> bool:
 def scripts_of(text: str) -> frozenset[str]:
     """Return the scripts of the letters of a text, by their Unicode names."""
     return frozenset(script_of(char) for char in text) - {""}
+
+
+@cache
+def known() -> frozenset[str]:
+    """Return every script that a letter is of; takes a second."""
+    letters = (chr(code) for code in range(0x80, sys.maxunicode + 1))
+    return frozenset(script_of(char) for char in letters) - {"", LATIN}
 
 
 @lru_cache(maxsize=4096)
