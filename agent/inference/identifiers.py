@@ -73,11 +73,12 @@ _PLATE = re.compile(
 )
 _SPOKEN_PLATE = re.compile(
     r"(?<!\w)(?:licen[cs]e|number|registration) plate(?:\s(?:number|is|was|reads)){0,2}"
-    r"\s(?P<value>[a-z0-9]{1,4}(?:[ \-][a-z0-9]{1,4}){0,3})(?!\w)",
+    r"\s(?P<value>[a-z0-9]{1,8}(?:[ \-](?:[a-z]{0,3}\d[a-z0-9]{0,4}"
+    r"|(?!the|and|was|has|for|but|not|you|are|can|had)[a-z]{3}(?!\w))){0,3})(?!\w)",
     re.IGNORECASE,
 )
 _NINO = re.compile(
-    r"(?<!\w)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d\d ?\d\d ?\d\d ?[A-D](?!\w)"
+    r"(?<!\w)[A-CEGHJ-TW-Z][A-CEGHJ-NP-TW-Z] ?\d\d ?\d\d ?\d\d ?[A-D](?!\w)"
 )
 _VIN = re.compile(r"(?<!\w)(?=[A-HJ-NPR-Z]{0,16}\d)[A-HJ-NPR-Z0-9]{17}(?!\w)")
 

@@ -34,7 +34,7 @@ _PLUS = re.compile(
     r"(?<![\w+])[23456789CFGHJMPQRVWX]{4,8}\+[23456789CFGHJMPQRVWX]{2,3}(?![\w+])"
 )
 _WORDS = re.compile(
-    r"(?<![\w/:])///[a-z]{2,24}\.[a-z]{2,24}\.[a-z]{2,24}(?![\w.])", re.IGNORECASE
+    r"(?<![\w/:])///[a-z]{2,24}\.[a-z]{2,24}\.[a-z]{2,24}(?!\w|\.\w)", re.IGNORECASE
 )
 EXACT, EXACTER = 3, 4  # decimals of a place, with a comma between its numbers or none
 NORTH, EAST = 90.0, 180.0

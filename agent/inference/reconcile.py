@@ -66,7 +66,7 @@ def joined(
     """Return both in order; a guess that overlaps a find goes, or goes into it."""
     ends = [entity.end for entity in found]
     made = [entity for entity in found if is_proven(entity)]
-    joining = [entity for entity in found if not is_proven(entity)]
+    joining = []
     for guess in guessed:
         first = bisect_right(ends, guess.start)
         last = first
@@ -76,6 +76,7 @@ def joined(
             made.append(guess)
         elif not any(is_proven(entity) for entity in found[first:last]):
             joining.append(guess)
+    joining += [entity for entity in found if not is_proven(entity)]
     made += _unions(text, joining)
     return sorted(made, key=lambda entity: entity.start)
 

@@ -37,7 +37,6 @@ _PART = re.compile(r"[A-Za-z0-9]+")
 RANDOM = 16  # characters from which on a mixture of letters and digits is no word
 LONGEST = 200  # characters of it that are looked at
 TURNS = 0.28  # of its neighbours are of another class: capital, small, digit
-HEX = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 
 _NAMES = (
     r"pass ?word|passwort|pass ?code|pass ?phrase|passwd|pwd|pw|pass|pins?"
@@ -144,7 +143,7 @@ def _random(text: str) -> Spans:
 
 def is_random(word: str) -> bool:
     """Tell whether letters and digits were drawn and not written."""
-    if len(word) < RANDOM or HEX.fullmatch(word):
+    if len(word) < RANDOM:
         return False
     classes = [_class(char) for char in word]
     turns = sum(one != other for one, other in pairwise(classes))
