@@ -23,16 +23,17 @@ _SELECTORS = range(0xFE00, 0xFE10)  # whether the character before is an emoji
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A folded text. `places` maps its characters to those of the text; None: as is."""
+    """What is read of a text; each character has its place in it, None: the same."""
 
     text: str
-    places: tuple[int, ...] | None = None
+    starts: tuple[int, ...] | None = None
+    ends: tuple[int, ...] | None = None
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Return where a part of the view, not empty, stands in the text."""
-        if self.places is None:
+        if self.starts is None or self.ends is None:
             return start, end
-        return self.places[start], self.places[end - 1] + 1
+        return self.starts[start], self.ends[end - 1]
 
 
 def folded(text: str) -> View:
@@ -41,7 +42,7 @@ def folded(text: str) -> View:
         return View(text)
     parts = [_plain(char) for char in text]
     places = tuple(place for place, part in enumerate(parts) for _ in part)
-    return View("".join(parts), places)
+    return View("".join(parts), places, tuple(place + 1 for place in places))
 
 
 @lru_cache(maxsize=4096)
