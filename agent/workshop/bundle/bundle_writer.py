@@ -20,6 +20,7 @@ from agent.workshop.training.scoring import Figures
 MODEL = "encoder.onnx"
 HEADS = "heads.onnx"  # of a bundle that stands on a trunk
 TOKENIZER = "tokenizer.json"
+LEXICON = "lexicon.tsv"
 
 STEADY = 0.03  # a probe whose score moves more than this by quantising is a bad probe
 

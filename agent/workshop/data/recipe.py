@@ -14,6 +14,7 @@ from agent.core.errors import ConfigError
 from agent.core.types import Guarantee
 
 SHIPPED = Path(__file__).parent / "recipes"
+TABLES = Path(__file__).parent
 
 R = TypeVar("R", "Recipe", "TrunkRecipe")
 
@@ -196,6 +197,8 @@ class Recipe(RecipeModel):
     """How deep entities may lie in one another."""
     caution: float = Field(default=0.0, ge=0)
     """Taken from the score of words that are no entity: so more entities are found."""
+    lexicon: str | None = None
+    """A table of abbreviations beside this module: the bundle reads texts with it."""
     patterns: list[str] = []
     """Entities that checked patterns find beside the model (inference/patterns.py)."""
     probes: list[str] = Field(default=[], max_length=100)
