@@ -59,10 +59,11 @@ _SORT = re.compile(
     re.IGNORECASE,
 )
 _BIC = re.compile(
-    r"(?<!\w)(?:bic|swift)(?:[ /\-](?:bic|swift|code|no\.?))?(?:\s(?:is|code))?"
-    r"\s?[:=]?\s?"
-    r"(?P<value>[A-Z]{4} ?[A-Z]{2} ?[A-Z0-9]{2} ?(?:[A-Z0-9]{3})?)(?!\w)",
-    re.IGNORECASE,
+    r"(?<!\w)(?:(?i:bic|swift)(?:[ /\-](?i:bic|swift))?)(?!\w)"
+    r"(?:\s(?i:code|no\.?|number)|\s(?i:is)|\s?[:=#]){0,3}\s?"
+    r"(?P<value>[A-Z]{4} ?[A-Z]{2} ?[A-Z0-9]{2} ?(?:[A-Z0-9]{3})?)(?!\w)"
+    r"|(?<!\w)(?i:bic|swift)(?: code)?(?:\sis|\s?[:=])\s?"
+    r"(?P<small>[a-z]{6}[a-z0-9]{2}(?:[a-z0-9]{3})?)(?!\w)"
 )
 _PLATE = re.compile(
     r"(?<!\w)(?:(?:(?:licen[cs]e|number|registration|vehicle|car|reg|index) ?)?"
@@ -95,7 +96,7 @@ _REDDIT = re.compile(r"(?<![\w.])/?u/[\w\-]{3,24}(?![\w/])")
 _TAGGED = re.compile(r"(?<![\w#])[\w.]{2,32}#\d{4}(?!\w)")
 _LOGIN = re.compile(r"(?<![\w.@])[a-z_][\w.\-]{1,30}@[a-z][\w\-]{1,40}(?![\w@.])")
 _HOME = re.compile(
-    r"(?:/home/|/Users/|\\Users\\|\\Documents and Settings\\|~)"
+    r"(?:/home/|/Users/|\\Users\\|\\Documents and Settings\\|(?<![\w~])~)"
     r"(?P<name>[A-Za-z][\w.\-]{1,40}(?<![.\-]))"
 )
 _SERVICES = (
@@ -165,9 +166,11 @@ def _is_number(value: str, *, numbered: bool) -> bool:
 
 
 def _shaped(text: str) -> Spans:
-    for pattern in (_LAST, _SORT, _BIC):
+    for pattern in (_LAST, _SORT):
         for match in pattern.finditer(text):
             yield match.span("value")
+    for match in _BIC.finditer(text):
+        yield match.span("value" if match["value"] else "small")
     for pattern in (_PLATE, _SPOKEN_PLATE):
         for match in pattern.finditer(text):
             if _is_plate(match["value"]):

@@ -5,7 +5,6 @@ does; a password is what stands behind the word "password".
 """
 
 import re
-from itertools import pairwise
 
 from agent.inference.folding import Spans, united
 
@@ -36,7 +35,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9+/_=\-]+")
 _PART = re.compile(r"[A-Za-z0-9]+")
 RANDOM = 16  # characters from which on a mixture of letters and digits is no word
 LONGEST = 200  # characters of it that are looked at
-TURNS = 0.28  # of its neighbours are of another class: capital, small, digit
+PIECE = 2.5  # letters of a word, or digits, that stand together in a mixture at most
+_PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 
 _NAMES = (
     r"pass ?word|passwort|pass ?code|pass ?phrase|passwd|pwd|pw|pass|pins?"
@@ -95,7 +95,7 @@ _HARMLESS_CODE = re.compile(
 # What people say of a password without telling it.
 _TALKED = """
 a about above accepted again all already also always an and any are as asked at be
-because been being below blocked broken but by can cannot case changed changing
+because been being below blocked broken but by can cannot case deleted denied disclosed entering changed changing
 compromised correct could did different does doesn't don't easy empty enabled enough
 entered even exactly expired expiring fine first for forgotten from given good gone
 had hard has have he hello here hidden i if ignored in incorrect insecure invalid is
@@ -104,7 +104,7 @@ my needed never new no nobody none not nothing null of off ok old on one only op
 or our out please protected publicly really rejected required reset right safe same
 saved secret secure sensitive set she short should shown simple so some sent something
 still stolen stored strong that the their them then there they this to too transferred
-true false unknown unchanged undefined under up updated used useless valid very was we
+true false unknown unchanged unlocked undefined under up updated used useless valid very was we
 weak well were what when where which who why will with working wrong you your
 """
 _TALK = frozenset(_TALKED.split())
@@ -136,6 +136,8 @@ def _random(text: str) -> Spans:
     for match in _TOKEN.finditer(text):
         if len(match[0]) < RANDOM:
             continue
+        if text[max(0, match.start() - 2) : match.start()].strip().endswith("#"):
+            continue
         parts = _PART.findall(match[0][:LONGEST])
         if any(is_random(part) for part in parts):
             yield match.start(), match.start() + len(match[0].rstrip("-_/"))
@@ -143,18 +145,10 @@ def _random(text: str) -> Spans:
 
 def is_random(word: str) -> bool:
     """Tell whether letters and digits were drawn and not written."""
-    if len(word) < RANDOM:
-        return False
-    classes = [_class(char) for char in word]
-    turns = sum(one != other for one, other in pairwise(classes))
-    return len(set(classes)) == len(_CLASSES) and turns >= TURNS * len(word)
-
-
-_CLASSES = (str.isdigit, str.isupper, str.islower)
-
-
-def _class(char: str) -> int:
-    return next((n for n, belongs in enumerate(_CLASSES) if belongs(char)), 0)
+    classes = (str.isdigit, str.isupper, str.islower)
+    mixed = all(any(map(belongs, word)) for belongs in classes)
+    pieces = _PIECE.findall(word)
+    return len(word) >= RANDOM and mixed and len(word) <= PIECE * len(pieces)
 
 
 def _called(text: str) -> Spans:
@@ -171,7 +165,8 @@ def _behind(text: str, cue: re.Match[str]) -> Spans:
     sign = _SIGN.match(text, cue.end())
     if sign:
         value = _QUOTED.match(text, sign.end()) or _WORD.match(text, sign.end())
-        if value and _tells(value["value"]):
+        dashed = sign[0].strip().endswith("-")
+        if value and _tells(value["value"], plain=not dashed):
             start, end = _cut(value)
             more = _MORE.match(text, value.end())
             yield start, more.end() if more and end == value.end() else end
@@ -190,9 +185,12 @@ def _behind(text: str, cue: re.Match[str]) -> Spans:
         yield value.span("value")
 
 
-def _tells(value: str) -> bool:
+def _tells(value: str, *, plain: bool = True) -> bool:
+    """Tell whether a word may be a secret; `plain`: also one without a digit."""
     word = value.strip(_ENDS).lower()
-    return len(word) >= SHORTEST and word not in _TALK and any(map(str.isalnum, word))
+    if len(word) < SHORTEST or word in _TALK:
+        return False
+    return any(map(str.isalnum if plain else str.isdigit, word))
 
 
 def _cut(value: re.Match[str]) -> tuple[int, int]:

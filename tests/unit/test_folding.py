@@ -2,6 +2,8 @@
 
 # ruff: noqa: RUF001 - letters that look like ours are what this is about
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +54,6 @@ def test_united(spans: list[tuple[int, int]]) -> None:
     """Places that overlap become one, and no character is lost or won."""
     whole = [(min(span), max(span)) for span in spans]
     made = list(united(whole))
-    assert all(one[1] <= other[0] for one, other in zip(made, made[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in pairwise(made))
     covered = {at for start, end in whole for at in range(start, end)}
     assert {at for start, end in made for at in range(start, end)} == covered

@@ -77,7 +77,7 @@ def test_a_likely_find_and_guesses_are_one(
 )
 def test_a_time_stamp_of_a_log_is_nobody(line: str, stamp: str) -> None:
     """Whatever a model takes it for, it goes; the rest of the line stays."""
-    other = entity(line, line.split()[-1], "PERSON")
+    other = entity(line, line.rsplit(maxsplit=1)[-1], "PERSON")
     guessed = [entity(line, stamp, "US_SSN"), other]
     assert plausible(line, guessed) == [other]
 

@@ -41,6 +41,7 @@ FOUND = {
         "account number: <70872490>",
         "BIC <COBADEFFXXX>",
         "swift code <NWBKGB2L>",
+        "bic is <deutdeff>",
         "MRN <0048-2913>",
         "NHS number <943 076 5919>",
         "plate <AB12 CDE>",
@@ -105,6 +106,13 @@ HARMLESS = [
     "commit 9fceb02d0ae598e95dc970b74767f19372d61af8",
     "id 7f3c1d2e-55aa-4bcd-9e10-0c1d2e3f4a5b",
     "InternationalizationOfEverything",
+    "#10ThingsThatAreAttractive",
+    "10ThingsThatAreAttractive",
+    "is a SWIFT transfer possible",
+    "dave bickler to my list",
+    "my passcode was denied",
+    "change my PIN - do I need to",
+    "live~legend",
     "the look at the dot",
 ]
 
