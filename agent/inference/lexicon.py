@@ -152,7 +152,7 @@ def tags(text: str) -> Iterator[tuple[int, int]]:
 
 
 def read_lexicon(lines: str) -> Lexicon:
-    """Read a table: an abbreviation, a tab, the words written out; "# ..." is a comment.
+    """Read a table: an abbreviation, a tab, the words written out; "# " is a comment.
 
     Raises ValueError for a line that is none of these.
     """

@@ -95,17 +95,18 @@ _HARMLESS_CODE = re.compile(
 # What people say of a password without telling it.
 _TALKED = """
 a about above accepted again all already also always an and any are as asked at be
-because been being below blocked broken but by can cannot case deleted denied disclosed entering changed changing
-compromised correct could did different does doesn't don't easy empty enabled enough
-entered even exactly expired expiring fine first for forgotten from given good gone
-had hard has have he hello here hidden i if ignored in incorrect insecure invalid is
-it its just known leaked like locked long longer lost me mine missing more much must
-my needed never new no nobody none not nothing null of off ok old on one only optional
-or our out please protected publicly really rejected required reset right safe same
-saved secret secure sensitive set she short should shown simple so some sent something
-still stolen stored strong that the their them then there they this to too transferred
-true false unknown unchanged unlocked undefined under up updated used useless valid very was we
-weak well were what when where which who why will with working wrong you your
+because been being below blocked broken but by can cannot case changed changing
+compromised correct could deleted denied did different disclosed does doesn't don't
+easy empty enabled enough entered entering even exactly expired expiring false fine
+first for forgotten from given gone good had hard has have he hello here hidden i if
+ignored in incorrect insecure invalid is it its just known leaked like locked long
+longer lost me mine missing more much must my needed never new no nobody none not
+nothing null of off ok old on one only optional or our out please protected publicly
+really rejected required reset right safe same saved secret secure sensitive sent set
+she short should shown simple so some something still stolen stored strong that the
+their them then there they this to too transferred true unchanged undefined under
+unknown unlocked up updated used useless valid very was we weak well were what when
+where which who why will with working wrong you your
 """
 _TALK = frozenset(_TALKED.split())
 _ENDS = ".,;:!?)]}\"'"
