@@ -24,7 +24,7 @@ from agent.core.errors import BundleError
 from agent.core.types import Entity, RawPrediction, Tier
 from agent.inference.bio import Following, best_tags, following, runs
 from agent.inference.calibration import log_odds
-from agent.inference.folding import View
+from agent.inference.folding import View, folded
 from agent.inference.lexicon import Lexicon, read_lexicon
 from agent.inference.linear import top_two
 from agent.inference.onnx import (
@@ -67,6 +67,8 @@ class EncoderSpec(BaseModel):
     transitions: str | None = None
     """An .npy, levels x (tags + 1) x (tags + 1): which tags follow which (bio.py)."""
 
+    folded: bool = False
+    """Whether digits, hyphens and spaces are read as the plain ones (folding.py)."""
     lexicon: str | None = None
     """A table of abbreviations: texts are read with them written out (lexicon.py)."""
 
@@ -172,7 +174,9 @@ class Encoder:
         ]
 
     def _windows(self, text: str) -> Iterator[Window]:
-        view = self._lexicon.expanded(text) if self._lexicon else View(text)
+        view = folded(text) if self._spec.folded else View(text)
+        if self._lexicon:
+            view = self._lexicon.expanded(text)
         encoding = self._tokenizer.encode(view.text)
         for part in (encoding, *encoding.overflowing):
             first: dict[int, int] = {}

@@ -32,7 +32,7 @@ _CUE = re.compile(rf"(?<![\w#])(?:{_SURE})(?!\w)", re.IGNORECASE)
 _LINK = re.compile(
     rf"(?:[\s\"'()]{{0,2}}(?:{_NUMBER_WORDS})(?!\w)){{0,2}}"
     r"(?:\s(?:for|of|on)\s(?:the\s|my\s|our\s|his\s|her\s)?\w{1,15})?"
-    r"(?:\s{0,2}(?:is|was|are|reads|says|it'?s|[:=#]|->|-(?=\s)|\"|'|\()){0,3}\s{0,2}",
+    r"(?:'s)?(?:\s{0,2}(?:is|was|are|reads|says|it'?s|[:=#]|->|-(?=\s)|\"|'|\()){0,3}\s{0,2}",
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(rf"(?:{_NUMBER_WORDS}|[:=])(?!\w)", re.IGNORECASE)
@@ -86,7 +86,10 @@ _VIN = re.compile(r"(?<!\w)(?=[A-HJ-NPR-Z]{0,16}\d)[A-HJ-NPR-Z0-9]{17}(?!\w)")
 # -- names of users
 
 _AT = re.compile(
-    r"(?<![\w@./\\+=&?])@(?P<name>[A-Za-z_][\w.]{1,38}[\w]|\w{2})(?![\w@(]|\.\w)"
+    r"(?<![\w@./\\+=&?])@(?P<name>[A-Za-z_][\w.\-]{1,38}\w|\w{2})(?![\w@(]|\.\w)"
+)
+_FEDERATED = re.compile(
+    r"(?<![\w@.])@[\w.\-]{1,40}@[\w\-]{1,40}(?:\.[\w\-]{1,40}){1,4}(?!\w)"
 )
 _SPACED = re.compile(
     r"(?<![\w@])@ (?P<name>(?=[A-Za-z]{0,20}[_\d]|[A-Za-z]{0,3}[a-z]{1,20}[A-Z])"
@@ -104,14 +107,16 @@ _SERVICES = (
     r"|screen ?name|gamer ?tag|insta(?:gram)?|ig|twitter|snap(?:chat)?|telegram|tiktok"
     r"|discord|steam|xbox|psn|skype|github|gitlab|venmo|cash ?app|paypal|twitch|reddit"
     r"|linkedin|facebook|fb|mastodon|bluesky|threads|signal|wechat|line id|kik|slack"
+    r"|user|logged (?:in|on)|signed in"
 )
 _CALLED = re.compile(
     rf"(?<![\w@])(?:{_SERVICES})"
     r"(?:,?\s(?:is|id|my|name|handle|account|user|username|tag|profile|as|:|=|@)){0,3}"
-    r"(?P<sign>\s?[:=]\s?|\s(?:is|as|@)\s|\s)[\"'@$]{0,2}"
+    r"(?:\s?[:=]\s?|\s)[\"'@$]{0,2}"
     r"(?P<name>[A-Za-z0-9_][\w.\-]{1,38}\w)(?![\w@])",
     re.IGNORECASE,
 )
+_SAYS = re.compile(r"(?:(?<!\w)(?:is|as)\s|[:=@]\s?)[\"'@$]{0,2}$")
 _MARKED = re.compile(r"[\d_.]|[a-z][A-Z]")
 _FIELD = re.compile(
     r"(?<![\w@])(?:user|usr|uname|username|login|account|owner|author|actor|principal"
@@ -193,7 +198,7 @@ def _marked(text: str) -> Spans:
             yield match.span()
     for match in _SPACED.finditer(text):
         yield match.span()
-    for pattern in (_REDDIT, _TAGGED, _LOGIN):
+    for pattern in (_FEDERATED, _REDDIT, _TAGGED, _LOGIN):
         for match in pattern.finditer(text):
             if match[0].partition("@")[0].lower() not in _NOBODY:
                 yield match.span()
@@ -206,7 +211,8 @@ def _named(text: str) -> Spans:
     for pattern in (_CALLED, _FIELD):
         for match in pattern.finditer(text):
             name = match["name"]
-            loose = pattern is _CALLED and match["sign"].isspace()
+            before = text[match.start() : match.start("name")]
+            loose = pattern is _CALLED and not _SAYS.search(before)
             marked = _MARKED.search(name) is not None
             if name.lower() not in _NOBODY and (marked or not loose):
                 yield match.span("name")

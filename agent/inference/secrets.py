@@ -7,6 +7,7 @@ does; a password is what stands behind the word "password".
 import re
 
 from agent.inference.folding import Spans, united
+from agent.inference.spoken import DIGIT
 
 # Keys by their makers' prefixes. What follows is as long as it is.
 _PREFIXED = re.compile(
@@ -64,8 +65,8 @@ _SIGN = re.compile(
     re.IGNORECASE,
 )
 _VERB = re.compile(
-    rf"(?:\s(?:number|no\.?|code|key))?{_FOR}\s"
-    r"(?:is|was|are|now|will be|became|changed to|set to|reset to|stays)\s"
+    rf"(?:\s(?:number|no\.?|code|key))?{_FOR}(?:'s|\s"
+    r"(?:is|was|are|now|will be|became|changed to|set to|reset to|stays))\s"
     r"(?:now\s|still\s|set to\s|just\s|always\s|called\s)?",
     re.IGNORECASE,
 )
@@ -77,6 +78,20 @@ _WORD = re.compile(r"(?P<value>[^\s\"'<>]{1,200})")
 _MORE = re.compile(r"(?: (?=[A-Z]|[^\s\d]{0,12}\d)[^\s\"'<>.,;]{1,40}){1,5}(?![\w])")
 _FIGURES = re.compile(
     r"(?P<value>(?=[^\s\d]{0,12}\d)[A-Za-z0-9*#\-]{3,64}(?:[ \-]\d{1,6}){0,4})(?![\w%])"
+)
+_SAID = re.compile(
+    rf"(?P<value>{DIGIT}(?:(?:,? |-){DIGIT}){{2,11}})(?!\w)", re.IGNORECASE
+)
+# A name, a stroke, and the secret: "wifi: HomeNet / dancing7bears".
+_PAIR = re.compile(
+    r"(?<!\w)(?:wi-?fi|wlan|ssid|credentials?|creds|log-?in)(?:\s?[:=]|\sis|\sare)?\s"
+    r"[^\s/]{1,32}\s?/\s?(?P<value>[^\s/\"'<>]{4,64}(?<![.,;]))",
+    re.IGNORECASE,
+)
+_OPENS = re.compile(
+    r"(?<!\w)(?:(?:unlock|disarm|open|enter|log in)(?:s|ed)? (?:it |the \w{1,12} )?with"
+    r"|(?:keypad|alarm|lock)(?:\s(?:is|was)|\s?[:=]))\s(?P<value>\d{3,8})[#*]?(?![\w%.])",
+    re.IGNORECASE,
 )
 _CODE = re.compile(
     r"(?<!\w)(?:(?:the|my|your|our|his|her|new|this) code|code)"
@@ -156,6 +171,9 @@ def _called(text: str) -> Spans:
     """Yield what stands behind the name of a secret."""
     for cue in _CUE.finditer(text):
         yield from _behind(text, cue)
+    for pattern in (_PAIR, _OPENS):
+        for match in pattern.finditer(text):
+            yield match.span("value")
     for match in _CODE.finditer(text):
         before = text[max(0, match.start() - BEFORE) : match.start()] + " "
         if not _HARMLESS_CODE.search(before.replace("  ", " ")):
@@ -165,7 +183,7 @@ def _called(text: str) -> Spans:
 def _behind(text: str, cue: re.Match[str]) -> Spans:
     sign = _SIGN.match(text, cue.end())
     if sign:
-        value = _QUOTED.match(text, sign.end()) or _WORD.match(text, sign.end())
+        value = _value(text, sign.end())
         dashed = sign[0].strip().endswith("-")
         if value and _tells(value["value"], plain=not dashed):
             start, end = _cut(value)
@@ -174,16 +192,24 @@ def _behind(text: str, cue: re.Match[str]) -> Spans:
         return
     verb = _VERB.match(text, cue.end())
     if verb:
-        value = _QUOTED.match(text, verb.end()) or _WORD.match(text, verb.end())
+        value = _value(text, verb.end())
         if value and _tells(value["value"]):
             yield _cut(value)
         return
     bare = _BARE.match(text, cue.end())
     if bare is None:
         return
-    value = _QUOTED.match(text, bare.end()) or _FIGURES.match(text, bare.end())
-    if value:
-        yield value.span("value")
+    for pattern in (_QUOTED, _SAID, _FIGURES):
+        value = pattern.match(text, bare.end())
+        if value:
+            yield value.span("value")
+            return
+
+
+def _value(text: str, at: int) -> re.Match[str] | None:
+    """Return what stands here, as `value`: in quotes, said in digits, or a word."""
+    found = (pattern.match(text, at) for pattern in (_QUOTED, _SAID, _WORD))
+    return next((match for match in found if match), None)
 
 
 def _tells(value: str, *, plain: bool = True) -> bool:

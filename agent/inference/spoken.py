@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from agent.inference.folding import Spans
 
-_DIGIT = r"(?:zero|oh|nought|naught|one|two|three|four|five|six|seven|eight|nine|niner)"
+DIGIT = r"(?:zero|oh|nought|naught|one|two|three|four|five|six|seven|eight|nine|niner)"
 _TEEN = (
     r"(?:ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
     r"|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|double|triple|plus|dash)"
 )
 _WORD = re.compile(
-    rf"(?<![\w'])(?:(?P<digit>{_DIGIT})|(?P<other>{_TEEN})|(?P<figure>\d))(?![\w'])",
+    rf"(?<![\w'])(?:(?P<digit>{DIGIT})|(?P<other>{_TEEN})|(?P<figure>\d))(?![\w'])",
     re.IGNORECASE,
 )
 _GAP = re.compile(r"(?:\s|,\s?|\s?-\s?|\.\s){1,2}")
@@ -23,6 +23,12 @@ DIGITS = 4  # said one by one
 PHONE = range(7, 14)
 WORDS = 6  # of a number said partly so ("eight hundred five five five twelve")
 
+BEFORE = 20
+_ANNOUNCES = re.compile(
+    r"(?<!\w)(?:number|phone|mobile|cell|fax|call|dial|ring|text|social|ssn|card|account"
+    r"|zip|extension|code|pin)(?: is| are)?[ :,]{1,2}$",
+    re.IGNORECASE,
+)
 COUNTING = (
     "zero one two three four five six seven eight nine ten eleven twelve",
     "twelve eleven ten nine eight seven six five four three two one zero",
@@ -91,7 +97,13 @@ def _is_number(run: list[re.Match[str]]) -> bool:
     digits = sum(1 for match in run if match["digit"])
     figures = sum(1 for match in run if match["figure"])
     enough = digits >= DIGITS or (digits > 0 and len(run) >= WORDS)
-    return (enough or figures >= WORDS) and not _counts(run)
+    return (enough or figures >= WORDS) and (not _counts(run) or _announced(run[0]))
+
+
+def _announced(first: re.Match[str]) -> bool:
+    """Tell whether the word before a number says that it is one."""
+    before = first.string[max(0, first.start() - BEFORE) : first.start()]
+    return _ANNOUNCES.search(before) is not None
 
 
 def _counts(run: list[re.Match[str]]) -> bool:

@@ -171,6 +171,7 @@ def finish(part: Path, piece: Workpiece, network: Network, report: Report) -> Fi
             levels=recipe.levels,
             heeds=fitted_prior_weight(piece),
             transitions=TRANSITIONS if material.known.entities else None,
+            folded=recipe.folded,
             lexicon=bundle.LEXICON if recipe.lexicon else None,
         )
         encoding = Encoding(

@@ -197,6 +197,8 @@ class Recipe(RecipeModel):
     """How deep entities may lie in one another."""
     caution: float = Field(default=0.0, ge=0)
     """Taken from the score of words that are no entity: so more entities are found."""
+    folded: bool = False
+    """Whether digits, hyphens and spaces are read as the plain ones."""
     lexicon: str | None = None
     """A table of abbreviations beside this module: the bundle reads texts with it."""
     patterns: list[str] = []
