@@ -145,6 +145,16 @@ def test_an_address_is_one_block(parts: list[str], expected: list[str]) -> None:
     assert all(STREET[e.start : e.end] == e.text for e in blocks(STREET, given))
 
 
+def test_words_between_keep_an_address_apart() -> None:
+    """A street "in" a town is two things, and so is one at the end of a sentence."""
+    for text in ("12 Main St in Springfield", "12 Main St. Springfield"):
+        parts = [
+            entity(text, "12 Main St", "STREET_ADDRESS"),
+            entity(text, "Springfield", "GPE"),
+        ]
+        assert list(blocks(text, parts)) == parts
+
+
 def test_all_together() -> None:
     """A guess that the patterns correct, one that they widen, one that stays."""
     text = "Ann: card 4111 1111 1111 1111, passport no. X1234567"
