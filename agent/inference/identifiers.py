@@ -23,7 +23,7 @@ _SURE = (
     r"|routing|aba|transit|bsb|ifsc|iban|imei|imsi|iccid|vin|chassis|ssn|ss#"
     r"|social security|social|driv(?:er'?s?|ing) licen[cs]e|licen[cs]e|dl|visa|permit"
     r"|green card|alien|case|docket|court file|warrant|inmate|prisoner|probation"
-    r"|reference|ref|our ref|your ref|user|uid|guest|meter|mortgage|loan|bond"
+    r"|reference|ref|our ref|your ref|user|guest|meter|mortgage|loan|bond"
 )
 _NUMBER_WORDS = (
     r"numbers?|nos?\.?|nr\.?|num\.?|#|ids?|codes?|ref(?:erence)?\.?|record|card"
@@ -96,7 +96,7 @@ _SPACED = re.compile(
     r"\w{3,30})"
 )
 _REDDIT = re.compile(r"(?<![\w.])/?u/[\w\-]{3,24}(?![\w/])")
-_TAGGED = re.compile(r"(?<![\w#])[\w.]{2,32}#\d{4}(?!\w)")
+_TAGGED = re.compile(r"(?<![\w#])(?=[\d_.]{0,31}[^\W\d_])[\w.]{2,32}#\d{4}(?!\w)")
 _LOGIN = re.compile(r"(?<![\w.@])[a-z_][\w.\-]{1,30}@[a-z][\w\-]{1,40}(?![\w@.])")
 _HOME = re.compile(
     r"(?:/home/|/Users/|\\Users\\|\\Documents and Settings\\|(?<![\w~])~)"

@@ -1,6 +1,6 @@
 """One answer of two: what a model guesses in a text, and what patterns find in it.
 
-- A time stamp in front of a line of a log is nobody's: a guess there is dropped.
+- On a line of a log a guess on its time stamp, or on its numbers, is dropped.
 - What proves itself replaces guesses that it overlaps; what is only likely joins them.
 - An address is one block: a street and the town, state, code and country beside it.
 """
@@ -25,6 +25,16 @@ _FITS = {
     "EMAIL_ADDRESS": re.compile(r"@|\bat\b"),
     "IP_ADDRESS": _DIGITS,
 }
+# On a line of a log these are the machine's, unless patterns find them, too ...
+NUMBERS = frozenset(
+    {
+        *("AGE", "DATE_TIME", "DOMAIN_NAME", "IBAN_CODE", "IP_ADDRESS", "US_SSN"),
+        *("US_DRIVER_LICENSE", "ZIP_CODE"),
+    }
+)
+# ... and these, unless they are long enough to reach somebody.
+LONG = frozenset({"CREDIT_CARD", "PHONE_NUMBER"})
+LONG_DIGITS = 11
 STREET = "STREET_ADDRESS"
 PARTS = frozenset({STREET, "GPE", "ZIP_CODE"})
 BETWEEN = frozenset(" ,;\n\r\t")
@@ -40,24 +50,29 @@ def reconciled(
 
 
 def plausible(text: str, guessed: Sequence[Entity]) -> list[Entity]:
-    """Return the guesses that are not of the machine that wrote the line."""
-    stamps = list(logs.stamps(text))
-    ends = [end for _, end in stamps]
-    return [entity for entity in guessed if _is_plausible(entity, stamps, ends)]
+    """Return the guesses that fit their types and are not of a machine's log."""
+    written = list(logs.lines(text))
+    ends = [line.end for line in written]
+    kept = []
+    for entity in guessed:
+        if not _FITS.get(entity.label, _LETTERS).search(entity.text):
+            continue
+        place = bisect_right(ends, entity.start)
+        if place == len(ends) or not _is_of(written[place], entity):
+            kept.append(entity)
+    return kept
 
 
-def _is_plausible(
-    entity: Entity, stamps: Sequence[tuple[int, int]], ends: Sequence[int]
-) -> bool:
-    """Tell whether a guess can be of its type, and most of it is no time stamp."""
-    if not _FITS.get(entity.label, _LETTERS).search(entity.text):
+def _is_of(line: logs.Line, entity: Entity) -> bool:
+    """Tell whether a guess is on a line of a log, and of it: its stamp or numbers."""
+    if entity.end <= line.start:
         return False
-    place = bisect_right(ends, entity.start)
-    if place == len(stamps):
+    start, end = line.stamp
+    stamped = min(end, entity.end) - max(start, entity.start)
+    if 2 * stamped >= entity.end - entity.start:
         return True
-    start, end = stamps[place]
-    shared = min(end, entity.end) - max(start, entity.start)
-    return 2 * shared < entity.end - entity.start
+    digits = sum(map(str.isdigit, entity.text))
+    return entity.label in NUMBERS or (entity.label in LONG and digits < LONG_DIGITS)
 
 
 def joined(

@@ -37,7 +37,7 @@ _PART = re.compile(r"[A-Za-z0-9]+")
 RANDOM = 16  # characters from which on a mixture of letters and digits is no word
 LONGEST = 200  # characters of it that are looked at
 PIECE = 2.5  # letters of a word, or digits, that stand together in a mixture at most
-_PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+_PIECE = re.compile(r"[A-Z]?[a-z]{1,200}|[A-Z]{1,200}|[0-9]{1,200}")
 
 _NAMES = (
     r"pass ?word|passwort|pass ?code|pass ?phrase|passwd|pwd|pw|pass|pins?"
