@@ -5,6 +5,7 @@ a process, `key=value`, a request. So "2024-03-18 02:14:55 Ann called" is none.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,8 +38,24 @@ _MARK = re.compile(
     r"|(?<!\w)0x[0-9a-f]{4}|^<\d{1,3}>\d? |^[a-z]{1,24}: 1\d{9}: "
     r"|(?<!\w)(?:usb \d|eth\d|wlan\d|alarm \d)"
 )
+_TIME = re.compile(
+    rf"(?<![\w.])(?:\d{{4}}[\-/.]\d\d[\-/.]\d\d(?:[T _]|, ){_CLOCK}{_ZONE}"
+    rf"|\d\d?[\-/.](?:\d\d|{_MONTH})[\-/.]\d{{4}}[ :T]{_CLOCK}(?: ?[AP]M)?{_ZONE}"
+    rf"|(?:{_DAY} )?{_MONTH} {{1,2}}\d\d? {_CLOCK}(?: \d{{4}})?|{_CLOCK})(?![\w:]|\.\d)",
+    re.IGNORECASE,
+)
 HEAD = 80  # characters in which a line says when
 _LINE = re.compile(r"[^\n]+")
+
+
+def times(text: str) -> Iterator[tuple[int, int]]:
+    """Yield times to the second, as machines write them, on lines that are no log's."""
+    written = list(lines(text))
+    ends = [line.end for line in written]
+    for match in _TIME.finditer(text):
+        place = bisect_right(ends, match.start())
+        if place == len(ends) or match.start() < written[place].start:
+            yield match.span()
 
 
 @dataclass(frozen=True, slots=True)

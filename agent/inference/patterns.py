@@ -13,7 +13,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from itertools import pairwise
 
 from agent.core.types import CheckedKind, Entity
-from agent.inference import identifiers, lexicon, places, scripts, secrets, spoken
+from agent.inference import identifiers, lexicon, logs, places, scripts, secrets, spoken
 from agent.inference.folding import Spans, folded
 
 CHECKED = 0.99  # of what carries a checksum or a shape that nothing else has
@@ -347,6 +347,7 @@ LIKELY_FINDERS: tuple[tuple[str, Callable[[str], Spans]], ...] = (
     ("ID_NUMBER", spoken.numbers),
     ("EMAIL_ADDRESS", spoken.emails),
     ("DOMAIN_NAME", spoken.hosts),
+    ("DATE_TIME", logs.times),
     ("PhysicalObject", lexicon.tags),
 )
 # All that is personal.

@@ -78,11 +78,17 @@ FOUND = {
     ],
     "PHONE_NUMBER": ["call <oh seven seven double zero nine one two three>"],
     "EMAIL_ADDRESS": ["write to <ann dot lee at example dot com>, please"],
+    "DATE_TIME": [
+        "finished <2024-03-18 02:14:55> without errors",
+        "born at <13:49:17>, a girl",
+        "sent <Mar 18 02:14:55 2024>",
+    ],
     "DOMAIN_NAME": ["see <example dot co dot uk>"],
 }
 CASES = [(kind, text) for kind, texts in FOUND.items() for text in texts]
 
 HARMLESS = [
+    "2024-03-18 02:14:55 ERROR db: timeout",
     "the password is wrong",
     "password reset, please",
     "forgot my pin again",
