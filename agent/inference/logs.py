@@ -41,7 +41,8 @@ _MARK = re.compile(
 _TIME = re.compile(
     rf"(?<![\w.])(?:\d{{4}}[\-/.]\d\d[\-/.]\d\d(?:[T _]|, ){_CLOCK}{_ZONE}"
     rf"|\d\d?[\-/.](?:\d\d|{_MONTH})[\-/.]\d{{4}}[ :T]{_CLOCK}(?: ?[AP]M)?{_ZONE}"
-    rf"|(?:{_DAY} )?{_MONTH} {{1,2}}\d\d? {_CLOCK}(?: \d{{4}})?|{_CLOCK})(?![\w:]|\.\d)",
+    rf"|(?:{_DAY} )?{_MONTH} {{1,2}}\d\d? {_CLOCK}(?: \d{{4}})?|{_CLOCK})"
+    r"(?![\w:]|\.\d)",
     re.IGNORECASE,
 )
 HEAD = 80  # characters in which a line says when

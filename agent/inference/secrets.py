@@ -77,7 +77,8 @@ _QUOTED = re.compile(r"([\"'`])(?P<value>[^\"'`\n]{1,120})\1")
 _WORD = re.compile(r"(?P<value>[^\s\"'<>]{1,200})")
 _MORE = re.compile(r"(?: (?=[A-Z]|[^\s\d]{0,12}\d)[^\s\"'<>.,;]{1,40}){1,5}(?![\w])")
 _FIGURES = re.compile(
-    r"(?P<value>(?=[^\s\d]{0,12}\d)[A-Za-z0-9*#\-]{3,64}(?:[ \-]\d{1,6}){0,4})(?![\w%])"
+    r"(?P<value>(?=[^\s\d]{0,20}\d)[^\s\"'<>,;()]{2,64}[^\s\"'<>,;().:!?]"
+    r"(?:[ \-]\d{1,6}){0,4})(?![\w%])"
 )
 _SAID = re.compile(
     rf"(?P<value>{DIGIT}(?:(?:,? |-){DIGIT}){{2,11}})(?!\w)", re.IGNORECASE

@@ -12,6 +12,7 @@ FOUND = {
         "the wifi password is <bluegiraffe77>.",
         "pin <nine oh two one>",
         "my pin is <one two three four>.",
+        "password <Tr0ub4dor&3> works",
         "pin's <6612>",
         "unlock it with <4590> at night",
         "keypad: <8812>",

@@ -79,11 +79,13 @@ def with_found(example: Example, kinds: Container[str]) -> Example:
 
     Nobody said what of these kinds is in it, so they are neither right nor wrong.
     """
-    spans = list(example.marked)
-    for found in find(example.text, kinds):
-        if all(found.end <= s.start or s.end <= found.start for s in example.marked):
-            spans.append(Span(start=found.start, end=found.end, label=found.label))
-    spans.sort(key=lambda span: span.start)
+    marked = example.marked
+    beside = (
+        Span(start=found.start, end=found.end, label=found.label)
+        for found in find(example.text, kinds)
+        if all(found.end <= s.start or s.end <= found.start for s in marked)
+    )
+    spans = sorted((*marked, *beside), key=lambda span: span.start)
     return example.model_copy(update={"spans": tuple(spans)})
 
 
