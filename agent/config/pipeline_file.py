@@ -1,15 +1,16 @@
 """pipelines/<name>.toml as a frozen model: one road from topic to result."""
 
-import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from agent.config.section import YEAR_S, Limits, Name, Section
+from agent.core.expressions import compiled
 from agent.core.types import CheckedKind, Guarantee, Task
 from agent.mqtt.topic_filters import checked_filter, checked_topic
 from agent.protocol.payload import is_text_encoding
 
+TypeName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_-]{0,39}$")]
 RoadName = Literal["prefer_local", "always_local", "always_upstream", "never_upstream"]
 
 
@@ -20,10 +21,7 @@ def _is_encoding(name: str) -> str:
 
 
 def _is_pattern(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"is no regular expression: {error}") from error
+    compiled(pattern)
     return pattern
 
 
@@ -118,6 +116,16 @@ class EscalationSection(Section):
     """What a label or entity type means, for upstream. Default: its name in words."""
 
 
+class PrivacySection(Section):
+    """What `upstream.privacy = "redact"` hides beside what it always does."""
+
+    patterns: dict[TypeName, Annotated[str, AfterValidator(_is_pattern)]] = {}
+    """Patterns of your own, by the type they find, in RE2's syntax, for a text whose
+    digits are 0 to 9: { BADGE = "B-[0-9]{5}" }."""
+    scripts: list[TypeName] = []
+    """Scripts beside LATIN whose letters may be seen, as CYRILLIC."""
+
+
 class FieldRule(Section):
     """What an entity must be for an answer to stand locally."""
 
@@ -126,7 +134,7 @@ class FieldRule(Section):
     labels: list[str] = []
     """Required only for these labels; empty: for all."""
     pattern: Annotated[str, AfterValidator(_is_pattern)] = ""
-    """A regular expression that the whole entity must match."""
+    """A regular expression, in RE2's syntax, that the whole entity must match."""
     check: Annotated[str, AfterValidator(_is_checked)] = ""
     """A checked kind of data that the entity must be, such as EMAIL_ADDRESS."""
 
@@ -143,6 +151,7 @@ class PipelineFile(Section):
     decide: Decide = Decide()
     fields: dict[str, FieldRule] = {}
     """Rules for entities, by type: an answer that breaks one goes upstream."""
+    privacy: PrivacySection = PrivacySection()
     explain: Literal["hash", "text"] = "hash"
     """What the request `explain` tells of a message's text: its sha256, or the text."""
     output: Output = Output()

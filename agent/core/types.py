@@ -86,6 +86,8 @@ class CheckedKind(StrEnum):
     US_SSN = "US_SSN"
     DOMAIN_NAME = "DOMAIN_NAME"
     PHONE_NUMBER = "PHONE_NUMBER"
+    MAC_ADDRESS = "MAC_ADDRESS"
+    LOCATION = "LOCATION"
 
 
 class Guarantee(StrEnum):

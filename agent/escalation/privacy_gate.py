@@ -15,8 +15,11 @@ from typing import Any
 from agent.core.errors import BundleError
 from agent.core.types import Entity
 from agent.escalation.occurrences import occurrences, word_edges
-from agent.inference import patterns
+from agent.inference import patterns, scripts
 from agent.inference.bundle import Bundle
+from agent.inference.folding import folded
+from agent.inference.pipeline import EscalationSpec
+from agent.inference.reconcile import plausible
 from agent.protocol.cases import BadReply, Named, placed
 
 INSIDE = 4  # characters from which on a value is hidden inside of words, too
@@ -57,7 +60,30 @@ class Finder:
         """
         models = [stage.model for stage in self._bundle.stages]
         guessed = [e for model in models for e in model.predict([text])[0].entities]
-        return [*guessed, *patterns.find(text, self._bundle.manifest.patterns)]
+        kept = plausible(text, guessed)
+        return [*kept, *patterns.find(text, self._bundle.manifest.patterns)]
+
+
+def withheld(text: str, found: Sequence[Entity], plan: EscalationSpec) -> list[Entity]:
+    """Return what a pipeline hides: what was found, and what its own patterns find.
+
+    Not what its operator wants to be seen: types, and letters of other scripts.
+    """
+    kept = [
+        entity
+        for entity in found
+        if entity.label not in plan.visible
+        and not (
+            entity.label == scripts.LABEL
+            and scripts.scripts_of(entity.text) <= plan.scripts
+        )
+    ]
+    view = folded(text)
+    for kind, pattern in plan.patterns.items():
+        for place in set(pattern.spans(view.text)):
+            start, end = view.span(*place)
+            kept.append(Entity(kind, text[start:end], start, end, None))
+    return kept
 
 
 def redact(text: str, found: Sequence[Entity]) -> Redacted:

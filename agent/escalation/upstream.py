@@ -22,6 +22,7 @@ from agent.escalation.privacy_gate import (
     guess_without,
     redact,
     returned,
+    withheld,
 )
 from agent.escalation.transport import EncodeAgain, Rejected, Transport, Unavailable
 from agent.inference.pipeline import EscalationSpec
@@ -210,12 +211,12 @@ class UpstreamClient:
             return Redacted(text, {}, {})
         if self._finder is None:
             raise AssertionError("a pipeline redacts, and nothing was opened for it")
-        find, visible = self._finder.find, plan.visible
+        find = self._finder.find
 
         def hide() -> Redacted:
             self._hiding_since = time.monotonic()
             try:
-                return redact(text, [e for e in find(text) if e.label not in visible])
+                return redact(text, withheld(text, find(text), plan))
             finally:
                 self._hiding_since = None
 

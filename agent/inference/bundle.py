@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from agent.core.errors import BundleError
 from agent.core.explain import first
 from agent.core.files import read_bytes
-from agent.core.types import Entity, Prediction, RawPrediction, Tier
+from agent.core.types import Prediction, RawPrediction, Tier
 from agent.inference.calibration import (
     Calibration,
     FrozenModel,
@@ -25,7 +25,7 @@ from agent.inference.calibration import (
     with_agreement,
 )
 from agent.inference.manifest import Manifest, read_manifest, verify
-from agent.inference.patterns import find
+from agent.inference.reconcile import reconciled
 
 CALIBRATION = "calibration.json"
 PROBES = "probes.jsonl"
@@ -159,21 +159,9 @@ def _asked(
     if not patterns:
         return raws
     return [
-        replace(guess, entities=merged(guess.entities, find(text, patterns)))
+        replace(guess, entities=reconciled(text, guess.entities, patterns))
         for text, guess in zip(texts, raws, strict=True)
     ]
-
-
-def merged(guessed: Sequence[Entity], checked: Sequence[Entity]) -> tuple[Entity, ...]:
-    """Return both in order; a checked entity replaces guessed ones that overlap it."""
-    kept = [
-        entity
-        for entity in guessed
-        if all(
-            entity.end <= other.start or other.end <= entity.start for other in checked
-        )
-    ]
-    return tuple(sorted((*kept, *checked), key=lambda entity: entity.start))
 
 
 def open_bundle(folder: Path, threads: int, calibration: Path | None = None) -> Bundle:

@@ -1,9 +1,9 @@
 """Is the local guess good enough? A pure function of prediction and policy."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from agent.core.expressions import Expression
 from agent.core.types import (
     Decision,
     Guarantee,
@@ -26,7 +26,7 @@ class Rule:
 
     required: bool = False
     labels: frozenset[str] = frozenset()
-    pattern: re.Pattern[str] | None = None
+    pattern: Expression | None = None
     check: Callable[[str], bool] | None = None
 
     def requires(self, label: str | None) -> bool:
@@ -35,7 +35,7 @@ class Rule:
 
     def allows(self, words: str) -> bool:
         """Tell whether these words may be such an entity."""
-        return (self.pattern is None or bool(self.pattern.fullmatch(words))) and (
+        return (self.pattern is None or self.pattern.is_whole(words)) and (
             self.check is None or self.check(words)
         )
 

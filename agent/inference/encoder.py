@@ -24,6 +24,8 @@ from agent.core.errors import BundleError
 from agent.core.types import Entity, RawPrediction, Tier
 from agent.inference.bio import Following, best_tags, following, runs
 from agent.inference.calibration import log_odds
+from agent.inference.folding import View, folded
+from agent.inference.lexicon import Lexicon, read_lexicon
 from agent.inference.linear import top_two
 from agent.inference.onnx import (
     Heads,
@@ -65,6 +67,11 @@ class EncoderSpec(BaseModel):
     transitions: str | None = None
     """An .npy, levels x (tags + 1) x (tags + 1): which tags follow which (bio.py)."""
 
+    folded: bool = False
+    """Whether digits, hyphens and spaces are read as the plain ones (folding.py)."""
+    lexicon: str | None = None
+    """A table of abbreviations: texts are read with them written out (lexicon.py)."""
+
     @model_validator(mode="after")
     def _windows_move_on(self) -> Self:
         if self.stride >= self.max_tokens - SPECIAL_TOKENS:
@@ -79,7 +86,7 @@ class EncoderSpec(BaseModel):
     @property
     def needed(self) -> tuple[str, ...]:
         """The files without which the tier cannot be loaded."""
-        beside = (self.trunk, self.transitions)
+        beside = (self.trunk, self.transitions, self.lexicon)
         return (self.model, self.tokenizer, *(name for name in beside if name))
 
     @property
@@ -99,9 +106,11 @@ class EncoderSpec(BaseModel):
         tokenizer, session = self._open(folder, threads)
         _check_widths(session, self, labels, entities)
         transitions = _open_transitions(folder, self, entities)
-        return Encoder(
-            self, tokenizer, session, tuple(labels), tuple(entities), transitions
-        )
+        words = None
+        if self.lexicon:
+            words = read_lexicon((folder / self.lexicon).read_text("utf-8"))
+        names = tuple(labels), tuple(entities)
+        return Encoder(self, tokenizer, session, *names, transitions, words)
 
     def _open(self, folder: Path, threads: int) -> tuple["Tokenizer", Session]:
         session = open_session(folder / self.model, threads)
@@ -135,6 +144,7 @@ class Encoder:
         labels: tuple[str, ...],
         entities: tuple[str, ...],
         transitions: Sequence[Following] | None = None,
+        lexicon: Lexicon | None = None,
     ) -> None:
         """Take what `EncoderSpec.load` opened."""
         self._spec = spec
@@ -143,6 +153,7 @@ class Encoder:
         self._labels = labels
         self._entities = entities
         self._transitions = transitions
+        self._lexicon = lexicon
         self._outputs = [output.name for output in session.get_outputs()]
 
     def predict(
@@ -175,14 +186,17 @@ class Encoder:
         ]
 
     def _windows(self, text: str) -> Iterator[Window]:
-        encoding = self._tokenizer.encode(text)
+        view = folded(text) if self._spec.folded else View(text)
+        if self._lexicon:
+            view = self._lexicon.expanded(text)
+        encoding = self._tokenizer.encode(view.text)
         for part in (encoding, *encoding.overflowing):
             first: dict[int, int] = {}
             spans: dict[int, tuple[int, int]] = {}
             for token, word in enumerate(part.word_ids):
                 if word is None:
                     continue
-                start, end = part.offsets[token]
+                start, end = view.span(*part.offsets[token])
                 first.setdefault(word, token)
                 spans[word] = (spans[word][0] if word in spans else start, end)
             yield Window(part.ids, first, spans)

@@ -1,18 +1,23 @@
-"""Personal data that can be checked and not merely guessed: what no model must miss.
+"""Personal data that patterns find: by checksum, by shape, or by the words before it.
 
-Every pattern begins at a boundary, every repetition is bounded, and no two repetitions
-that stand beside each other may match the same character without a fixed one between
-them. So the work for each start is bounded by a constant, and that for a text is linear
-in its length, however hostile it is.
+Every pattern reads a folded text (folding.py), begins at a boundary, and has bounded
+repetitions, no two of which stand side by side and match the same character; a
+repetition without a bound ends a pattern and takes what it matched. So the work for a
+text is linear in its length, however hostile it is.
 """
 
 import re
-from collections.abc import Callable, Container, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from itertools import pairwise
 
 from agent.core.types import CheckedKind, Entity
+from agent.inference import identifiers, lexicon, logs, places, scripts, secrets, spoken
+from agent.inference.folding import Spans, folded
 
 CHECKED = 0.99  # of what carries a checksum or a shape that nothing else has
+LIKELY = 0.9  # of what the words around it give away
 
 # The length of an IBAN and whose it is: the SWIFT registry (ISO 13616).
 _IBAN_COUNTRIES = {
@@ -82,8 +87,13 @@ PHONE_DIGITS = range(8, 16)  # with the country code (ITU-T E.164)
 _LABEL = r"[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?"
 _HOST = rf"(?:{_LABEL}\.){{1,6}}[a-z]{{2,24}}"
 
-_CARD = re.compile(r"(?<![\w.\-])\d(?:[ \-]?\d){12,18}(?![\w\-])")
-_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d\d(?:[ \-]?[A-Z0-9]){11,30}", re.IGNORECASE)
+_GROUP = re.compile(r"\d+")
+_WORD_OR_HYPHEN = re.compile(r"[\w\-]")
+_BETWEEN = re.compile(r"\r\n|[ \-.\t\n]{1,2}")
+CARD_DIGITS = range(13, 20)
+_IBAN = re.compile(
+    r"(?<!\w)[A-Z]{2}\d\d(?:[ \-.\t\r\n]{0,2}[A-Z0-9]){11,30}", re.IGNORECASE
+)
 _EMAIL = re.compile(
     rf"(?<![\w.%+\-])[\w%+\-][\w.%+\-']{{0,63}}@{_HOST}(?![a-z0-9\-])", re.IGNORECASE
 )
@@ -93,36 +103,41 @@ _V6 = re.compile(
     r"(?![\w:]|\.\d)",
     re.IGNORECASE,
 )
-_SSN = re.compile(r"(?<![\w\-])(\d{3})([ \-])(\d\d)\2(\d{4})(?![\w\-])")
-# A comma is allowed in a URL, but ends it more often ("a.org,b.org").
+_SSN = re.compile(
+    r"(?<![\w\-])(\d{3})([ .]{1,2}|-{1,2}| - |\r?\n)(\d\d)\2(\d{4})(?![\w\-]|\.\d)"
+)
+# Up to white space: what is behind a comma or a bracket is of the address, too.
+_TAIL = r"[^\s<>\"`]"
 _URL = re.compile(
-    r"(?<![\w@])(?:(?:https?|ftps?)://|www\.)[^\s<>\"'`{}|\\^\[\],]{3,400}",
-    re.IGNORECASE,
+    rf"(?<![\w@])(?:[a-z][a-z0-9+.\-]{{1,20}}://|www\.){_TAIL}*", re.IGNORECASE
 )
 _DOMAIN = re.compile(
-    rf"(?<![\w@.\-/\\])({_HOST})(?![a-z0-9@\-_(]|\.[a-z0-9])"
-    r"((?:[/?#][^\s<>\"'`{}|\\^\[\],]{0,400})?)",
-    re.IGNORECASE,
+    rf"(?<![\w@.\-/\\])({_HOST})(?![a-z0-9@\-_(]|\.[a-z0-9])", re.IGNORECASE
 )
+_PATH = re.compile(rf"[/?#]{_TAIL}*")
+# "a.org,b.org": with the comma another address begins.
+_NEXT = re.compile(r",(?=(?:[a-z][a-z0-9+.\-]{1,20}://|www\.))", re.IGNORECASE)
 _EXTENSION = r"(?:[ ,]{0,2}(?:x|ext\.?|extension)[ .]{0,2}\d{1,6})?(?![\w\-])"
+_SPACE = r"(?: {1,2}|\n)"
 _INTERNATIONAL = re.compile(
-    r"(?<![\w+])\+[1-9](?:[ .\-/()]{0,2}\d){7,16}" + _EXTENSION, re.IGNORECASE
+    r"(?<![\w+])\+[1-9](?:[ .\-/()\n]{0,3}\d){7,16}" + _EXTENSION, re.IGNORECASE
 )
 # North American numbers: the same mark, or the same space, in both places.
 _NATIONAL = re.compile(
     r"(?<![\w.\-+])(?<!\d )(?:(?:\+?1|001)[ .\-])?"
-    r"(?:\([2-9]\d\d\)[ .\-]?\d{3}[ .\-]\d{4}"
-    r"|[2-9]\d\d(?:-[2-9]\d\d[.\-]\d{4}|\.\d{3}\.\d{4}|[ ][2-9]\d\d[ ]\d{4}))"
+    rf"(?:\([2-9]\d\d\)(?:[.\-]|{_SPACE})?\d{{3}}(?:[.\-]|{_SPACE})\d{{4}}"
+    r"|[2-9]\d\d(?:-[2-9]\d\d[.\-]\d{4}|\.\d{3}\.\d{4}|"
+    rf"{_SPACE}[2-9]\d\d{_SPACE}\d{{4}}))"
     r"(?![ .]?\d)" + _EXTENSION,
     re.IGNORECASE,
 )
+_ENDS = ".,;:!?*_~'|\\"
+_CLOSING = {")": "(", "]": "[", "}": "{"}
 _VERSION = re.compile(
     r"(?:\bv|\bver|version|release|build|firmware|section|revision)[ .:]{0,2}$",
     re.IGNORECASE,
 )
 BEFORE = 16  # characters in which a word such as "version" may stand
-
-Spans = Iterator[tuple[int, int]]
 
 
 def luhn(digits: str) -> bool:
@@ -150,10 +165,46 @@ def iban(text: str) -> bool:
 
 
 def _cards(text: str) -> Spans:
-    for match in _CARD.finditer(text):
-        digits = re.sub(r"\D", "", match[0])
-        if card_brand(digits) and luhn(digits) and len(set(digits)) > 1:
-            yield match.span()
+    groups = list(_GROUP.finditer(text))
+    joined = [
+        _BETWEEN.fullmatch(text, one.end(), other.start()) is not None
+        for one, other in pairwise(groups)
+    ]
+    end = 0
+    for first, group in enumerate(groups):
+        if group.start() < end or _within_word(text, group.start()):
+            continue
+        last = _card_end(text, groups, joined, first)
+        if last is not None:
+            end = last
+            yield group.start(), end
+
+
+def _card_end(
+    text: str, groups: Sequence[re.Match[str]], joined: Sequence[bool], first: int
+) -> int | None:
+    """Return where the longest card number ends that begins with a group of digits."""
+    digits, found = "", None
+    for place in range(first, len(groups)):
+        digits += groups[place][0][: CARD_DIGITS.stop + 1]
+        if len(digits) >= CARD_DIGITS.stop:
+            break
+        if len(digits) in CARD_DIGITS and _is_card(digits):
+            after = groups[place].end()
+            if not _WORD_OR_HYPHEN.match(text, after):
+                found = after
+        if place == len(joined) or not joined[place]:
+            break
+    return found
+
+
+def _is_card(digits: str) -> bool:
+    return card_brand(digits) and luhn(digits) and len(set(digits)) > 1
+
+
+def _within_word(text: str, start: int) -> bool:
+    before = text[start - 1 : start]
+    return before == "_" or before.isalnum() or (before != "" and before in ".-")
 
 
 def _ibans(text: str) -> Spans:
@@ -164,7 +215,7 @@ def _ibans(text: str) -> Spans:
         # What follows the last character may be the next word: count to the length.
         kept = ""
         for place, char in enumerate(match[0], match.start()):
-            if char in " -":
+            if not char.isalnum():
                 continue
             kept += char.upper()
             if len(kept) == length:
@@ -227,22 +278,42 @@ def _familiar(host: str, path: str) -> bool:
 
 def _domains(text: str) -> Spans:
     for match in _URL.finditer(text):
-        found = _trimmed(match[0])
-        host = re.sub(r"^[a-z]+://", "", found, flags=re.IGNORECASE)
-        if "." in host or "localhost" in host:
-            yield match.start(), match.start() + len(found)
-    for match in _DOMAIN.finditer(text):
-        path = _trimmed(match[2])
-        if _familiar(match[1], path):
-            yield match.start(), match.end(1) + len(path)
+        yield from _urls(match)
+    at = 0
+    while (host := _DOMAIN.search(text, at)) is not None:
+        path = _PATH.match(text, host.end())
+        tail = _trimmed(path[0]) if path else ""
+        at = host.end()
+        if _familiar(host[1], tail):
+            at += len(tail)
+            yield host.start(), at
+
+
+def _urls(match: re.Match[str]) -> Spans:
+    """Yield the addresses of a run of characters without white space."""
+    start = match.start()
+    for part in _NEXT.split(match[0]):
+        found = _trimmed(part)
+        host = re.sub(r"^[a-z][a-z0-9+.\-]*://", "", found, flags=re.IGNORECASE)
+        if any(char.isalnum() for char in host):
+            yield start, start + len(found)
+        start += len(part) + 1
 
 
 def _trimmed(url: str) -> str:
     """Return an address without the punctuation of the sentence around it."""
-    url = url.rstrip(".,;:!?*_~")
-    while url.endswith(")") and url.count("(") < url.count(")"):
-        url = url[:-1].rstrip(".,;:!?")
-    return url
+    counts = Counter(char for char in url if char in "()[]{}")
+    end = len(url)
+    while end:
+        last = url[end - 1]
+        if last in _CLOSING:
+            if counts[_CLOSING[last]] >= counts[last]:  # it was opened in the address
+                break
+            counts[last] -= 1
+        elif last not in _ENDS:
+            break
+        end -= 1
+    return url[:end]
 
 
 def _phones(text: str) -> Spans:
@@ -264,17 +335,60 @@ FINDERS: dict[CheckedKind, Callable[[str], Spans]] = {
     CheckedKind.US_SSN: _numbers,
     CheckedKind.DOMAIN_NAME: _domains,
     CheckedKind.PHONE_NUMBER: _phones,
+    CheckedKind.MAC_ADDRESS: places.macs,
+    CheckedKind.LOCATION: places.coordinates,
 }
+# What only the words around it give away.
+LIKELY_FINDERS: tuple[tuple[str, Callable[[str], Spans]], ...] = (
+    ("SECRET", secrets.secrets),
+    ("ID_NUMBER", identifiers.numbers),
+    ("HANDLE", identifiers.handles),
+    ("PHONE_NUMBER", spoken.phones),
+    ("ID_NUMBER", spoken.numbers),
+    ("EMAIL_ADDRESS", spoken.emails),
+    ("DOMAIN_NAME", spoken.hosts),
+    ("DATE_TIME", logs.times),
+    ("PhysicalObject", lexicon.tags),
+)
+# All that is personal.
+KINDS = frozenset(
+    {*FINDERS, *(kind for kind, _ in LIKELY_FINDERS), scripts.LABEL}
+    - {"PhysicalObject"}
+)
 
 
 def find(text: str, labels: Container[str]) -> list[Entity]:
-    """Return the checked entities of these labels: by start, none over another."""
-    found = [
-        Entity(label.value, text[start:end], start, end, CHECKED)
-        for label, finder in FINDERS.items()
-        if label in labels
-        for start, end in finder(text)
-    ]
+    """Return the entities of these labels: by start, none over a longer one."""
+    view = folded(text)
+    found = []
+    for finders, score in ((FINDERS.items(), CHECKED), (LIKELY_FINDERS, LIKELY)):
+        for label, finder in finders:
+            if label not in labels:
+                continue
+            for place in finder(view.text):
+                start, end = view.span(*place)
+                found.append(Entity(str(label), text[start:end], start, end, score))
+    if scripts.LABEL in labels:
+        found += [
+            Entity(scripts.LABEL, text[start:end], start, end, LIKELY)
+            for start, end in scripts.runs(text)
+        ]
+    return _apart(text, found)
+
+
+def is_proven(entity: Entity) -> bool:
+    """Tell whether a find proves itself, and no model's guess says more."""
+    return entity.label in FINDERS and (entity.score or 0.0) >= CHECKED
+
+
+def checked(words: str, kind: CheckedKind) -> bool:
+    """Tell whether words are of a kind in `FINDERS`, as a whole."""
+    view = folded(words).text
+    return any((0, len(view)) == place for place in FINDERS[kind](view))
+
+
+def _apart(text: str, found: Sequence[Entity]) -> list[Entity]:
+    """Return entities by start, without those that lie over a longer one."""
     taken = bytearray(len(text))
     kept: list[Entity] = []
     for entity in sorted(found, key=lambda entity: entity.start - entity.end):

@@ -1,8 +1,8 @@
 """A pipeline at work: configuration, bundle and policy of one road, opened."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from agent.config.load import Config
 from agent.config.pipeline_file import FieldRule, PipelineFile
 from agent.config.section import Limit, Limits
 from agent.core.errors import BundleError, ConfigError
-from agent.core.types import Decision, Message, Prediction, Routing, Task
-from agent.inference import patterns
+from agent.core.expressions import Expression, compiled
+from agent.core.types import CheckedKind, Decision, Message, Prediction, Routing, Task
+from agent.inference import patterns, scripts
 from agent.inference.bundle import Bundle, failed_probes, open_bundle
 from agent.inference.calibration import Calibration
 from agent.inference.decide import Policy, Rule, decide, passes
@@ -40,6 +41,8 @@ class EscalationSpec:
     deadline_s: float
     priority: int
     limit: Limit
+    scripts: frozenset[str] = frozenset()  # beside LATIN, that may leave
+    patterns: Mapping[str, Expression] = field(default_factory=dict)  # the operator's
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +182,25 @@ def _check_names(name: str, spec: PipelineFile, bundle: Bundle) -> None:
     """Refuse rules for labels and entity types that the bundle does not have."""
     labels, entities = set(bundle.manifest.labels), set(bundle.manifest.entities)
     required = {each for rule in spec.fields.values() for each in rule.labels}
-    wanted: list[tuple[str, Iterable[str], set[str]]] = [
+    wanted: list[tuple[str, Iterable[str], AbstractSet[str]]] = [
         ("fields", spec.fields, entities),
         ("fields.*.labels", required, labels),
         ("upstream.labels", spec.upstream.labels, labels),
         ("upstream.descriptions", spec.upstream.descriptions, labels | entities),
     ]
+    if spec.privacy.scripts:
+        wanted.append(("privacy.scripts", spec.privacy.scripts, scripts.known()))
     for key, names, known in wanted:
         unknown = sorted(set(names) - known)
         if unknown:
             raise ConfigError(
-                f"pipelines/{name}.toml: {key}: {unknown[0]!r} is unknown to the "
-                f"bundle {bundle.id}"
+                f"pipelines/{name}.toml: {key}: {unknown[0]!r} is unknown to "
+                f"{_whose(key, bundle)}"
             )
+
+
+def _whose(key: str, bundle: Bundle) -> str:
+    return "Unicode" if key == "privacy.scripts" else f"the bundle {bundle.id}"
 
 
 def _plan(
@@ -218,6 +227,8 @@ def _plan(
         deadline_s=asked.deadline_s or upstream.deadline_s,
         priority=asked.priority,
         limit=limit(name, asked.budget),
+        scripts=frozenset(spec.privacy.scripts),
+        patterns={kind: compiled(p) for kind, p in spec.privacy.patterns.items()},
     )
 
 
@@ -237,16 +248,16 @@ def _rules(fields: Mapping[str, FieldRule]) -> dict[str, Rule]:
         kind: Rule(
             required=said.required,
             labels=frozenset(said.labels),
-            pattern=re.compile(said.pattern) if said.pattern else None,
-            check=partial(_is_wholly, said.check) if said.check else None,
+            pattern=compiled(said.pattern) if said.pattern else None,
+            check=partial(_is_wholly, CheckedKind(said.check)) if said.check else None,
         )
         for kind, said in fields.items()
     }
 
 
-def _is_wholly(kind: str, words: str) -> bool:
+def _is_wholly(kind: CheckedKind, words: str) -> bool:
     """Tell whether these words, and no fewer, are checked data of a kind."""
-    return any(found.text == words for found in patterns.find(words, {kind}))
+    return patterns.checked(words, kind)
 
 
 def policy(

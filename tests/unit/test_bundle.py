@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import BundleError
-from agent.core.types import Entity, Prediction, RawPrediction, Tier
+from agent.core.types import Prediction, RawPrediction, Tier
 from agent.inference.bundle import (
     CALIBRATION,
     Bundle,
     Stage,
     failed_probes,
-    merged,
     open_bundle,
     read_calibration,
 )
@@ -442,27 +441,3 @@ def test_patterns_are_for_the_last_tier(folder: Path) -> None:
     linear, encoder = open_bundle(made, 1).guesses(MAIL)
     assert linear.entities == ()
     assert [e.label for e in encoder.entities] == ["EMAIL_ADDRESS", "place"]
-
-
-@pytest.mark.parametrize(
-    ("guessed", "checked", "kept"),
-    [
-        ([(0, 4)], [], [(0, 4)]),
-        ([], [(0, 4)], [(0, 4)]),
-        ([(0, 4), (8, 9)], [(4, 8)], [(0, 4), (4, 8), (8, 9)]),  # they only touch
-        ([(0, 5), (8, 9)], [(4, 8)], [(4, 8), (8, 9)]),
-        ([(5, 6)], [(4, 8)], [(4, 8)]),
-        ([(0, 20)], [(4, 8), (10, 12)], [(4, 8), (10, 12)]),
-    ],
-)
-def test_merged(
-    guessed: list[tuple[int, int]],
-    checked: list[tuple[int, int]],
-    kept: list[tuple[int, int]],
-) -> None:
-    """One shared character is an overlap; the result is in the order of the text."""
-    found = merged(
-        [Entity("g", "", start, end, 0.5) for start, end in guessed],
-        [Entity("c", "", start, end, 0.99) for start, end in checked],
-    )
-    assert [(e.start, e.end) for e in found] == kept

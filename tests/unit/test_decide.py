@@ -1,12 +1,12 @@
 """The decision: the table is the specification."""
 
 import math
-import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.core.expressions import compiled
 from agent.core.types import (
     Entity,
     Guarantee,
@@ -206,11 +206,11 @@ def test_what_failed_goes_the_way_of_the_pipeline() -> None:
             Reason.MISSING_FIELD,
         ),
         (Rule(required=True, labels=frozenset({"lamp_off"})), lamp(), None),
-        (Rule(pattern=re.compile("[a-z]+")), lamp(("place", "hall")), None),
-        (Rule(pattern=re.compile("[a-z]+")), lamp(), None),
-        (Rule(pattern=re.compile("h")), lamp(("place", "hall")), Reason.INVALID_FIELD),
+        (Rule(pattern=compiled("[a-z]+")), lamp(("place", "hall")), None),
+        (Rule(pattern=compiled("[a-z]+")), lamp(), None),
+        (Rule(pattern=compiled("h")), lamp(("place", "hall")), Reason.INVALID_FIELD),
         (
-            Rule(pattern=re.compile("[a-z]+")),
+            Rule(pattern=compiled("[a-z]+")),
             lamp(("place", "hall"), ("place", "7")),
             Reason.INVALID_FIELD,
         ),

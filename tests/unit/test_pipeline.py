@@ -400,3 +400,59 @@ def test_wants(
     [pipeline] = open_pipelines(configured(tmp_path, home=toml()))
     message = arrived(topic=topic)
     assert replace(pipeline, filters=own).wants(message, told) is wanted
+
+
+UPSTREAM = '\n[upstream]\ntransport = "http"\nurl = "http://127.0.0.1:1"\nmodel = "m"\n'
+
+
+def redacting(tmp_path: Path, privacy: str) -> Config:
+    """Return a configuration that may ask upstream, with this table `privacy`."""
+    configured(tmp_path, home=toml(more=f"[privacy]\n{privacy}\n"))
+    path = tmp_path / "agent.toml"
+    path.write_text(path.read_text() + UPSTREAM)
+    return load(path)
+
+
+def test_patterns_and_scripts_of_an_operator(tmp_path: Path) -> None:
+    """They come compiled with what the pipeline may send."""
+    text = 'patterns = { BADGE = "B-[0-9]{5}" }\nscripts = ["CYRILLIC"]'
+    [pipeline] = open_pipelines(redacting(tmp_path, text))
+    assert pipeline.plan is not None
+    assert pipeline.plan.scripts == {"CYRILLIC"}
+    assert list(pipeline.plan.patterns["BADGE"].spans("is B-12345.")) == [(3, 10)]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('patterns = { BADGE = "(?=a)b" }', r"privacy.patterns.BADGE.*RE2.*\(\?="),
+        ('patterns = { BADGE = "(a)\\\\1" }', r"privacy.patterns.BADGE.*linear time"),
+        ('patterns = { badge = "a" }', "privacy.patterns.badge"),
+        ('scripts = ["KLINGON"]', "privacy.scripts: 'KLINGON' is unknown to Unicode"),
+        ('scripts = ["LATIN"]', "privacy.scripts: 'LATIN'"),
+    ],
+)
+def test_what_cannot_be_hidden_is_refused(
+    tmp_path: Path, text: str, error: str
+) -> None:
+    """A pattern without linear time, a type in small letters, no script: one line."""
+    with pytest.raises(ConfigError, match=error):
+        open_pipelines(redacting(tmp_path, text))
+
+
+def test_a_catastrophic_rule_is_judged_at_once(tmp_path: Path) -> None:
+    """An operator's pattern takes linear time on whatever words a sender chose."""
+    rule = '[fields.place]\npattern = "(a+)+b"\n'
+    [pipeline] = open_pipelines(configured(tmp_path, home=toml(more=rule)))
+    words = "a" * 50_000
+    place = Entity("place", words, 0, len(words), 0.99)
+    found = pipeline.decide(replace(GUESS, entities=(place,)))
+    assert isinstance(found, Unresolved)
+    assert found.reason is Reason.INVALID_FIELD
+
+
+def test_a_rule_without_linear_time_is_refused(tmp_path: Path) -> None:
+    """Look-around in a rule for entities is an error that names its key."""
+    rule = '[fields.place]\npattern = "a(?!b)"\n'
+    with pytest.raises(ConfigError, match=r"fields.place.pattern.*look-around"):
+        configured(tmp_path, home=toml(more=rule))

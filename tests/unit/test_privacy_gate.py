@@ -5,12 +5,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.config.section import Limit
 from agent.core.errors import BundleError
+from agent.core.expressions import compiled
 from agent.core.types import Entity, Prediction, RawPrediction, Tier
 from agent.escalation.privacy_gate import (
     Finder,
@@ -19,9 +22,12 @@ from agent.escalation.privacy_gate import (
     redact,
     restore,
     returned,
+    withheld,
 )
+from agent.inference import patterns
 from agent.inference.bundle import Bundle, Stage
 from agent.inference.calibration import TierCalibration
+from agent.inference.pipeline import EscalationSpec
 from agent.protocol.cases import BadReply, Named, Request, checked
 from agent.protocol.messages import guess_object
 from harness.leaks import every_word, fragments, stands, values
@@ -456,6 +462,44 @@ def test_models_and_patterns_are_heard_both(bundle: Bundle) -> None:
     found = Finder(finding(bundle, Said("Ann ann"), Said("Bob"))).find(text)
     assert values(found) == {"Ann ann", "ann@example.org", "Bob"}
     assert redact(text, found).text == "[EMAIL_ADDRESS_1] and [PERSON_1]"
+
+
+def spec(**but: object) -> EscalationSpec:
+    """Return what a pipeline lets leave."""
+    given: dict[str, Any] = {
+        "labels": {},
+        "entities": {},
+        "redacts": True,
+        "visible": frozenset(),
+        "provisional": False,
+        "deadline_s": 1.0,
+        "priority": 5,
+        "limit": Limit("home", None, None, None),
+    }
+    return EscalationSpec(**given | but)
+
+
+def test_what_an_operator_wants_to_be_seen() -> None:
+    """Types by name, and letters of scripts by theirs; what is of two needs both."""
+    text = "Иван and 王明, Анна 王, noon"
+    found = [
+        *patterns.find(text, {"OTHER_SCRIPT"}),
+        *named(text, ("noon", "DATE_TIME")),
+    ]
+    kept = [e.text for e in withheld(text, found, spec())]
+    assert kept == ["Иван", "王明, Анна 王", "noon"]
+    seen = spec(visible=frozenset({"DATE_TIME"}), scripts=frozenset({"CYRILLIC"}))
+    assert [e.text for e in withheld(text, found, seen)] == ["王明, Анна 王"]
+    both = spec(scripts=frozenset({"CYRILLIC", "CJK"}))
+    assert [e.text for e in withheld(text, found, both)] == ["noon"]
+
+
+def test_an_operators_patterns() -> None:
+    """Hidden by their own name, in digits of all scripts, beside what was found."""
+    text = "Ann has B-12345 and B-\u0661\u0662\u0663\u0664\u0665"
+    own = spec(patterns={"BADGE": compiled("B-[0-9]{5}")})
+    kept = withheld(text, named(text, ("Ann", "PERSON")), own)
+    assert redact(text, kept).text == "[PERSON_1] has [BADGE_1] and [BADGE_2]"
 
 
 def test_a_bundle_without_entities_hides_nothing(bundle: Bundle) -> None:

@@ -94,3 +94,27 @@ def test_files_are_read_by_split(tmp_path: Path) -> None:
     assert [example.text for example in taught] == ["a good train joke"] * 3
     scored = read_lines(tmp_path, [source], "valid")
     assert [example.text for example in scored] == ["a good valid joke"]
+
+
+def test_a_file_for_both(tmp_path: Path) -> None:
+    """Of a file without a split one line of so many validates, and never teaches."""
+    lines = [{"text": f"a good joke {n}", "spans": []} for n in range(80)]
+    path = tmp_path / "one.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    source = Lines(file="one.jsonl", held=8, times=2)
+    taught = {e.text for e in read_lines(tmp_path, [source], "train")}
+    scored = {e.text for e in read_lines(tmp_path, [source], "valid")}
+    assert not taught & scored
+    assert taught | scored == {line["text"] for line in lines}
+    assert 2 <= len(scored) <= 20
+    assert not read_lines(tmp_path, [Lines(file="one.jsonl")], "valid")
+
+
+def test_a_place_that_no_list_has() -> None:
+    """It is marked where the data marks nothing but places as such."""
+    line = Example(text="off to grobnik", spans=(Span(start=7, end=14, label="city"),))
+    labels = {"city": "GPE"}
+    assert marked(line, Lines(file="x", labels=labels)) is None
+    kept = marked(line, Lines(file="x", labels=labels, known_places=False))
+    assert kept is not None
+    assert [span.label for span in kept.marked] == ["GPE"]

@@ -20,7 +20,7 @@ from agent.workshop.bundle.finishing import (
 )
 from agent.workshop.data.catalogue import Catalogue
 from agent.workshop.data.material import Material, Workpiece, fingerprint, read_material
-from agent.workshop.data.recipe import Pretrained, Recipe, Training
+from agent.workshop.data.recipe import TABLES, Pretrained, Recipe, Training
 from agent.workshop.data.vocabulary import Trimmed, trim
 from agent.workshop.export.export import export, quantise
 from agent.workshop.training.network import (
@@ -154,6 +154,8 @@ def finish(part: Path, piece: Workpiece, network: Network, report: Report) -> Fi
         places = Places(Path(folder), part)
         for place in places.both:
             tokenizer.save(str(place / bundle.TOKENIZER), pretty=False)
+            if recipe.lexicon:
+                shutil.copyfile(TABLES / recipe.lexicon, place / bundle.LEXICON)
         report("exporting", 0, 2, "")
         shorten(network.encoder, spec.max_tokens)
         export(network, places.exact / bundle.MODEL)
@@ -171,6 +173,8 @@ def finish(part: Path, piece: Workpiece, network: Network, report: Report) -> Fi
             levels=recipe.levels,
             heeds=fitted_prior_weight(piece),
             transitions=TRANSITIONS if material.known.entities else None,
+            folded=recipe.folded,
+            lexicon=bundle.LEXICON if recipe.lexicon else None,
         )
         encoding = Encoding(
             package=spec.package,

@@ -20,6 +20,7 @@ from agent.workshop.training.scoring import Figures
 MODEL = "encoder.onnx"
 HEADS = "heads.onnx"  # of a bundle on a trunk
 TOKENIZER = "tokenizer.json"
+LEXICON = "lexicon.tsv"
 
 STEADY = 0.03  # a text whose score changes more by quantising is no probe
 

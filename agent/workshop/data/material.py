@@ -1,11 +1,13 @@
 """What a bundle is made from: the files that its recipe names, read and checked."""
 
 import hashlib
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agent.evaluation.examples import Example, read_examples
+from agent.evaluation.examples import Example, Span, read_examples
+from agent.inference.patterns import find
 from agent.workshop.data.catalogue import Catalogue, catalogue
 from agent.workshop.data.everyday import read_lines
 from agent.workshop.data.negatives import Negatives, negatives
@@ -50,6 +52,8 @@ def read_material(recipe: Recipe, data: Path) -> Material:
         training += read_lines(data, recipe.data.lines, "train")
         valid = generate(recipe.data.generated_valid, VALID_SEED, kept=True)
         valid += _some(read_lines(data, recipe.data.lines, "valid"), recipe.data)
+        taught = {span.label for example in training for span in example.marked}
+        valid = [with_found(each, set(recipe.patterns) - taught) for each in valid]
     else:
         folder = data / recipe.data.folder
         training = read_examples(folder / "train.jsonl")
@@ -68,6 +72,21 @@ def read_material(recipe: Recipe, data: Path) -> Material:
         spare = negatives(outside, data, [], ours, "valid")
         held = spare.some(round(OUTSIDE_FITTED * len(valid)))
     return Material(training, valid, texts, known, drawn, held)
+
+
+def with_found(example: Example, kinds: Container[str]) -> Example:
+    """Return a made-up text with what patterns alone can find marked, too.
+
+    Nobody said what of these kinds is in it, so they are neither right nor wrong.
+    """
+    marked = example.marked
+    beside = (
+        Span(start=found.start, end=found.end, label=found.label)
+        for found in find(example.text, kinds)
+        if all(found.end <= s.start or s.end <= found.start for s in marked)
+    )
+    spans = sorted((*marked, *beside), key=lambda span: span.start)
+    return example.model_copy(update={"spans": tuple(spans)})
 
 
 def _some(lines: list[Example], plan: Data) -> list[Example]:

@@ -16,7 +16,10 @@ import zlib
 from collections.abc import Sequence
 from functools import cache
 
+from agent.core.types import Entity
 from agent.evaluation.examples import Example, Span
+from agent.inference.reconcile import blocks
+from agent.workshop.data.noise import noisy
 from agent.workshop.data.personal_values import HERE, SLOTS, Piece, Source, open_source
 
 NEGATIVE = "negatives"
@@ -42,8 +45,6 @@ JOINED = (1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 4, 6)  # templates in a text
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
-_WORD = re.compile(r"[a-z]{5,}")
-_UNSPOKEN = re.compile(r"\s*[.,;:!?]+(?=\s|$)\s*")
 _VOWEL = re.compile(r"(?!eu)[aeio]", re.IGNORECASE)  # as it sounds: "a European"
 
 # What a form calls a value, and the slot of the value.
@@ -205,7 +206,7 @@ def generate(n: int, seed: int, *, kept: bool = False) -> list[Example]:
     source = open_source(seed, kept=kept)
     examples: list[Example] = []
     while len(examples) < n:
-        example = _example(_noise(_text(source), source.chance))
+        example = _example(noisy(_text(source), source.chance))
         if example is not None:
             examples.append(example)
     return examples
@@ -355,66 +356,6 @@ def _fields(source: Source) -> list[Piece]:
     return pieces
 
 
-def _noise(pieces: list[Piece], chance: random.Random) -> list[Piece]:
-    """Return the pieces as hurried people and old machines write them."""
-    draw = chance.random()
-    if draw < 0.06:
-        pieces = [(text.lower(), label) for text, label in pieces]
-        if draw < 0.03:  # as speech is written down
-            pieces = [
-                (text if label else _UNSPOKEN.sub(" ", text), label)
-                for text, label in pieces
-            ]
-    elif draw < 0.09:
-        pieces = [(text.upper(), label) for text, label in pieces]
-    elif draw < 0.17:
-        pieces = [*pieces[:-1], (pieces[-1][0].rstrip(".!?"), pieces[-1][1])]
-    elif draw < 0.22:
-        pieces = [
-            (text if label else _mistyped(text, chance), label)
-            for text, label in pieces
-        ]
-    elif draw < 0.25:
-        pieces = [
-            (text if label else text.replace(" ", "  ", 2), label)
-            for text, label in pieces
-        ]
-    elif draw < 0.28:
-        pieces = [
-            (text if label else re.sub(r"(?<=\w)'(?=\w)", "", text), label)
-            for text, label in pieces
-        ]
-    elif draw < 0.3:
-        pieces = [
-            (text.replace("'", "\N{RIGHT SINGLE QUOTATION MARK}"), label)
-            for text, label in pieces
-        ]
-    if chance.random() < 0.1:
-        pieces = [(_bare(text), label) for text, label in pieces]
-    return pieces
-
-
-def _mistyped(text: str, chance: random.Random) -> str:
-    """Return the text with a letter of some longer words doubled, lost or moved."""
-
-    def mistype(match: re.Match[str]) -> str:
-        word = match[0]
-        if chance.random() > 0.2:
-            return word
-        at = chance.randint(1, len(word) - 2)
-        two = word[at : at + 2]
-        other = chance.choice((two[::-1], two[1], two[0] * 2 + two[1]))
-        return word[:at] + other + word[at + 2 :]
-
-    return _WORD.sub(mistype, text)
-
-
-def _bare(text: str) -> str:
-    """Return the text without accents."""
-    split = unicodedata.normalize("NFD", text)
-    return "".join(char for char in split if not unicodedata.combining(char))
-
-
 def splits(char: str) -> bool:
     """Tell whether a character ends a word: BERT's pre-tokenisation."""
     ascii_mark = char in string.punctuation
@@ -444,4 +385,16 @@ def _example(pieces: Sequence[Piece]) -> Example | None:
         0 < edge < len(text) and not (splits(text[edge - 1]) or splits(text[edge]))
         for edge in edges
     )
-    return None if inside else Example(text=text, spans=tuple(spans))
+    return None if inside else Example(text=text, spans=_whole(text, spans))
+
+
+def _whole(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
+    """Return the spans with each address as one block, as it is found."""
+    marked = [
+        Entity(span.label, text[span.start : span.end], span.start, span.end, None)
+        for span in spans
+    ]
+    return tuple(
+        Span(start=entity.start, end=entity.end, label=entity.label)
+        for entity in blocks(text, marked)
+    )

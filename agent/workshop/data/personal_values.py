@@ -152,16 +152,14 @@ def _names(source: Source) -> tuple[str, str]:
         return _invented(source), _invented(source)
     if draw < 0.37:
         return source.word("wordy_given"), source.word("wordy_family")
-    if draw < 0.4:
-        return source.own(source.fakers["en_US"].first_name), source.word(
-            "wordy_family"
-        )
     faker = (
         source.fakers["en_US"]
         if draw < 0.55
         else source.faker("english_locales", "name_locales")
     )
-    return source.own(faker.first_name), source.own(faker.last_name)
+    wordy = source.often(0.05)
+    last = source.word("wordy_family") if wordy else source.own(faker.last_name)
+    return source.own(faker.first_name), last
 
 
 def _invented(source: Source) -> str:

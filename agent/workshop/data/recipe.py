@@ -15,6 +15,7 @@ from agent.core.explain import explain
 from agent.core.types import Guarantee
 
 SHIPPED = Path(__file__).parent / "recipes"
+TABLES = Path(__file__).parent
 
 R = TypeVar("R", "Recipe", "TrunkRecipe")
 
@@ -197,6 +198,10 @@ class Recipe(RecipeModel):
     """How deep entities may lie in one another."""
     caution: float = Field(default=0.0, ge=0)
     """Taken from the score of words that are no entity: so more entities are found."""
+    folded: bool = False
+    """Whether digits, hyphens and spaces are read as the plain ones."""
+    lexicon: str | None = None
+    """A table of abbreviations beside this module: the bundle reads texts with it."""
     patterns: list[str] = []
     """Entities that checked patterns find beside the model (inference/patterns.py)."""
     probes: list[str] = Field(default=[], max_length=100)
