@@ -88,8 +88,12 @@ class Mqtt(Section):
     """How long the broker keeps our session while we are away (MQTT 5)."""
     max_inflight: int = Field(default=64, ge=1, le=65_535)
     """Receive Maximum: messages the broker may send before we acknowledge (MQTT 5)."""
-    max_packet_bytes: int = Field(default=16 * 2**20, ge=1024, le=268_435_460)
-    """Largest packet we take; a larger one the broker drops (MQTT 5)."""
+    max_packet_bytes: int = Field(default=16 * 2**20, ge=1024, le=268_435_455)
+    """Largest packet we take; the broker drops a larger one (MQTT 5).
+
+    MQTT 3.1.1 has no word for it. There of a larger one only the beginning is kept, it
+    ends as a dead letter, and this is also the largest packet that we send.
+    """
     max_backlog: int = Field(default=1000, ge=1, le=1_000_000)
     """Most messages in hand, at most half of them QoS 0.
 

@@ -123,7 +123,8 @@ class Connection:
         self.session_present = False
         # With MQTT 3.1.1 a broker cannot tell what it takes; the operator can.
         v5 = endpoint.version == MQTT5
-        self.max_packet_bytes = LARGEST_PACKET if v5 else endpoint.max_packet_bytes
+        ours = max(endpoint.max_packet_bytes, LEAST_PACKET)
+        self.max_packet_bytes = LARGEST_PACKET if v5 else ours
         self.greeted = False  # whether our CONNECT may have reached the broker
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Ended] = self._loop.create_future()
