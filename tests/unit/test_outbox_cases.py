@@ -231,6 +231,20 @@ def test_stats(db: sqlite3.Connection) -> None:
     assert cases.stats(db) == Stats(0, 0, 0, None)
 
 
+def test_the_next_deadline(db: sqlite3.Connection) -> None:
+    """It is that of the cases that wait, however many have ended."""
+    assert cases.deadline(db) is None
+    for name, at in (("a", 30.0), ("b", 10.0), ("c", 20.0)):
+        cases.add(db, row(name, deadline=at), 1.0)
+    assert cases.deadline(db) == 10.0
+    cases.finish(db, "b", "topic", b"final")
+    assert cases.deadline(db) == 20.0
+    plan = db.execute(
+        "EXPLAIN QUERY PLAN SELECT min(deadline) FROM cases WHERE finish IS NULL"
+    )
+    assert "cases_deadline" in str(plan.fetchall())
+
+
 # -- no room
 
 
