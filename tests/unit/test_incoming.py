@@ -65,6 +65,16 @@ def test_a_string_with_a_zero_width_space_is_read(kind: str) -> None:
     assert not incoming.defect
 
 
+@pytest.mark.parametrize("raw", [b"\xff", b"a\0b", b"\xed\xa0\x80"])
+def test_a_string_that_is_none_is_read(raw: bytes) -> None:
+    """What MQTT forbids in a string does not break the packet that it stands in."""
+    size = len(raw).to_bytes(2, "big")
+    incoming = decoded(body(b"\x26" + size + raw + size + raw))
+    [(name, value)] = incoming.user
+    assert name == value == raw.decode("utf-8", "replace")
+    assert (incoming.payload, incoming.defect) == (b"x", "")
+
+
 @pytest.mark.parametrize("kind", STRINGS)
 def test_paho_still_needs_us(kind: str) -> None:
     """It takes such a string for a broken packet.
