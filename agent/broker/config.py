@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from agent.config.agent_file import Cache, Log, Metrics, Mqtt, StateSection, host_name
 from agent.config.checks import check_tls
 from agent.config.load import login_of, read_file
-from agent.config.section import YEAR_S, Limits, Name, Place, Section
+from agent.config.section import YEAR_S, Limits, Name, Place, Section, default_state
 from agent.core.errors import ConfigError
 from agent.core.files import first_line
 from agent.mqtt.connection import Endpoint, Will, tls_context
@@ -86,8 +86,10 @@ class BrokerSection(Section):
 class BrokerState(StateSection):
     """What survives a restart."""
 
-    dir: Place = Path("/var/lib/slm-agent-broker")
-    """Folder for state; systemd's StateDirectory= makes it."""
+    dir: Place = Field(default_factory=lambda: default_state("slm-agent-broker"))
+    """Folder for state. Default: $STATE_DIRECTORY, which systemd sets; else
+    /var/lib/slm-agent-broker for root and where it exists; else the user's,
+    $XDG_STATE_HOME/slm-agent-broker."""
 
 
 class BrokerMetrics(Metrics):
@@ -125,7 +127,7 @@ class BrokerFile(Section):
 
     mqtt: Mqtt = Mqtt(session_expiry_s=3600)
     broker: BrokerSection = Field(default_factory=BrokerSection)
-    state: BrokerState = BrokerState()
+    state: BrokerState = Field(default_factory=BrokerState)
     models: list[LlmSection] = Field(min_length=1)
     budget: Limits = Limits()
     metrics: BrokerMetrics = BrokerMetrics()

@@ -11,6 +11,7 @@ from agent.broker.plan import BrokerSetup, prepare
 from agent.broker.service import Service
 from agent.core.errors import ConfigError, Unready
 from agent.core.log import hash_ids, set_level
+from agent.core.ownership import Ownership
 from agent.core.systemd import notify
 from agent.daemon.supervise import Supervision, one_after_another, signals
 from agent.outbox import answers, spending
@@ -28,6 +29,7 @@ class Process:
     def __init__(self, path: Path | None) -> None:
         """`path` is that of broker.toml."""
         self.supervision = Supervision()
+        self.ownership = Ownership()
         self._path = path
         self._last: BrokerSetup | None = None
 
@@ -35,6 +37,7 @@ class Process:
         """Run a broker; return what takes over. Raises ConfigError and Unready."""
         set_level(plan.file.log.level)
         hash_ids(wanted=plan.file.log.ids == "hash")
+        self.ownership.take(plan.file.state.dir)
         store = _opened(plan)
         if self._last:
             notify(f"READY=1\nSTATUS=connecting to {plan.cases.url}")
@@ -59,7 +62,7 @@ class Process:
 async def run(path: Path | None) -> None:
     """Run a broker until it is told to stop; raises ConfigError, Unready."""
     process = Process(path)
-    with signals(process.supervision):
+    with signals(process.supervision), process.ownership:
         await one_after_another(
             process.supervision, partial(prepare, path), process.run, process.instead
         )

@@ -2,13 +2,20 @@
 
 import re
 import socket
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from agent.config.section import YEAR_S, Limits, Name, Place, Section, shipped
+from agent.config.section import (
+    YEAR_S,
+    Limits,
+    Name,
+    Place,
+    Section,
+    default_state,
+    shipped,
+)
 from agent.mqtt.topic_filters import checked_base, checked_string, checked_topic
 
 
@@ -106,8 +113,10 @@ class Mqtt(Section):
 class StateSection(Section):
     """What survives a restart."""
 
-    dir: Place = Path("/var/lib/slm-agent")
-    """Folder for state; systemd's StateDirectory= makes it."""
+    dir: Place = Field(default_factory=lambda: default_state("slm-agent"))
+    """Folder for state. Default: $STATE_DIRECTORY, which systemd sets; else
+    /var/lib/slm-agent for root and where it exists; else the user's,
+    $XDG_STATE_HOME/slm-agent."""
 
 
 class Pipelines(Section):
@@ -271,7 +280,7 @@ class AgentFile(Section):
 
     device: Device = Field(default_factory=Device)
     mqtt: Mqtt = Mqtt()
-    state: StateSection = StateSection()
+    state: StateSection = Field(default_factory=StateSection)
     pipelines: Pipelines = Field(default_factory=Pipelines)
     models: Models = Field(default_factory=Models)
     engine: EngineSection = EngineSection()

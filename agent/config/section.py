@@ -1,5 +1,6 @@
 """What the models of both kinds of file are made of: a table, names, places, limits."""
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,23 @@ def shipped(folder: str) -> Path:
     package = Path(__file__).resolve().parent.parent
     inside = package / folder
     return inside if inside.is_dir() else package.parent / folder
+
+
+def default_state(name: str) -> Path:
+    """Return where state is kept if nobody says: systemd's folder, or the user's.
+
+    $STATE_DIRECTORY, else /var/lib/<name> for root and where it is there already, else
+    $XDG_STATE_HOME/<name>, by default ~/.local/state/<name>.
+    """
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    system = Path("/var/lib") / name
+    home = os.environ.get("HOME")
+    users = os.environ.get("XDG_STATE_HOME") or (home and f"{home}/.local/state")
+    if os.geteuid() == 0 or os.path.lexists(system) or not users:
+        return system
+    return Path(users) / name
 
 
 class Section(BaseModel):

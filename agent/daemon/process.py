@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from agent.config.load import Config
+from agent.config.load import Config, load
 from agent.core.errors import ConfigError, Undelivered, Unready
+from agent.core.ownership import Ownership
 from agent.daemon.app import Daemon, Lasting, Next
 from agent.daemon.config_source import ConfigSource
 from agent.daemon.opened import prepare
@@ -34,11 +35,13 @@ class Process:
     def __init__(self) -> None:
         """Nothing ran yet."""
         self.lasting = Lasting()
+        self.ownership = Ownership()
         self._online: Endpoint | None = None  # where `online` stands while nobody runs
         self._last: tuple[ConfigSource, Config] | None = None
 
     async def run(self, this: Next) -> Next | None:
         """Run a daemon; return what takes over. Raises ConfigError and Unready."""
+        self.ownership.take(this.parts.config.agent.state.dir)
         with ExitStack() as stack:
             ids = id_table(this.parts.config, stack)
             daemon = Daemon(this, ids, self.lasting)
@@ -97,8 +100,10 @@ async def run(path: Path | None, told: Callable[[Config], None]) -> None:
     """
     process = Process()
     supervision = process.lasting.supervision
-    with signals(supervision):
+    with signals(supervision), process.ownership:
         try:
+            # Before anything there is read or written.
+            process.ownership.take(load(path).agent.state.dir)
             unrun = await one_after_another(
                 supervision, partial(begin, path, told), process.run, process.instead
             )
