@@ -4,23 +4,22 @@ Upstream is simulated (`cli/simulated.py`), and everything that is printed says 
 """
 
 import asyncio
-import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from agent.cli.demo_view import JsonView, TableView, View
 from agent.cli.embedded import Asker, asking, daemon, nats
 from agent.cli.simulated import MODEL, Simulated, simulated
 from agent.config.section import shipped
-from agent.core.errors import ConfigError, Undelivered
-from agent.core.interpreter import pip_install
+from agent.core.errors import Undelivered
 from agent.core.jsonl import read_lines, read_records
 from agent.evaluation.examples import read_examples
 from agent.telemetry.counters import percentiles
@@ -36,7 +35,6 @@ model = "{model}"
 price_in = {price_in}
 price_out = {price_out}
 """
-BY = {"upstream": "upstream (simulated)"}
 ANSWER_S = 30.0  # no answer within this long is a failure
 SAMPLES = "home.samples.txt"
 KNOWN = "home.upstream.jsonl"  # what the simulated upstream knows by heart
@@ -156,7 +154,7 @@ async def _stage() -> AsyncIterator[tuple[Asker, Simulated]]:
                 yield asker, serving
 
 
-async def _ask(asker: Asker, session: Session, view: "View", text: str) -> bool:
+async def _ask(asker: Asker, session: Session, view: View, text: str) -> bool:
     """Publish one text and wait for its first answer, so that times are honest.
 
     False if none came.
@@ -174,14 +172,14 @@ async def _ask(asker: Asker, session: Session, view: "View", text: str) -> bool:
     return True
 
 
-async def _settle(asker: Asker, session: Session, view: "View") -> None:
+async def _settle(asker: Asker, session: Session, view: View) -> None:
     """Take what came twice; a duplicate would follow at once on an idle system."""
     await asyncio.sleep(0.2)
     for kind, answer in asker.answers():
         _hear(session, view, kind, answer)
 
 
-def _hear(session: Session, view: "View", kind: str, answer: dict[str, Any]) -> None:
+def _hear(session: Session, view: View, kind: str, answer: dict[str, Any]) -> None:
     number = int(answer["topic"].split("/")[1])
     if kind == "deadletter":
         answer = {k: v for k, v in answer.items() if k != "payload"}
@@ -189,7 +187,7 @@ def _hear(session: Session, view: "View", kind: str, answer: dict[str, Any]) -> 
     view.answer(session.texts[number], answer)
 
 
-async def _converse(asker: Asker, session: Session, view: "View") -> None:
+async def _converse(asker: Asker, session: Session, view: View) -> None:
     print("\nType a sentence; Ctrl-C or Ctrl-D ends.")  # noqa: T201
     loop = asyncio.get_running_loop()
     typed: asyncio.Queue[str] = asyncio.Queue()
@@ -210,127 +208,3 @@ async def _converse(asker: Asker, session: Session, view: "View") -> None:
         print()  # noqa: T201  Ctrl-C is how one leaves
     finally:
         loop.remove_reader(sys.stdin)
-
-
-class JsonView:
-    """One JSON object a line: every answer, the summary last."""
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Nothing to open."""
-        yield
-
-    def answer(self, text: str, answer: dict[str, Any]) -> None:
-        """Print an answer as it came, with its text."""
-        self._print({"text": text, **answer})
-
-    def missing(self, text: str) -> None:
-        """Say which message got no answer."""
-        self._print({"text": text, "status": None, "reason": "no answer"})
-
-    def summary(self, figures: dict[str, Any]) -> None:
-        """Print the figures."""
-        self._print({"summary": figures})
-
-    def _print(self, value: dict[str, Any]) -> None:
-        print(json.dumps(value, ensure_ascii=False), flush=True)  # noqa: T201
-
-
-class TableView:
-    """A live table for people."""
-
-    def __init__(self) -> None:
-        """Open the console; raises ConfigError without the extra `demo`."""
-        try:
-            from rich.console import Console
-        except ImportError:
-            raise ConfigError(
-                f"tables are missing: {pip_install('demo')} (or use --json)"
-            ) from None
-        width = None if sys.stdout.isatty() else 120
-        self._console = Console(width=width)
-        self._heading_due = True
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show that broker and daemon are being started."""
-        from rich.status import Status
-
-        with Status("starting broker and daemon ...", console=self._console) as status:
-            self._status = status
-            yield
-
-    def answer(self, text: str, answer: dict[str, Any]) -> None:
-        """Add a row."""
-        from rich.markup import escape
-
-        if self._heading_due:
-            self._heading_due = False
-            self._status.stop()
-            self._row(
-                "[b]message", "[b]result", "[b]entities", "[b]by", "[b]score", "[b]ms"
-            )
-            self._console.rule(style="dim")
-        if "status" not in answer:
-            self._row(
-                escape(text), f"[red]dead letter: {answer['reason']}", "", "", "", ""
-            )
-            return
-        text = escape(text)
-        sure = answer["status"] == "resolved"
-        label = answer["label"] if sure else f"{answer['label']}? ({answer['reason']})"
-        found = [f"{e['label']}={e['text']}" for e in answer["entities"]]
-        entities = escape(", ".join(found))
-        self._row(
-            text,
-            f"[green]{label}" if sure else f"[yellow]{label}",
-            entities,
-            BY.get(answer["by"], answer["by"] or ""),
-            "" if answer["score"] is None else f"{answer['score']:.2f}",
-            f"{answer['ms']['total']:.1f}",
-        )
-
-    def missing(self, text: str) -> None:
-        """Add a row for a message without an answer."""
-        from rich.markup import escape
-
-        self._row(escape(text), "[red]no answer", "", "", "", "")
-
-    def summary(self, figures: dict[str, Any]) -> None:
-        """Say what it all came to."""
-        share, asked = figures["share_local"], figures["upstream"]
-        self._console.rule(style="dim")
-        self._console.print(
-            f"[b]{figures['messages']} messages[/b], {figures['results']} answers; "
-            f"resolved on the device: [b]{0 if share is None else share:.0%}[/b], "
-            f"by the simulated upstream {figures['resolved_upstream']}, "
-            f"unresolved {figures['unresolved']}, "
-            f"dead letters {figures['dead_letters']}; "
-            f"on the device p50 {figures['ms_p50']} ms, p99 {figures['ms_p99']} ms"
-        )
-        if asked["cost_all"] is not None:
-            self._console.print(
-                f"Upstream is simulated: {asked['calls']} calls. By the list price "
-                f"of a small hosted model they had cost ${asked['cost']:.4f}; an "
-                f"all-LLM system had spent [b]${asked['cost_all']:.4f}[/b]."
-            )
-        if not figures["complete"]:
-            self._console.print(
-                "[red]not every message ended in exactly one final result"
-            )
-
-    def _row(self, *cells: str) -> None:
-        from rich.table import Table
-
-        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        table.add_column(ratio=44, no_wrap=True, overflow="ellipsis")
-        table.add_column(ratio=34, no_wrap=True, overflow="ellipsis")
-        table.add_column(ratio=34, no_wrap=True, overflow="ellipsis")
-        table.add_column(width=20, no_wrap=True)
-        table.add_column(width=5, no_wrap=True)
-        table.add_column(width=6, no_wrap=True, justify="right")
-        table.add_row(*cells)
-        self._console.print(table)
-
-
-View = JsonView | TableView

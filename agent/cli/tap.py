@@ -33,6 +33,9 @@ def tap(
 ) -> None:
     """Show results and dead letters as they come, from all devices on the broker.
 
+    A line each: when it came, device and pipeline, the topic of the message, what came
+    out. --json prints them as they were published.
+
     Example: slm-agent tap --device pi-3 --json | jq .label
     """
     found = running(config, own=own)
@@ -61,18 +64,21 @@ async def print_messages(
 
 
 def line(message: Message) -> str:
-    """Return a result or dead letter in one line for eyes; never its text."""
+    """Return a result or dead letter in one line for eyes; never its text.
+
+    The time is that of its arrival here, in the local time zone.
+    """
     from pydantic_core import from_json
 
     try:
         shown = _line(from_json(message.payload))
     except (ValueError, TypeError, KeyError, AttributeError):  # anybody may publish
         shown = f"{message.topic}: {len(message.payload)} bytes, no result"
-    return printable(shown)
+    return printable(f"{message.received_at.astimezone():%H:%M:%S}  {shown}")
 
 
 def _line(said: dict[str, Any]) -> str:
-    where = f"{said.get('device')}/{said.get('pipeline')}"
+    where = f"{said.get('device')}/{said.get('pipeline')}  {said.get('topic')}"
     if "status" not in said:
         return f"{where}  dead letter: {said.get('reason')}  {said.get('id')}"
     score = said.get("score")

@@ -30,7 +30,8 @@ def test_tap_shows_what_comes(agent: Agent, client: Client) -> None:
             break
     lines = running.communicate()[0].splitlines()
     assert len(lines) == 2
-    assert re.match(rf"{DEVICE}/home  (un)?resolved  ", lines[0])
+    shown = rf"\d\d:\d\d:\d\d  {DEVICE}/home  home/\S+  (un)?resolved  "
+    assert re.match(shown, lines[0])
     assert text_of(0) not in "".join(lines)
 
 

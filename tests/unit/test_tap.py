@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(10)
 RESULT: dict[str, Any] = {
     "device": "pi",
     "pipeline": "home",
+    "topic": "home/hall",
     "status": "resolved",
     "final": True,
     "label": "on",
@@ -31,7 +32,7 @@ RESULT: dict[str, Any] = {
     "entities": [{"label": "place", "text": "hall"}],
     "ms": {"total": 2.0},
 }
-SHOWN = "pi/home  resolved  on  0.90  by linear  place=hall  2.0 ms  m"
+SHOWN = "pi/home  home/hall  resolved  on  0.90  by linear  place=hall  2.0 ms  m"
 
 
 def said(value: object, topic: str = "slm/pi/result/home") -> Message:
@@ -44,7 +45,10 @@ def said(value: object, topic: str = "slm/pi/result/home") -> Message:
     [
         (RESULT, SHOWN),
         (RESULT | {"final": False}, SHOWN.replace("resolved", "provisional")),
-        ({"device": "pi", "reason": "empty"}, "pi/None  dead letter: empty  None"),
+        (
+            {"device": "pi", "reason": "empty"},
+            "pi/None  None  dead letter: empty  None",
+        ),
         (
             RESULT | {"label": "\x1b[2J"},
             SHOWN.replace("on ", "\N{REPLACEMENT CHARACTER}[2J "),
@@ -67,7 +71,9 @@ def test_one_line_whatever_comes(value: object, shown: str) -> None:
 
 def test_no_json_is_no_result() -> None:
     """Bytes are counted, not shown."""
-    assert line(arrived(b"\xff\xff", topic="t")) == "t: 2 bytes, no result"
+    message = arrived(b"\xff\xff", topic="t")
+    time = f"{message.received_at.astimezone():%H:%M:%S}"
+    assert line(message) == f"{time}  t: 2 bytes, no result"
 
 
 @dataclass
