@@ -133,4 +133,7 @@ def parse_toml(data: bytes, name: str | Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError(f"{name}: not valid TOML: nested too deep") from error
     except ValueError as error:  # TOMLDecodeError, and numbers of thousands of digits
-        raise ConfigError(f"{name}: not valid TOML: {error}") from error
+        raise ConfigError(
+            f"{name}: not valid TOML: {error}; lines read key = value, and a table "
+            "begins with [name]"
+        ) from error

@@ -45,7 +45,7 @@ WORDS: Mapping[str, Callable[[Context], str]] = {
         else f"must be of the form {of['pattern']}"
     ),
     "value_error": lambda of: str(of["error"]),
-    "json_invalid": lambda of: f"is no JSON: {of['error']}",
+    "json_invalid": lambda of: f"is no JSON object: {of['error']}",
 }
 
 

@@ -45,5 +45,8 @@ def read_records(path: Path, model: type[Record], what: str) -> list[Record]:
         try:
             records.append(model.model_validate_json(line))
         except ValidationError as error:
-            raise ConfigError(f"{path}:{number}: {first(error, model)}") from error
+            broken = error.errors(include_url=False)[0]["type"] == "json_invalid"
+            hint = "; each line is an object of its own" if broken else ""
+            why = f"{first(error, model)}{hint}"
+            raise ConfigError(f"{path}:{number}: {why}") from error
     return records

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+FIRST = ("event", "level", "timestamp")
 HASH_SHOWN = 16  # hexadecimal digits of the hash of an id
 LEVELS = {
     "debug": logging.DEBUG,
@@ -38,6 +39,7 @@ def configure(level: str) -> None:
             _hash_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _ordered,
             *_rendering(),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -99,6 +101,14 @@ def _hash_id(
     if _ids["hashed"] and isinstance(event.get("id"), str):
         event["id"] = hashlib.sha256(event["id"].encode()).hexdigest()[:HASH_SHOWN]
     return event
+
+
+def _ordered(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Put first what every event has: eyes find it, and so does a line that is cut."""
+    first = {name: event[name] for name in FIRST if name in event}
+    return {**first, **event}
 
 
 def _drop_below(

@@ -33,6 +33,7 @@ from agent.inference.decide import wants_upstream
 from agent.inference.pipeline import EscalationSpec, Pipeline
 from agent.mqtt.message_ids import IdTable
 from agent.protocol.cases import Case
+from agent.protocol.messages import score_of
 from agent.protocol.payload import read
 from agent.telemetry.counters import Counters
 
@@ -298,7 +299,7 @@ class Engine:
             outcome="resolved" if resolved else "escalated" if up else "unresolved",
             reason=None if isinstance(decision, Resolved) else decision.reason.value,
             by=guess and guess.by.value,
-            score=guess and guess.score and round(guess.score, 4),
+            score=score_of(guess),
             ms_queue=round(timing.queue, 2),
             ms_predict=round(timing.predict, 2),
         )

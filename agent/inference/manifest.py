@@ -160,7 +160,10 @@ def _compare(folder: Path, files: Mapping[str, File]) -> None:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise BundleError(f"{path}: {error.strerror or error}") from error
+            why = error.strerror or error
+            raise BundleError(
+                f"{path}: {why}; the manifest lists it, so the bundle is incomplete"
+            ) from error
         if digest != expected.sha256:
             raise BundleError(
                 f"{path}: sha256 is {digest[:12]}..., the manifest says "

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 MQTT5 = 5
+UNSPECIFIED = 0x80
 NO_SUBSCRIBERS = 0x10
 FAILURE = 0x80
 SESSION_TAKEN_OVER = 0x8E
@@ -452,7 +453,18 @@ class Connection:
         elif flags.is_disconnect_packet_from_server:
             self._end(Ended(str(code), code.value == SESSION_TAKEN_OVER))
         else:
-            self._end(Ended(str(code), None))
+            self._end(Ended(self._why(code), None))
+
+    def _why(self, code: ReasonCode) -> str:
+        """Say in our words why a connection ended that nobody ended with one."""
+        if code.value != UNSPECIFIED:
+            return str(code)
+        if self._accepted:
+            return "the connection was closed without a reason"
+        return (
+            "the connection was closed before the broker answered; is it an MQTT port, "
+            "with TLS if the url says mqtts://?"
+        )
 
     def _end(self, ended: Ended) -> None:
         if self.ended.done():

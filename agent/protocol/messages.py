@@ -134,13 +134,10 @@ def guess_object(prediction: Prediction | None) -> dict[str, Any]:
     """Return who says what, how sure, with entities by character offsets."""
     if prediction is None:
         return {"by": None, "label": None, "score": None, "entities": []}
-    # Where nobody asked for a label, the score is that of all entities together.
-    extracted = prediction.label is None and prediction.score is None
-    score = prediction.entities_score if extracted else prediction.score
     return {
         "by": prediction.by.value,
         "label": prediction.label,
-        "score": None if score is None else round(score, 4),
+        "score": score_of(prediction),
         "entities": [
             {
                 "label": entity.label,
@@ -152,6 +149,18 @@ def guess_object(prediction: Prediction | None) -> dict[str, Any]:
             for entity in prediction.entities
         ],
     }
+
+
+def score_of(prediction: Prediction | None) -> float | None:
+    """Return the score of a result, rounded as it is published.
+
+    Where nobody asked for a label, it is that of all entities together.
+    """
+    if prediction is None:
+        return None
+    extracted = prediction.label is None and prediction.score is None
+    score = prediction.entities_score if extracted else prediction.score
+    return None if score is None else round(score, 4)
 
 
 def milliseconds(timing: Timing) -> dict[str, float]:

@@ -75,7 +75,7 @@ def test_labelled_data(tmp_path: Path, line: str, example: Example) -> None:
     [
         ('{"text": "a"}\n{"text": 1}\n', "data.jsonl:2: text: "),
         ('{"label": "a"}', "data.jsonl:1: text: must be given"),
-        ("rubbish", "data.jsonl:1: "),
+        ("rubbish", "data.jsonl:1: is no JSON object: .*each line is an object"),
         ('{"text": "a", "lable": "b"}', "lable: unknown key, did you mean 'label'?"),
         (
             '{"text": "ab", "spans": [{"start": 0, "end": 1, "lbl": "l"}]}',

@@ -72,6 +72,7 @@ def test_minimal_pipeline(tmp_path: Path) -> None:
         ("device.id = ''", "agent.toml: device.id: "),
         ("device.id = 'a/b'", "agent.toml: device.id: "),
         ("device.id = 'x\n", "agent.toml: not valid TOML: "),
+        ("text,label", "lines read key = value, and a table begins with [name]"),
         ("mqtt.version = 4", "agent.toml: mqtt.version: "),
         ("mqtt.keepalive_s = 1", "agent.toml: mqtt.keepalive_s: "),
         ("mqtt.max_inflight = 65536", "agent.toml: mqtt.max_inflight: "),

@@ -213,6 +213,18 @@ async def test_log(bench: Bench, bundle: Bundle) -> None:
     ]
 
 
+async def test_the_score_in_the_log(bench: Bench, bundle: Bundle) -> None:
+    """The log has the score of the result, that of entities without a label, too."""
+    extracting = replace(road(bundle), tasks=frozenset({Task.EXTRACT}))
+    for number, pipeline in enumerate((road(bundle), extracting)):
+        bench.engine.put(WorkItem(message(b"hello kitchen", number), (pipeline,)))
+    with capture_logs() as logs:
+        await bench.engine.work_once()
+    scores = [event["score"] for event in logs if event["event"] == "handled"]
+    assert scores == [result["score"] for result in bench.results()]
+    assert None not in scores
+
+
 def test_each_bundle_is_asked_once(bundle: Bundle) -> None:
     """A batch over several bundles asks each for all its texts, and nobody mixes up."""
     models = [Brittle(), Brittle()]

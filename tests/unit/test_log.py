@@ -28,6 +28,7 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     event = json.loads(err)
+    assert list(event)[:3] == ["event", "level", "timestamp"]
     assert event.pop("timestamp").endswith("Z")
     assert event == {
         "event": "handled",
