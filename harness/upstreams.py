@@ -58,8 +58,9 @@ class Asked:
         document = self.document
         if "messages" not in document:
             return str(document["text"])
-        said = document["messages"][1]["content"]
-        inside = said.removeprefix("<message>").rpartition("</message>")[0]
+        asked = next(m for m in document["messages"] if m["role"] == "user")
+        said = "\n" + asked["content"]
+        inside = said.partition("\n<message>")[2].rpartition("</message>")[0]
         return str(inside.replace("<\\/message>", "</message>"))
 
     @property

@@ -56,6 +56,15 @@ def _are_options(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+class BrokerCache(Cache):
+    """Answers given again for exactly the same question."""
+
+    entries: int = Field(default=20_000, ge=0, le=100_000)
+    """Most answers kept; 0: none."""
+    shared: bool = False
+    """Whether an answer that one device paid for is given to others, too."""
+
+
 class BrokerSection(Section):
     """Who this broker is, and how it takes cases."""
 
@@ -66,9 +75,10 @@ class BrokerSection(Section):
     group: Name = "slm-broker"
     """Brokers of one group share the cases, and each is asked only once."""
     reply_topics: list[Annotated[str, AfterValidator(checked_filter)]] = Field(
-        default=["#"]
+        default=["slm/+/answer"]
     )
-    """Where replies may go; a case that wants its reply elsewhere is refused."""
+    """Where replies may go; `+` stands for the device that the case names. A case that
+    wants its reply elsewhere is refused."""
     concurrency: int = Field(default=16, ge=1, le=1000)
     """Most calls to models at once."""
     timeout_s: float = Field(default=30.0, gt=0, le=600)
@@ -79,8 +89,8 @@ class BrokerSection(Section):
     """How long the answer to a case is kept, for when the case is sent again."""
     max_bytes: int = Field(default=256 * 2**20, ge=2**20, le=2**40)
     """Most bytes of state on disk."""
-    cache: Cache = Cache(entries=20_000)
-    """Answers given again for exactly the same question, whoever asks."""
+    cache: BrokerCache = BrokerCache()
+    """Answers given again for exactly the same question."""
 
 
 class BrokerState(StateSection):
@@ -118,6 +128,9 @@ class LlmSection(Section):
     """Money for a million tokens sent. Default: LiteLLM's price list (USD)."""
     price_out: Annotated[float, Field(ge=0, lt=1e6)] | None = None
     """Money for a million tokens received. Default: LiteLLM's price list (USD)."""
+    proxy: Annotated[str, AfterValidator(_is_api_base)] = ""
+    """HTTP proxy between, as http://host:port; empty: none, whatever the environment
+    says."""
     options: Annotated[dict[str, Any], AfterValidator(_are_options)] = Field(default={})
     """More for LiteLLM, as it is: { reasoning_effort = "low" }."""
 
@@ -240,8 +253,12 @@ def endpoints(file: BrokerFile) -> tuple[Endpoint, Endpoint]:
     return cases, group
 
 
-def may_reply_to(topic: str, file: BrokerFile) -> bool:
-    """Tell whether a reply may go to a topic: never where we listen ourselves."""
+def may_reply_to(topic: str, device: str, file: BrokerFile) -> bool:
+    """Tell whether a reply to a device may go to a topic.
+
+    Never where we listen ourselves, nor to another device, as far as the topic names
+    one: where a `+` of broker.reply_topics stands for it.
+    """
     try:
         checked_topic(topic)
     except ValueError:
@@ -251,4 +268,14 @@ def may_reply_to(topic: str, file: BrokerFile) -> bool:
     ours = (f"{file.broker.topic}/+", "slm/broker/#")
     if any(matches(filter_, topic) for filter_ in ours):
         return False
-    return any(matches(filter_, topic) for filter_ in file.broker.reply_topics)
+    return any(
+        matches(filter_, topic) and _names(filter_, topic, device)
+        for filter_ in file.broker.reply_topics
+    )
+
+
+def _names(filter_: str, topic: str, device: str) -> bool:
+    """Tell whether a filter's `+` stands for the device; one without any: for all."""
+    levels = zip(filter_.split("/"), topic.split("/"), strict=False)
+    named = [level for part, level in levels if part == "+"]
+    return not named or device in named

@@ -196,7 +196,7 @@ class Coordinator:
         cache = self._file.broker.cache
         if not cache.entries or request.repair:
             return None
-        key = reply_store.question_key(request, self._names)
+        key = reply_store.question_key(request, self._names, shared=cache.shared)
         body = await self._store.read(
             lambda db: answers.recall(db, key, time.time(), cache.age_s)
         )
@@ -214,7 +214,8 @@ class Coordinator:
         await self._keep([told], own=True)
         cache = self._file.broker.cache
         if cache.entries and not request.repair and reply.answer is not None:
-            question = reply_store.question_key(request, self._names)
+            names, shared = self._names, cache.shared
+            question = reply_store.question_key(request, names, shared=shared)
             body = reply.model_dump_json().encode()
             await self._write(
                 lambda db: answers.remember(

@@ -17,6 +17,7 @@ class BrokerCounters:
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)  # "model: trouble"
     answers: Counter[str] = field(default_factory=Counter)  # by model
+    unusable: Counter[str] = field(default_factory=Counter)  # answers, by reason
     received: int = 0
     calls: int = 0
     repairs: int = 0

@@ -42,6 +42,10 @@ class BrokerHealth:
     answers: Annotated[
         Mapping[str, int], Counter("answers", "Answers by model", ("model",))
     ]
+    unusable: Annotated[
+        Mapping[str, int],
+        Counter("unusable", "Answers of no use, by reason", ("reason",)),
+    ]
     failures: Annotated[Mapping[str, int], Counter("failures", FAILURES, ("failure",))]
     input_tokens: Annotated[int, Counter("input_tokens", "Tokens sent")]
     output_tokens: Annotated[int, Counter("output_tokens", "Tokens received")]

@@ -85,7 +85,8 @@ class Intake:
         try:
             outcome, reply, request = await self._outcome(message)
             address = _address(message, request)
-            if reply and not await self._replied(message, address, reply):
+            device = request.device if request else _field(message, "device")
+            if reply and not await self._replied(message, address, device, reply):
                 outcome = "comes_again"
                 return
             message.ack()
@@ -112,7 +113,7 @@ class Intake:
             broken = Reply(id=_id_of(message), status="error", error=str(why)[:2000])
             return "broken", broken, None
         address = _address(message, request)
-        if not may_reply_to(address, self._file):
+        if not may_reply_to(address, request.device, self._file):
             return "unaddressed", None, request
         if request.deadline_ms <= time.time() * 1000:
             return "expired", None, request
@@ -122,9 +123,11 @@ class Intake:
         outcome = "budget" if reply.error == "budget" else reply.status
         return outcome, reply, request
 
-    async def _replied(self, message: Message, address: str, reply: Reply) -> bool:
+    async def _replied(
+        self, message: Message, address: str, device: str, reply: Reply
+    ) -> bool:
         """Publish a reply until it is acknowledged; False if the case comes again."""
-        if not may_reply_to(address, self._file):
+        if not may_reply_to(address, device, self._file):
             return True
         while True:
             connection = await self.link.connection()

@@ -11,14 +11,18 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from agent.broker.config import BrokerFile, LlmSection, key_of
+from agent.broker.wire import EXCHANGE, Exchange, Wire
 from agent.core.errors import ConfigError
 from agent.core.interpreter import pip_install
-from agent.protocol.cases import MOST_TOKENS, Request
+from agent.protocol.cases import Request
+from agent.protocol.forms import Form
 from agent.protocol.prompt import messages, response_format
+from agent.protocol.verdicts import Kind, Response, Verdict, is_openai, judged
 
 # Each keeps LiteLLM from the network, but for the last: no `.env` of a folder counts.
 QUIET = {
@@ -43,26 +47,52 @@ class ErrorKind(StrEnum):
 class Failed(Exception):
     """A model did not answer.
 
-    `billed`: whether its provider may charge for it all the same. The message never
-    holds what was asked.
+    `billed`: whether its provider may charge for it all the same. `verdict`: what its
+    response means, if there was one. The message never holds what was asked.
     """
 
-    def __init__(self, trouble: ErrorKind, detail: str, *, billed: bool) -> None:
-        """`detail` names the kind of error."""
+    def __init__(
+        self,
+        trouble: ErrorKind,
+        detail: str,
+        *,
+        billed: bool,
+        reached: bool = True,
+        verdict: Verdict | None = None,
+    ) -> None:
+        """`detail` says why. `reached`: whether there was anybody at all."""
         super().__init__(f"{trouble}: {detail}")
         self.trouble = trouble
         self.billed = billed
+        self.reached = reached
+        self.verdict = verdict
+        self._detail = detail
+
+    @property
+    def of_all(self) -> "Failed":
+        """The same failure, of a model that may refuse all there is."""
+        return Failed(
+            ErrorKind.UNAVAILABLE, self._detail, billed=False, verdict=self.verdict
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What a model answered and took; `cost` None: nobody knows a price."""
 
-    content: str
-    input_tokens: int
-    output_tokens: int
+    verdict: Verdict
     cost: float | None
     model: str
+
+    @property
+    def input_tokens(self) -> int:
+        """How many tokens it was sent."""
+        return self.verdict.usage.input_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """How many it said."""
+        return self.verdict.usage.output_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +104,24 @@ class LanguageModel:
     price_out: float | None
     key: str | None = field(default=None, repr=False)
 
-    def at_most(self, request: Request) -> tuple[int, int]:
+    @property
+    def first_form(self) -> Form:
+        """The form in which it is asked first."""
+        structured = self.spec.structured
+        return Form(
+            format="text" if structured == "none" else structured,
+            temperature=self.spec.temperature != "default",
+        )
+
+    def at_most(self, request: Request, longer: int) -> tuple[int, int]:
         """Return the most tokens that a call can send and receive.
 
-        A token is at least one byte.
+        A token is at least one byte. `longer`: how many times its longest answer.
         """
         said = sum(len(part["content"].encode()) for part in messages(request))
         form = len(str(response_format(request)).encode())
-        return said + form + OVERHEAD_TOKENS, self.spec.max_output_tokens
+        sent = said + form + OVERHEAD_TOKENS
+        return sent, longer * self.spec.max_output_tokens
 
     def cost(self, sent: int, received: int) -> float | None:
         """Return what tokens cost; None without a price."""
@@ -107,38 +147,46 @@ def open_models(file: BrokerFile) -> tuple[LanguageModel, ...]:
     return found
 
 
-async def ask(model: LanguageModel, request: Request, timeout_s: float) -> Completion:
-    """Ask a model once; raises Failed."""
+async def ask(
+    model: LanguageModel, request: Request, form: Form, longer: int, timeout_s: float
+) -> Completion:
+    """Ask a model once, in a form; raises Failed.
+
+    `longer`: how many times its longest answer one may be.
+    """
     litellm = _litellm()
     spec = model.spec
-    form = {
-        "json_schema": {"response_format": response_format(request)},
-        "json_object": {"response_format": {"type": "json_object"}},
-        "none": {},
-    }[spec.structured]
-    heat = {} if spec.temperature == "default" else {"temperature": spec.temperature}
+    heat = {"temperature": spec.temperature} if form.temperature else {}
+    exchange = Exchange(spec.proxy)
+    token = EXCHANGE.set(exchange)
     try:
         async with asyncio.timeout(timeout_s):
             response = await litellm.acompletion(
                 model=spec.model,
-                messages=messages(request),
-                max_tokens=spec.max_output_tokens,
+                messages=form.messages(request),
                 api_base=spec.api_base or None,
                 api_key=model.key,
                 timeout=timeout_s,
                 num_retries=0,
                 max_retries=0,
                 drop_params=False,  # without its form an answer is worth little
-                **form,
+                **form.parameters(request, longer * spec.max_output_tokens),
                 **heat,
                 **spec.options,
             )
     except TimeoutError:
-        raise Failed(ErrorKind.TIMEOUT, f"{timeout_s:g} s", billed=True) from None
+        raise _late(f"{timeout_s:g} s", exchange) from None
     except Exception as error:  # noqa: BLE001  LiteLLM raises what its 100 providers'
         # adapters raise; whatever it is, the next model may answer.
-        raise _failed(error) from None
-    return _said(model, response)
+        return _after(error, model, request, exchange)
+    finally:
+        EXCHANGE.reset(token)
+    return _completion(model, request, exchange, response)
+
+
+def _late(within: str, exchange: Exchange) -> Failed:
+    why, sent = f"no answer in {within}", exchange.sent
+    return Failed(ErrorKind.TIMEOUT, why, billed=True, reached=sent)
 
 
 def _litellm() -> Any:
@@ -152,11 +200,24 @@ def _litellm() -> Any:
             f"LiteLLM is missing ({error.name}): {pip_install('broker')}"
         ) from error
     litellm.suppress_debug_info = True
+    if litellm.aclient_session is None:
+        _by_wire(litellm)
     litellm.turn_off_message_logging = True
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it may quote prompts
     warnings.filterwarnings("ignore", "Pydantic serializer")  # they quote answers
     return litellm
+
+
+def _by_wire(litellm: Any) -> None:
+    """Give LiteLLM no other way out, whichever of its two kinds of client it takes."""
+    from litellm.llms.custom_httpx import http_handler  # noqa: PLC0415
+
+    wire = Wire()
+    litellm.aclient_session = wire.client()  # for all that is OpenAI's
+    http_handler.AsyncHTTPHandler.create_client = (  # type: ignore[method-assign]
+        lambda *_, **__: wire.client()
+    )
 
 
 def _opened(
@@ -178,39 +239,57 @@ def _first(
     return next((prices[name] for name in names if name in prices), {})
 
 
-def _said(model: LanguageModel, response: Any) -> Completion:
-    """Read a response; one without an answer is an empty answer."""
-    choices = response.choices or ()
-    content = choices[0].message.content if choices else None
-    usage = getattr(response, "usage", None)
-    sent = _tokens(getattr(usage, "prompt_tokens", 0))
-    received = _tokens(getattr(usage, "completion_tokens", 0))
+def _completion(
+    model: LanguageModel, request: Request, exchange: Exchange, response: Any
+) -> Completion:
+    """Return what a response means; raises Failed.
+
+    As it came, where it is in OpenAI's form; else as LiteLLM puts it into that form.
+    """
+    raw = exchange.response
+    if raw is None or not is_openai(raw):
+        headers = raw.headers if raw else {}
+        body = response.model_dump_json().encode("utf-8", "replace")
+        raw = Response(200, {**headers, "content-encoding": ""}, body)
     cost = None
     if model.spec.price_in is None:  # LiteLLM knows about discounts
         cost = getattr(response, "_hidden_params", {}).get("response_cost")
-    if not cost:
-        cost = model.cost(sent, received)
-    # Half a character (a lone surrogate), which nobody could send on, becomes "?".
-    whole = (content or "").encode("utf-8", "replace").decode()
-    return Completion(whole, sent, received, cost, model.spec.model)
+    return _judged(model, request, raw, cost)
 
 
-def _tokens(said: Any) -> int:
-    """Return a number of tokens that the books have room for."""
-    return min(max(int(said or 0), 0), MOST_TOKENS)
+def _after(
+    error: Exception, model: LanguageModel, request: Request, exchange: Exchange
+) -> Completion:
+    """Return what there is in spite of an error of LiteLLM; raises Failed.
 
-
-def _failed(error: Exception) -> Failed:
-    """Sort a provider's error; its text may quote the prompt and stays here."""
+    Its text may quote the prompt and stays here.
+    """
     status = getattr(error, "status_code", None)
-    detail = type(error).__name__ + (f" {status}" if status else "")
-    name = type(error).__name__
-    if name == "Timeout" or status == 408:  # noqa: PLR2004
-        return Failed(ErrorKind.TIMEOUT, detail, billed=True)
-    if status == 429:  # noqa: PLR2004
-        return Failed(ErrorKind.BUSY, detail, billed=False)
-    if isinstance(status, int) and 400 <= status < 500:  # noqa: PLR2004
-        return Failed(ErrorKind.REFUSED, detail, billed=False)
-    # A response that cannot be read may have been paid; so may a broken connection.
-    refused = isinstance(status, int) and name != "APIConnectionError"
-    return Failed(ErrorKind.UNAVAILABLE, detail, billed=not refused)
+    raw = exchange.response
+    if raw is None and type(error).__name__ == "Timeout":
+        raise _late("time", exchange)
+    if raw is None and isinstance(status, int) and 400 <= status < 500:  # noqa: PLR2004
+        raw = Response(status, {}, str(error).encode("utf-8", "replace"))
+    if raw is None:  # no connection, or one that broke
+        billed, kind = exchange.sent, ErrorKind.UNAVAILABLE
+        detail = type(error).__name__
+        raise Failed(kind, detail, billed=billed, reached=exchange.sent)
+    return _judged(model, request, raw, None)
+
+
+def _judged(
+    model: LanguageModel, request: Request, raw: Response, cost: float | None
+) -> Completion:
+    verdict = judged(raw, request, datetime.now(UTC))
+    if verdict.kind in {Kind.UNAVAILABLE, Kind.FORM, Kind.REJECTED}:
+        trouble = ErrorKind.UNAVAILABLE
+        if verdict.kind is Kind.REJECTED:
+            trouble = ErrorKind.REFUSED
+        elif raw.status == 429:  # noqa: PLR2004
+            trouble = ErrorKind.BUSY
+        billed = verdict.maybe_paid
+        raise Failed(trouble, verdict.why, billed=billed, verdict=verdict)
+    usage = verdict.usage
+    if not cost:
+        cost = usage.cost or model.cost(usage.input_tokens, usage.output_tokens)
+    return Completion(verdict, cost, model.spec.model)

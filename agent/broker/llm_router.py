@@ -4,11 +4,12 @@ What a call may take is booked on the disk before it is made.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -18,17 +19,32 @@ from agent.broker.config import BrokerFile
 from agent.broker.counters import BrokerCounters
 from agent.broker.llm import Completion, ErrorKind, Failed, LanguageModel
 from agent.config.section import Limit
+from agent.core.blame import Blame
+from agent.core.pacing import Pacer, Resting
 from agent.outbox import spending
 from agent.outbox.spending import Spend, today
 from agent.outbox.store import Full, Store
-from agent.protocol.cases import BadReply, Repair, Reply, Request, Usage, checked
-from agent.protocol.prompt import parse
+from agent.protocol.cases import (
+    BadReply,
+    Repair,
+    Reply,
+    Request,
+    Unusable,
+    Usage,
+    checked,
+    same_question,
+)
+from agent.protocol.forms import Form, Forms
+from agent.protocol.verdicts import Kind
 
 ROUNDS = 2  # an answer and, if it is not valid, one more
 SCOPE = "broker"
 PAUSE_MAX_S = 8.0
-FLAWS = 3  # failures in a row, and a model is asked after the others for a while
-REST_S = 30.0
+REASONS = {
+    Kind.UNUSABLE: Unusable.NO_JSON,
+    Kind.CUT: Unusable.CUT,
+    Kind.DECLINED: Unusable.DECLINED,
+}
 
 log = structlog.get_logger()
 
@@ -38,15 +54,51 @@ class BudgetSpent(Exception):
 
 
 @dataclass(slots=True)
-class _Failures:
-    """Failures of a model in a row."""
+class _Standing:
+    """What is known of a model: how it fares, what it takes, and whom it refuses."""
 
-    count: int = 0
-    last: float = 0.0
+    forms: Forms
+    pacer: Pacer = field(default_factory=lambda: Pacer(math.inf))
+    blame: Blame = field(default_factory=Blame)
 
-    @property
-    def resting(self) -> bool:
-        return self.count >= FLAWS and time.monotonic() - self.last < REST_S
+    def takes_another(self, pipeline: str, form: Form, why: Failed) -> bool:
+        """Tell whether a model may take a request in another form."""
+        verdict = why.verdict
+        if verdict is None or verdict.kind not in {Kind.FORM, Kind.REJECTED}:
+            return False
+        other = self.forms.refused(pipeline, form, verdict.part)
+        if other and verdict.kind is Kind.REJECTED:  # it failed for all we know
+            self.pacer.circuit.failed(time.monotonic(), reached=True)
+        return other
+
+    def failed(self, request: Request, why: Failed) -> Failed:
+        """Take a failure in; return whose fault it is.
+
+        A request that is refused is to blame only where others are answered.
+        """
+        now = time.monotonic()
+        if why.trouble is ErrorKind.REFUSED:
+            if self.blame.refused(same_question(request), now):
+                return why
+            why = why.of_all
+        pause_s = (why.verdict and why.verdict.pause_s) or 0.0
+        self.pacer.circuit.failed(now, reached=why.reached, pause_s=pause_s)
+        return why
+
+    def answered(self, request: Request, form: Form) -> None:
+        """Take in that a request was answered in a form."""
+        now = time.monotonic()
+        self.forms.worked(request.pipeline, form)
+        self.blame.answered(same_question(request), now)
+        self.pacer.circuit.answered(now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, and how many times a model's longest answer one may be."""
+
+    request: Request
+    longer: int = 1
 
 
 def work_s(file: BrokerFile) -> float:
@@ -84,7 +136,7 @@ class LlmRouter:
         self._store = store
         self._counters = counters
         self._limit = limit_of(file)
-        self._flaws = {model.spec.model: _Failures() for model in models}
+        self._standing = {m.spec.model: _Standing(Forms(m.first_form)) for m in models}
 
     async def ask(self, request: Request) -> Reply:
         """Ask the models, and once more if the answer is not valid."""
@@ -98,89 +150,135 @@ class LlmRouter:
             error = ErrorKind.TIMEOUT.value
         except Failed as why:
             error = why.trouble.value
-        return Reply(id=request.id, status="error", error=error, usage=_usage(said))
-
-    async def _rounds(self, request: Request, said: list[Completion]) -> Reply:
-        question = request
-        for _ in range(ROUNDS):
-            said.append(await self._patiently(question))
-            model = said[-1].model
-            answer: Any = said[-1].content
-            try:
-                answer = parse(answer)
-                found = checked(answer, request)
-            except (ValueError, BadReply) as why:
-                if question.repair:
-                    break
-                self._counters.repairs += 1
-                repair = Repair(answer=answer, error=str(why))
-                question = question.model_copy(update={"repair": repair})
-                continue
-            self._counters.answers[model] += 1
-            plain: dict[str, Any] = {"label": found.label} if request.labels else {}
-            if request.entities:
-                plain["entities"] = [named.model_dump() for named in found.entities]
-            return Reply(
-                id=request.id,
-                status="abstain" if found.abstains else "ok",
-                answer=plain,
-                usage=_usage(said),
-                model=model[:256],
-            )
+        reason = Unusable.REJECTED if error == ErrorKind.REFUSED else None
+        usage = _usage(said)
         return Reply(
-            id=request.id, status="abstain", usage=_usage(said), model=model[:256]
+            id=request.id, status="error", error=error, usage=usage, reason=reason
         )
 
-    async def _patiently(self, request: Request) -> Completion:
-        """Ask all models, and again after a pause; raises Failed, OverBudget."""
+    async def _rounds(self, request: Request, said: list[Completion]) -> Reply:
+        """Ask, and once more where the answer is of no use."""
+        asked = _Asked(request)
+        reason = ""
+        for _ in range(ROUNDS):
+            try:
+                completion = await self._patiently(asked)
+            except BudgetSpent:
+                if asked.longer == 1:
+                    raise
+                break
+            said.append(completion)
+            try:
+                return self._answered(completion, request, said)
+            except BadReply as why:
+                reason = why.reason
+                self._counters.unusable[reason] += 1
+                log.warning("answer_unusable", model=completion.model, reason=reason)
+                verdict = completion.verdict
+                if asked.request.repair or verdict.kind is Kind.DECLINED:
+                    break
+                self._counters.repairs += 1
+                if verdict.kind is Kind.CUT:
+                    asked = replace(asked, longer=2)
+                else:
+                    repair = Repair(answer=verdict.answer, error=str(why))
+                    again = request.model_copy(update={"repair": repair})
+                    asked = replace(asked, request=again)
+        return Reply(
+            id=request.id,
+            status="abstain",
+            usage=_usage(said),
+            model=said[-1].model,
+            reason=reason or None,
+        )
+
+    def _answered(
+        self, completion: Completion, request: Request, said: list[Completion]
+    ) -> Reply:
+        """Return the reply of a valid answer; raises BadReply."""
+        verdict = completion.verdict
+        if verdict.kind is not Kind.ANSWER:
+            raise BadReply(verdict.why, REASONS[verdict.kind])
+        found = checked(verdict.answer, request)
+        self._counters.answers[completion.model] += 1
+        plain: dict[str, Any] = {"label": found.label} if request.labels else {}
+        if request.entities:
+            plain["entities"] = [named.model_dump() for named in found.entities]
+        return Reply(
+            id=request.id,
+            status="abstain" if found.abstains else "ok",
+            answer=plain,
+            usage=_usage(said),
+            model=completion.model,
+        )
+
+    async def _patiently(self, asked: _Asked) -> Completion:
+        """Ask all models, and again after a pause; raises Failed, BudgetSpent."""
         attempt = 1
         while True:
             try:
-                return await self._fallbacks(request)
+                return await self._fallbacks(asked)
             except Failed as why:
                 pause = random.uniform(0.1, min(PAUSE_MAX_S, 2.0**attempt))  # noqa: S311
-                final = why.trouble is ErrorKind.REFUSED or pause > left_s(request)
+                late = pause > left_s(asked.request)
+                final = late or why.trouble is ErrorKind.REFUSED or self._all_rest
                 if final or attempt >= self._file.broker.attempts:
                     raise
             attempt += 1
             await asyncio.sleep(pause)
 
-    async def _fallbacks(self, request: Request) -> Completion:
+    @property
+    def _all_rest(self) -> bool:
+        """Whether every model fails altogether, and is asked now and then only."""
+        return all(each.pacer.circuit.is_failing for each in self._standing.values())
+
+    async def _fallbacks(self, asked: _Asked) -> Completion:
         """Ask one model after the other; raises what is worth the most patience."""
         failed: Failed | None = None
-        # Those that fail all the time go last, for a while.
-        order = sorted(self._models, key=lambda m: self._flaws[m.spec.model].resting)
-        for model in order:
-            left = left_s(request)
+        for model in self._models:
+            left = left_s(asked.request)
             if left <= 0:
                 break
-            flaws = self._flaws[model.spec.model]
             try:
-                said = await self._paid(
-                    model, request, min(left, self._file.broker.timeout_s)
-                )
-            except Failed as why:
+                timeout_s = min(left, self._file.broker.timeout_s)
+                return await self._once(model, asked, timeout_s)
+            except Resting:
+                why = Failed(ErrorKind.UNAVAILABLE, "it fails, and rests", billed=False)
+            except Failed as error:
+                why = error
                 self._counters.failures[f"{model.spec.model}: {why.trouble}"] += 1
                 log.warning("model_failed", model=model.spec.model, why=str(why))
-                if why.trouble is not ErrorKind.REFUSED:
-                    flaws.count += 1
-                    flaws.last = time.monotonic()
-                if failed is None or failed.trouble is ErrorKind.REFUSED:
-                    failed = why
-                continue
-            flaws.count = 0
-            return said
+            if failed is None or failed.trouble is ErrorKind.REFUSED:
+                failed = why
         raise failed or Failed(ErrorKind.TIMEOUT, "deadline", billed=False)
 
-    async def _paid(
-        self, model: LanguageModel, request: Request, timeout_s: float
+    async def _once(
+        self, model: LanguageModel, asked: _Asked, timeout_s: float
     ) -> Completion:
-        """Ask a model within the budget; raises Failed, OverBudget."""
-        wanted = _spend(model, *model.at_most(request))
+        """Ask a model, in each form that it may take; raises Failed and Resting."""
+        standing = self._standing[model.spec.model]
+        pipeline = asked.request.pipeline
+        while True:
+            async with standing.pacer.turn(patient=False):
+                form = standing.forms.now(pipeline)
+                try:
+                    completion = await self._paid(model, asked, form, timeout_s)
+                except Failed as why:
+                    if standing.takes_another(pipeline, form, why):
+                        continue
+                    raise standing.failed(asked.request, why) from why
+                standing.answered(asked.request, form)
+                return completion
+
+    async def _paid(
+        self, model: LanguageModel, asked: _Asked, form: Form, timeout_s: float
+    ) -> Completion:
+        """Ask a model within the budget; raises Failed, BudgetSpent."""
+        wanted = _spend(model, *model.at_most(asked.request, asked.longer))
         reserved = await self._reserve(wanted)
         self._counters.calls += 1
         try:
-            said = await llm.ask(model, request, timeout_s)
+            said = await llm.ask(model, asked.request, form, asked.longer, timeout_s)
         except Failed as why:
             if reserved is not None and not why.billed:
                 with suppress(Full):

@@ -6,6 +6,7 @@ Functions on a database that `outbox.store` owns.
 from agent.broker.claims import SharedAnswer
 from agent.outbox.store import Database
 from agent.protocol.cases import Request, digest
+from agent.protocol.prompt import messages, response_format
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -20,12 +21,13 @@ CREATE INDEX IF NOT EXISTS replies_at ON replies (at);
 MOST_RETOLD = 10_000
 
 
-def question_key(request: Request, models: tuple[str, ...]) -> str:
-    """Name a question, whoever asks; other models may answer otherwise."""
-    asked = request.model_dump(
-        mode="json", include={"text", "labels", "entities", "pipeline"}
-    )
-    return digest({**asked, "models": models})
+def question_key(request: Request, models: tuple[str, ...], *, shared: bool) -> str:
+    """Name a question by all that a model is told; other models may answer otherwise.
+
+    Not `shared`: and by the device that asks.
+    """
+    asked = [request.pipeline, messages(request), response_format(request), models]
+    return digest([*asked, None if shared else request.device])
 
 
 def find(db: Database, key: str) -> bytes | None:

@@ -95,6 +95,7 @@ class BrokerStatus:
             undeliverable=counters.undeliverable,
             answers=dict(counters.answers),
             failures=dict(counters.failures),
+            unusable=dict(counters.unusable),
             input_tokens=counters.input_tokens,
             output_tokens=counters.output_tokens,
             cost=round(counters.cost, 6),

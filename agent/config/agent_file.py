@@ -41,6 +41,10 @@ def _is_url_if_any(url: str) -> str:
     return _is_url(url) if url else url
 
 
+def _is_http_url_if_any(url: str) -> str:
+    return _is_http_url(url) if url else url
+
+
 def _is_http_url(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -216,6 +220,9 @@ class HttpUpstreamSection(UpstreamSection):
     """The model's name at the endpoint."""
     key_file: Place | None = None
     """File whose first line is the API key."""
+    proxy: Annotated[str, AfterValidator(_is_http_url_if_any)] = ""
+    """HTTP proxy between, as http://host:port; empty: none, whatever the environment
+    says."""
     ca_file: Place | None = None
     """CA certificates (PEM) of the upstream. Default: the system's."""
 

@@ -172,6 +172,7 @@ class Daemon:
             lasting.history,
             self.reload,
             lasting.begun,
+            self._unusable,
         )
 
     def _new_fleet_updates(self) -> FleetUpdates:
@@ -265,6 +266,9 @@ class Daemon:
         self._fleet_updates.retire()
         # A moment later, so that who asked for it by MQTT hears of it.
         self.life.make_room(following, FAREWELL_S)
+
+    def _unusable(self, message: str) -> list[dict[str, str]]:
+        return self._escalation.unusable_answers(message) if self._escalation else []
 
     def _signs(self) -> HealthSignals:
         return signs(self._sources, hangs=self._engine.busy_s() >= STALL_S)

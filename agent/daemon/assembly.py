@@ -89,6 +89,7 @@ def _upstream_client(
     settings = upstream.UpstreamSettings(
         timeout_s=said.timeout_s,
         rate=said.rate,
+        max_output_tokens=said.max_output_tokens,
         cache_entries=said.cache.entries,
         cache_age_s=said.cache.age_s,
     )
@@ -108,7 +109,6 @@ def _prices(said: Upstream) -> Prices:
     return Prices(
         money_in=said.price_in,
         money_out=said.price_out,
-        max_output_tokens=said.max_output_tokens,
         # The broker side may repair an answer before we see it.
         rounds=upstream.ROUNDS if said.transport == "mqtt" else 1,
     )

@@ -49,10 +49,12 @@ class Control:
         recent: History,
         reload: Callable[[], Awaitable[None]],
         begun: deque[str],
+        unusable: Callable[[str], list[dict[str, str]]],
     ) -> None:
         """`reload` takes the configuration anew; it raises ConfigError.
 
-        `begun` are the ids of requests that ran, also before a reload.
+        `begun` are the ids of requests that ran, also before a reload. `unusable` tells
+        what was wrong with upstream's answers to a message.
         """
         self._topics = topics
         self._link = link
@@ -61,6 +63,7 @@ class Control:
         self._recent = recent
         self._reload = reload
         self._begun = begun
+        self._unusable = unusable
         self._waiting: asyncio.Queue[Message] = asyncio.Queue(WAITING)
         self._prefix = topics.requests.removesuffix("+")
         self._known: Mapping[
@@ -159,7 +162,8 @@ class Control:
             raise BadControlRequest(
                 f"id: not among the last {RECENT} messages since the process began"
             )
-        return {"id": wanted, **handled.explained()}
+        unusable = self._unusable(wanted)
+        return {"id": wanted, **handled.explained(), "unusable_answers": unusable}
 
     async def _log_level(self, said: Mapping[str, Any]) -> dict[str, Any]:
         level = _string(said, "level")

@@ -1,7 +1,5 @@
 """Answers that are given again, for exactly the same question: at no cost."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +11,8 @@ from agent.core.types import Prediction, Tier
 from agent.inference.pipeline import EscalationSpec
 from agent.outbox import answers
 from agent.outbox.store import Database, Store
-from agent.protocol.cases import Case
+from agent.protocol.cases import Case, digest
+from agent.protocol.messages import guess_object
 
 log = structlog.get_logger()
 
@@ -70,9 +69,10 @@ class AnswerCache:
 
 
 def _question(case: Case, plan: EscalationSpec) -> str:
-    """Name a question: another pipeline, or other names to answer with, make another.
+    """Name a question by all that it is made of: what else would lead a model on.
 
     A hash, so that no text lies in the cache but in answers.
     """
-    named = [case.pipeline, dict(plan.labels), dict(plan.entities), case.text]
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    hides = [plan.redacts, sorted(plan.visible)]
+    names = [dict(plan.labels), dict(plan.entities)]
+    return digest([case.pipeline, *names, *hides, case.text, guess_object(case.guess)])

@@ -63,14 +63,14 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a call takes: money for a million tokens, and its longest answer.
+    """What a call takes: money for a million tokens.
 
-    `rounds` is how often the other side may ask a model for one call of ours.
+    `rounds` is how often the other side may ask a model for one call of ours; each
+    further time it may let the answer be twice as long.
     """
 
     money_in: float
     money_out: float
-    max_output_tokens: int
     rounds: int
 
 
@@ -105,6 +105,7 @@ class BudgetLedger:
         own: Limit,
         body: bytes,
         redactions: Mapping[str, int],
+        max_output_tokens: int,
     ) -> Booking:
         """Book a call and its egress, durably; `close` says that it is over.
 
@@ -112,7 +113,7 @@ class BudgetLedger:
         more than they will take: we wait for them before giving up. Raises OverBudget
         and TooOften, and then nothing is booked.
         """
-        wanted = self.at_most(request)
+        wanted = self.at_most(request, max_output_tokens)
         device = self._limit
         egress = Egress(
             at=time.time(),
@@ -224,13 +225,13 @@ class BudgetLedger:
     def _paid_back(self, owed: Sequence[Callable[[Database], None]]) -> None:
         self._owed = [each for each in self._owed if each not in owed]
 
-    def at_most(self, request: Request) -> Spend:
+    def at_most(self, request: Request, max_output_tokens: int) -> Spend:
         """Return an upper bound of a call: a token is at least a byte."""
         prices = self._prices
         prompt = sum(len(said["content"].encode()) for said in messages(request))
         schema = len(json.dumps(request.schema_))
         sent = prices.rounds * (prompt + schema + OVERHEAD_TOKENS)
-        received = prices.rounds * prices.max_output_tokens
+        received = (2 * prices.rounds - 1) * max_output_tokens
         return Spend(1, sent + received, self._micros(sent, received))
 
     async def balance(self) -> None:

@@ -47,6 +47,7 @@ BARRED_S = 30.0  # how often cases over budget are tried
 LARGEST = 8  # what a case may take at most of the outbox: an eighth
 AT_ONCE = 50
 UPSTREAM_GONE = "upstream_gone"
+UNUSABLE = "answers_unusable"
 
 log = structlog.get_logger()
 
@@ -158,6 +159,10 @@ class Escalation:
         """Return what was asked and spent; None: nobody may be asked."""
         seen = self._counters.received
         return self._upstream.health(seen) if self._upstream else None
+
+    def unusable_answers(self, message: str) -> list[dict[str, str]]:
+        """Return what was wrong with answers to a message's cases, by pipeline."""
+        return self._upstream.unusable_answers(message) if self._upstream else []
 
     def busy_s(self) -> dict[str, float]:
         """Return for how many seconds each part has been at one thing; 0: it is idle.
@@ -392,6 +397,11 @@ class Escalation:
             self._alerts.activate(UPSTREAM_GONE, upstream.down)
         else:
             self._alerts.clear(UPSTREAM_GONE)
+        complaint = upstream.complaint if upstream else ""
+        if complaint:
+            self._alerts.activate(UNUSABLE, complaint)
+        else:
+            self._alerts.clear(UNUSABLE)
         self._room.tell()
 
 

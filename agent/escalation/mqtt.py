@@ -32,7 +32,6 @@ from agent.escalation.transport import (
     Rejected,
     Unavailable,
     priced,
-    unreadable,
 )
 from agent.mqtt.connection import (
     MQTT5,
@@ -94,8 +93,8 @@ class MqttTransport:
             on_stolen=_do_nothing,
         )
 
-    def encode(self, request: Request) -> bytes:
-        """Return the payload.
+    def encode(self, request: Request, max_output_tokens: int) -> bytes:  # noqa: ARG002
+        """Return the payload; how long an answer may be the broker side decides.
 
         It says where to reply with MQTT 5, too: properties get lost where anything on
         the way speaks 3.1.1, a bridge or the one who answers.
@@ -171,7 +170,8 @@ class MqttTransport:
                 topic, body, envelope=envelope, heard=True
             )
         except TooLarge as error:
-            raise Rejected(f"larger than {error.limit} bytes") from error
+            why = f"larger than {error.limit} bytes"
+            raise Rejected(why, sure=True) from error
         attempt.sent = not puback.done()  # done: the connection was over before
         await puback
 
@@ -200,7 +200,7 @@ class MqttTransport:
         try:
             reply = decode_reply(payload)
         except BadReply as error:
-            return unreadable(attempt.id, str(error))
+            return Reply(id=attempt.id, status="error", error=f"unreadable: {error}")
         usage = priced(reply.usage, self._settings)
         return reply.model_copy(update={"usage": usage})
 

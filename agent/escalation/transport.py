@@ -43,13 +43,23 @@ class EncodeAgain(Unavailable):
     Nobody was paid, nothing is broken, and there is nothing to wait for.
     """
 
-    def __init__(self, why: str) -> None:
-        """`why` says which form."""
+    def __init__(self, why: str, *, guessed: bool = False) -> None:
+        """`why` says which form. `guessed`: it did not say that it is the form."""
         super().__init__(why, maybe_paid=False, retry_after_s=0.0)
+        self.guessed = guessed
 
 
 class Rejected(Exception):
-    """The upstream will never take this very request: it is too large, say."""
+    """The upstream will not take this request: it is too large, say.
+
+    `sure`: never, whatever becomes of others. Else it is the request's own fault only
+    if others are taken.
+    """
+
+    def __init__(self, why: str, *, sure: bool) -> None:
+        """`why` is for people and never holds text of the message."""
+        super().__init__(why)
+        self.sure = sure
 
 
 class Transport(Protocol):
@@ -64,7 +74,7 @@ class Transport(Protocol):
     pays_once: bool
     """Whether the same request may come again without being paid for again."""
 
-    def encode(self, request: Request) -> bytes:
+    def encode(self, request: Request, max_output_tokens: int) -> bytes:
         """Return exactly the bytes of the payload or body that will leave.
 
         To be asked before each attempt: an upstream may have refused the form before.
@@ -74,10 +84,9 @@ class Transport(Protocol):
     async def ask(self, request: Request, body: bytes, timeout_s: float) -> Reply:
         """Ask once, with the `body` that `encode` returned for the request.
 
-        A reply of status `error` has its reason in `error`; where the answer was no
-        JSON, it stands as it came in `answer`, so that a repair can show it. What could
-        not be read at all, or only its beginning, is such a reply to an empty `answer`;
-        one without `answer` comes from who could ask nobody.
+        A reply of status `error` says why in `error`; where the answer was no JSON, it
+        stands as it came in `answer`, so that a repair can show it. One without
+        `answer` comes from who could ask nobody, or lost what came.
 
         Raises Unavailable or Rejected, and nothing else.
         """
@@ -99,11 +108,3 @@ def priced(usage: Usage, prices: UpstreamSection) -> Usage:
     if usage.cost or not by_list:
         return usage
     return usage.model_copy(update={"cost": by_list / PER})
-
-
-def unreadable(case: str, why: str) -> Reply:
-    """Return what stands for a reply that is none, and may have been paid.
-
-    `case` is the id of its request.
-    """
-    return Reply(id=case, status="error", answer="", error=why[:2000])

@@ -1,12 +1,12 @@
-"""Asking upstream: one case through privacy gate, budget, ledger and transport."""
+"""Asking upstream: a case until there is a valid answer, or an end to trying."""
 
 import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,38 +14,30 @@ import structlog
 
 from agent.core.types import Outcome, Prediction, Tier
 from agent.escalation.answer_cache import AnswerCache
-from agent.escalation.budget import Booking, BudgetLedger, TooOften
-from agent.escalation.pacing import Pacer
-from agent.escalation.privacy_gate import (
-    Finder,
-    Redacted,
-    guess_without,
-    redact,
-    returned,
-    withheld,
-)
+from agent.escalation.answer_quality import AnswerQuality
+from agent.escalation.budget import BudgetLedger, OverBudget, TooOften
+from agent.escalation.calls import Caller
+from agent.escalation.privacy_gate import Finder, returned
+from agent.escalation.questions import Question, Questions
 from agent.escalation.transport import EncodeAgain, Rejected, Transport, Unavailable
 from agent.inference.pipeline import EscalationSpec
-from agent.outbox.cases import wire_id
 from agent.outbox.store import Database, Full, Store
 from agent.protocol.cases import (
     LONGEST_QUOTE,
     BadReply,
     Case,
     CaseOutcome,
-    Repair,
     Reply,
-    Request,
+    Unusable,
     checked,
 )
 from agent.protocol.health import UpstreamHealth
-from agent.protocol.messages import guess_object
 
-ROUNDS = 2  # an answer and, if it is not valid, one more
+ROUNDS = 2  # an answer and, if it is of no use, one more
 TRIES = 3  # before another case has its turn; one, where three may have been paid
 BACKOFF_S, BACKOFF_MAX_S = 0.25, 15.0  # before the next try, at random up to it
 FULL_S = 1.0  # how often a full disk is tried
-ASKED_PAUSE_MAX_S = 3600.0
+EXPLAINED = 1000  # cases of which we know what was wrong with their answers
 
 Change = Callable[[Database], None]
 
@@ -58,12 +50,13 @@ class UpstreamSettings:
 
     timeout_s: float
     rate: float
+    max_output_tokens: int
     cache_entries: int
     cache_age_s: float
 
 
 class UpstreamClient:
-    """Owns the terms, and what is known of the upstream's state."""
+    """Owns the terms, and what came of the answers so far."""
 
     def __init__(
         self,
@@ -78,36 +71,45 @@ class UpstreamClient:
         """`finder` looks for personal data, in `worker`; None: no pipeline redacts."""
         self.transport = transport
         self.budget = budget
-        self.down = ""  # why nobody answers; empty: somebody does, or nobody was asked
         self.full = ""  # why nobody can be asked; for whoever looks to take away
-        self._leaving = False
-        self._calls = 0  # that are being made
-        self._made = asyncio.Event()
-        self._unavailable = self._invalid = 0
-        self._device = device
-        self._terms = terms
-        self._store = store
-        self._finder = finder
-        self._worker = worker
-        self._hiding_since: float | None = None  # by the worker
+        most = terms.max_output_tokens
+        self._questions = Questions(device, store, finder, worker, most)
+        self._caller = Caller(transport, budget, terms.rate, terms.timeout_s)
         self._cache = AnswerCache(store, terms.cache_entries, terms.cache_age_s)
-        self._pacer = Pacer(terms.rate)
+        self._quality = AnswerQuality()
+        self._unusable: OrderedDict[str, list[dict[str, str]]] = OrderedDict()
+
+    @property
+    def down(self) -> str:
+        """Why nobody answers; empty: somebody does, or nobody was asked."""
+        return self._caller.down
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong with nearly all answers of the last hour; empty: nothing."""
+        return self._quality.complaint(time.monotonic())
 
     def health(self, seen: int) -> UpstreamHealth:
         """Return the figures of this process and of today.
 
         `seen` is the number of messages since the start.
         """
+        unusable = self._quality.unusable
         return replace(
             self.budget.health(seen),
             transport=self.transport.name,
             to=self.transport.to,
             down=self.down or None,
-            unavailable=self._unavailable,
-            invalid_answers=self._invalid,
+            unavailable=self._caller.unavailable,
+            invalid_answers=unusable.total(),
+            unusable={**dict.fromkeys(map(str, Unusable), 0), **unusable},
             from_cache=self._cache.hits,
             late_replies=self.transport.late,
         )
+
+    def unusable_answers(self, message: str) -> list[dict[str, str]]:
+        """Return what was wrong with the answers to the cases of a message."""
+        return self._unusable.get(message, [])
 
     async def settle(
         self, case: Case, plan: EscalationSpec, paid: int = 0
@@ -123,7 +125,8 @@ class UpstreamClient:
                 known = await self._cache.recall(case, plan)
                 if known:
                     return CaseOutcome(Outcome.ANSWERED, known.found, known.model)
-                return await self._settle(case, plan, max(1, TRIES - paid))
+                question = await self._questions.of(case, plan)
+                return await self._settle(question, max(1, TRIES - paid))
         except TimeoutError:
             return CaseOutcome(Outcome.TIMEOUT)
         except TooOften:
@@ -135,19 +138,15 @@ class UpstreamClient:
 
     async def finish(self) -> None:
         """Begin no call any more, and wait for those being made: they are paid for."""
-        self._leaving = True
-        while self._calls:
-            self._made.clear()
-            await self._made.wait()
+        await self._caller.finish()
 
     def busy_s(self) -> float:
         """Return for how many seconds the worker looks at one text; 0: it is idle."""
-        since = self._hiding_since
-        return 0.0 if since is None else time.monotonic() - since
+        return self._questions.busy_s()
 
     def close(self) -> None:
         """Let the worker go."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._questions.close()
 
     def remember(
         self, case: Case, plan: EscalationSpec, settled: CaseOutcome
@@ -155,81 +154,35 @@ class UpstreamClient:
         """Return the change that keeps an answer for the same text, if there is one."""
         return self._cache.remember(case, plan, settled.prediction, settled.model)
 
-    async def _settle(
-        self, case: Case, plan: EscalationSpec, tries: int
-    ) -> CaseOutcome:
-        request, hidden = await self._request(case, plan)
+    async def _settle(self, question: Question, tries: int) -> CaseOutcome:
+        """Ask, and once more where the answer is of no use."""
+        shortest = question.max_output_tokens
         for _ in range(ROUNDS):
-            reply = await self._reply(request, case, plan, hidden, tries)
-            if reply.status == "abstain":
-                break
             try:
-                answer = checked(_said(reply), request)
-                if answer.abstains:
-                    break
-                entities = returned(answer.entities, hidden)
+                reply = await self._reply(question, tries)
+            except OverBudget:
+                if question.max_output_tokens == shortest:
+                    raise
+                break  # it would have been twice as dear as the case is worth
+            try:
+                prediction = _prediction(reply, question)
             except BadReply as why:
-                self._invalid += 1
-                repair = Repair(answer=_quoted(reply.answer), error=str(why))
-                request = request.model_copy(update={"repair": repair})
-            else:
-                model = reply.model or self.transport.name
-                found = Prediction(Tier.UPSTREAM, answer.label, None, entities)
-                return CaseOutcome(Outcome.ANSWERED, found, model)
+                self._note(question.case, why.reason)
+                if reply.status == "abstain":
+                    break
+                if why.reason == Unusable.CUT:
+                    question = question.longer()
+                else:
+                    question = question.repaired(_quoted(reply.answer), str(why))
+                continue
+            self._note(question.case, "")
+            if prediction is None:
+                break
+            model = reply.model or self.transport.name
+            return CaseOutcome(Outcome.ANSWERED, prediction, model)
         return CaseOutcome(Outcome.ABSTAINED)
 
-    async def _request(
-        self, case: Case, plan: EscalationSpec
-    ) -> tuple[Request, Redacted]:
-        """Return what of a case may leave; raises Rejected where that cannot be told.
-
-        Models find what is to be hidden, and a runtime written in C++ raises anything:
-        one bad text must not stop the daemon, at each start anew. An error may quote
-        the text, so only its name is told.
-        """
-        name = await self._store.read(lambda db: wire_id(db, case.key))
-        try:
-            hidden = await self._redacted(case.text, plan)
-            request = Request(
-                id=name,  # the producer's may hold personal data
-                device=self._device,
-                pipeline=case.pipeline,
-                text=hidden.text,
-                labels=dict(plan.labels),
-                entities=dict(plan.entities),
-                guess=guess_without(guess_object(case.guess), case.text, hidden),
-                redacted=sum(hidden.counters.values()),
-                deadline_ms=int(case.deadline.timestamp() * 1000),
-            )
-        except Exception as error:
-            why = f"the privacy gate failed: {type(error).__name__}"
-            raise Rejected(why) from error
-        return request, hidden
-
-    async def _redacted(self, text: str, plan: EscalationSpec) -> Redacted:
-        if not plan.redacts:
-            return Redacted(text, {}, {})
-        if self._finder is None:
-            raise AssertionError("a pipeline redacts, and nothing was opened for it")
-        find = self._finder.find
-
-        def hide() -> Redacted:
-            self._hiding_since = time.monotonic()
-            try:
-                return redact(text, withheld(text, find(text), plan))
-            finally:
-                self._hiding_since = None
-
-        return await asyncio.get_running_loop().run_in_executor(self._worker, hide)
-
-    async def _reply(
-        self,
-        request: Request,
-        case: Case,
-        plan: EscalationSpec,
-        hidden: Redacted,
-        tries: int,
-    ) -> Reply:
+    async def _reply(self, question: Question, tries: int) -> Reply:
         """Ask until somebody replies; raises Unavailable after so many tries.
 
         Or at once where upstream fails altogether: the next to ask is another case.
@@ -237,7 +190,7 @@ class UpstreamClient:
         failed = 0
         while True:
             try:
-                return await self._ask(request, case, plan, hidden)
+                return await self._caller.ask(question)
             except EncodeAgain:
                 continue
             except Full as why:
@@ -245,83 +198,36 @@ class UpstreamClient:
                 await asyncio.sleep(FULL_S)
             except Unavailable:
                 failed += 1
-                if failed >= tries or self._pacer.circuit.is_failing:
+                if failed >= tries or self._caller.is_failing:
                     raise
                 await asyncio.sleep(_backoff(failed))
 
-    async def _ask(
-        self, request: Request, case: Case, plan: EscalationSpec, hidden: Redacted
-    ) -> Reply:
-        async with self._pacer.turn(), self._making():
-            body = self.transport.encode(request)
-            booking = await self.budget.book(
-                request, case, plan.limit, body, hidden.counters
-            )
-            try:
-                return await self._call(request, body, booking)
-            finally:
-                self.budget.close(booking)
-
-    @asynccontextmanager
-    async def _making(self) -> AsyncIterator[None]:
-        """Count a call that is being made; once we leave, none begins."""
-        if self._leaving:
-            await asyncio.Event().wait()  # until cancelled: the case stays
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            self._made.set()
-
-    async def _call(self, request: Request, body: bytes, booking: Booking) -> Reply:
-        """Make a booked call, set the books right, and tell the circuit."""
-        try:
-            reply = await self._heard(request, body, booking)
-        except EncodeAgain:
-            await self.budget.release(booking)
-            raise
-        except Unavailable as why:
-            self._failed(why)
-            if not why.maybe_paid:
-                await self.budget.release(booking)
-            raise
-        except Rejected:
-            await self.budget.release(booking)
-            raise
-        self.down = ""
-        self._pacer.circuit.answered(time.monotonic())
-        await self.budget.settle(booking, reply.usage)
-        return reply
-
-    def _failed(self, why: Unavailable) -> None:
-        self._unavailable += 1
-        if not self.down:
-            log.warning("upstream_unavailable", why=str(why))
-        self.down = str(why)
-        pause_s = min(why.retry_after_s or 0.0, ASKED_PAUSE_MAX_S)
-        self._pacer.circuit.failed(
-            time.monotonic(), reached=why.reached, pause_s=pause_s
-        )
-
-    async def _heard(self, request: Request, body: bytes, booking: Booking) -> Reply:
-        """Ask once; who could ask nobody, but may later, is Unavailable, too."""
-        reply = await self.transport.ask(request, body, self._terms.timeout_s)
-        usage = reply.usage
-        counted = usage.input_tokens or usage.output_tokens
-        if reply.status != "error" or reply.answer is not None or counted:
-            return reply
-        free = usage.cost == 0
-        if not free:
-            await self.budget.settle(booking, usage)
-        raise Unavailable(reply.error or "upstream error", maybe_paid=not free)
+    def _note(self, case: Case, reason: str) -> None:
+        """Count an answer, and tell what is wrong with it; never what it says."""
+        self._quality.note(reason, time.monotonic())
+        if not reason:
+            return
+        pipeline = case.pipeline
+        log.warning("answer_unusable", id=case.id, pipeline=pipeline, reason=reason)
+        told = self._unusable.setdefault(case.id, [])
+        told.append({"pipeline": pipeline, "reason": reason})
+        while len(self._unusable) > EXPLAINED:
+            self._unusable.popitem(last=False)
 
 
-def _said(reply: Reply) -> Any:
-    """Return what was answered; raises BadReply for a reply that holds no answer."""
+def _prediction(reply: Reply, question: Question) -> Prediction | None:
+    """Return the answer; None: nothing fits. Raises BadReply where it is of no use."""
+    if reply.status == "abstain":
+        if reply.reason:
+            raise BadReply(reply.error or "no answer", reply.reason)
+        return None
     if reply.status == "error":
-        raise BadReply(reply.error or "no answer")
-    return reply.answer
+        raise BadReply(reply.error or "no answer", reply.reason or Unusable.NO_JSON)
+    answer = checked(reply.answer, question.request)
+    if answer.abstains:
+        return None
+    entities = returned(answer.entities, question.hidden)
+    return Prediction(Tier.UPSTREAM, answer.label, None, entities)
 
 
 def _quoted(answer: Any) -> Any:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,6 +21,8 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic_core import from_json
 
@@ -30,7 +33,7 @@ from agent.protocol.strict_json import strict_json
 LONGEST_QUOTE = 4000  # characters of an unusable answer that go back for the repair
 LONGEST_ANSWER = 1_000_000  # bytes of a reply; more is nobody's answer
 MOST_ENTITIES = 500
-LONGEST_NAME, LONGEST_ERROR = 256, 2000  # characters; what is beyond is cut
+LONGEST_NAME, LONGEST_ERROR, LONGEST_REASON = 256, 2000, 64  # characters; then cut
 UNPRINTABLE = "\ufffd"
 VOLATILE = {"v", "deadline_ms", "reply_to"}  # of a request that is sent again
 # What is beyond is a mistake or malice, and no database or float has room for it.
@@ -43,8 +46,27 @@ class BadRequest(Exception):
     """A case that no answer can be made of; the message says what is wrong."""
 
 
+class Unusable(StrEnum):
+    """Why an answer that was paid for is of no use, or why there is none."""
+
+    REJECTED = "rejected"  # no model takes this request, though others are taken
+
+    CUT = "cut"  # longer than the longest that was allowed
+    DECLINED = "declined"  # the model will not answer
+    NO_JSON = "no_json"
+    MALFORMED = "malformed"  # JSON of another form
+    UNKNOWN_LABEL = "unknown_label"
+    UNKNOWN_TYPE = "unknown_type"  # of an entity
+    NOT_IN_TEXT = "not_in_text"  # an entity that does not stand there
+
+
 class BadReply(Exception):
     """Not a reply, or its answer breaks a rule; the message says which, for repair."""
+
+    def __init__(self, why: str, reason: str = Unusable.MALFORMED) -> None:
+        """`reason` is for counting; it may be one that only another version knows."""
+        super().__init__(why)
+        self.reason = reason
 
 
 Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
@@ -137,7 +159,8 @@ class Request(Wire):
     """A case as it leaves the device: after the privacy gate, for any upstream.
 
     `labels` and `entities` map each name that an answer may use to what it means; empty
-    where the pipeline does not ask for it. `guess` is the best local one, with scores.
+    where the pipeline does not ask for it. `guess` is the best local one, with scores;
+    of what it says only known names, numbers, and words of the text are kept.
     `deadline_ms` is Unix time.
     """
 
@@ -154,10 +177,48 @@ class Request(Wire):
     reply_to: str | None = None
     repair: Repair | None = None
 
+    @field_validator("guess")
+    @classmethod
+    def _restricted(
+        cls, guess: dict[str, Any] | None, info: ValidationInfo
+    ) -> dict[str, Any] | None:
+        return guess and restricted(guess, info.data)
+
     @property
     def schema_(self) -> dict[str, Any]:
         """The JSON Schema of the answer."""
         return answer_schema(self.labels, self.entities)
+
+
+def restricted(guess: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a guess without what its device could have made up to lead a model on.
+
+    `known` are text, labels and entities of its request, as far as they are valid.
+    """
+    text, labels = known.get("text", ""), known.get("labels", {})
+    by, label, entities = (guess.get(key) for key in ("by", "label", "entities"))
+    return {
+        "by": by if by in set(Tier) else None,
+        "label": label if isinstance(label, str) and label in labels else None,
+        "score": _number(guess.get("score")),
+        "entities": [
+            {
+                "label": entity["label"],
+                "score": _number(entity.get("score")),
+                "text": entity["text"],
+            }
+            for entity in (entities if isinstance(entities, list) else [])
+            if isinstance(entity, dict)
+            and isinstance(entity.get("label"), str)
+            and entity["label"] in known.get("entities", {})
+            and isinstance(entity.get("text"), str)
+            and entity["text"] in text
+        ][:MOST_ENTITIES],
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def same_question(request: Request) -> str:
@@ -202,7 +263,10 @@ def _clean(most: int) -> Callable[[str], str]:
 
 
 class Reply(Wire):
-    """What came back for a request, whatever it is worth."""
+    """What came back for a request, whatever it is worth.
+
+    `reason`: why an answer that was paid for is of no use (`Unusable`).
+    """
 
     id: str
     status: Literal["ok", "abstain", "error"]
@@ -210,6 +274,7 @@ class Reply(Wire):
     usage: Usage = Usage()
     model: Annotated[str, AfterValidator(_clean(LONGEST_NAME))] | None = None
     error: Annotated[str, AfterValidator(_clean(LONGEST_ERROR))] | None = None
+    reason: Annotated[str, AfterValidator(_clean(LONGEST_REASON))] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +359,7 @@ class _Said(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     label: str | None = None
-    entities: list[Named] = Field(default=[], max_length=MOST_ENTITIES)
+    entities: list[Named] | None = Field(default=None, max_length=MOST_ENTITIES)
 
 
 def checked(answer: Any, request: Request) -> CaseAnswer:
@@ -308,22 +373,19 @@ def checked(answer: Any, request: Request) -> CaseAnswer:
     except ValidationError as error:
         raise BadReply(first(error)) from error
     if request.labels and said.label is not None and said.label not in request.labels:
-        raise BadReply(f"label: {said.label[:80]!r} is not one of the labels")
+        why = f"label: {said.label[:80]!r} is not one of the labels"
+        raise BadReply(why, Unusable.UNKNOWN_LABEL)
     if request.labels and "label" not in said.model_fields_set:
         raise BadReply("label: is missing")
-    if request.entities:
-        for entity in said.entities:
-            if entity.label not in request.entities:
-                raise BadReply(
-                    f"entities: {entity.label[:80]!r} is not one of the types"
-                )
-        placed(said.entities, request.text)
+    entities = (said.entities or ()) if request.entities else ()
+    for entity in entities:
+        if entity.label not in request.entities:
+            why = f"entities: {entity.label[:80]!r} is not one of the types"
+            raise BadReply(why, Unusable.UNKNOWN_TYPE)
+    placed(entities, request.text)
     if request.labels and said.label is None:
         return CaseAnswer(None, abstains=True)
-    return CaseAnswer(
-        said.label if request.labels else None,
-        tuple(said.entities) if request.entities else (),
-    )
+    return CaseAnswer(said.label if request.labels else None, tuple(entities))
 
 
 def placed(named: Sequence[Named], text: str) -> tuple[Entity, ...]:
@@ -340,7 +402,8 @@ def placed(named: Sequence[Named], text: str) -> tuple[Entity, ...]:
             start = text.find(entity.text)  # one place, entities of two types
         seen.add((entity.label, entity.text))
         if start < 0:
-            raise BadReply(f"entities: {entity.text[:80]!r} does not stand in the text")
+            why = f"entities: {entity.text[:80]!r} does not stand in the text"
+            raise BadReply(why, Unusable.NOT_IN_TEXT)
         end = start + len(entity.text)
         taken[entity.text] = end
         found.append(Entity(entity.label, entity.text, start, end, None))

@@ -81,8 +81,12 @@ class UpstreamHealth:
         Number, Counter("upstream_unavailable", "Attempts that nobody answered")
     ] = None
     invalid_answers: Annotated[
-        Number, Counter("upstream_invalid_answers", "Answers that broke a rule")
+        Number, Counter("upstream_invalid_answers", "Answers of no use")
     ] = None
+    unusable: Annotated[
+        ByName,
+        Counter("upstream_unusable", "Answers of no use, by reason", ("reason",)),
+    ] = field(default_factory=dict)
     from_cache: Annotated[
         Number, Counter("upstream_from_cache", "Cases answered from the cache")
     ] = None

@@ -17,6 +17,7 @@ STATE_DAMAGED = "state_damaged"
 STOLEN = "id_taken_over"  # but this one only after a while in peace
 NAMES = (
     *("outbox_full", "outbox_filling", "outbox_damaged", "upstream_gone"),
+    "answers_unusable",
     *("reload_refused", "calibration_mismatch", "clock_wrong", "disk_low"),
     *("input_stalled", "result_refused", POISON, STATE_DAMAGED, STOLEN),
 )

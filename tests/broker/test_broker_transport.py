@@ -31,7 +31,7 @@ async def test_asked_and_answered(
     await transport._link.connection()
     asked = [case(number) for number in range(5)]
     replies = await asyncio.gather(
-        *(transport.ask(one, transport.encode(one), 60) for one in asked)
+        *(transport.ask(one, transport.encode(one, 400), 60) for one in asked)
     )
     for one, reply in zip(asked, replies, strict=True):
         assert (reply.id, reply.status) == (one.id, "ok")

@@ -49,7 +49,7 @@ async def http(llm: ScriptedLLM) -> AsyncIterator[HttpTransport]:
 
 async def ask(transport: HttpTransport, timeout_s: float = LONG_S) -> Reply:
     """Ask once."""
-    return await transport.ask(ASKED, transport.encode(ASKED), timeout_s)
+    return await transport.ask(ASKED, transport.encode(ASKED, 400), timeout_s)
 
 
 async def test_what_is_sent(llm: ScriptedLLM, tmp_path: Path) -> None:
@@ -198,12 +198,12 @@ async def test_format(
     llm.script = only(form)
     sent = []
     for _ in range(attempts - 1):
-        sent.append(http.encode(ASKED))
+        sent.append(http.encode(ASKED, 400))
         with pytest.raises(EncodeAgain) as again:
             await http.ask(ASKED, sent[-1], LONG_S)
         assert (again.value.maybe_paid, again.value.retry_after_s) == (False, 0.0)
     for _ in range(2):
-        sent.append(http.encode(ASKED))
+        sent.append(http.encode(ASKED, 400))
         reply = await http.ask(ASKED, sent[-1], LONG_S)
         assert reply.answer == {"label": "light_on"}
     assert [asked.body for asked in llm.asked] == sent
@@ -213,16 +213,16 @@ async def test_format_of_a_pipeline(http: HttpTransport, llm: ScriptedLLM) -> No
     """A schema that is too much for the endpoint is so for its pipeline alone."""
     llm.script = only("json_object")
     other = ASKED.model_copy(update={"pipeline": "media"})
-    before = http.encode(other)
+    before = http.encode(other, 400)
     with pytest.raises(EncodeAgain):
         await ask(http)
-    assert http.encode(other) == before
+    assert http.encode(other, 400) == before
 
 
 async def test_format_at_once(http: HttpTransport, llm: ScriptedLLM) -> None:
     """Several that learn the same at once learn it once."""
     llm.script = only("json_object")
-    body = http.encode(ASKED)
+    body = http.encode(ASKED, 400)
     asking = [http.ask(ASKED, body, LONG_S) for _ in range(5)]
     came = await asyncio.gather(*asking, return_exceptions=True)
     assert all(isinstance(one, EncodeAgain) for one in came)
@@ -232,7 +232,7 @@ async def test_format_at_once(http: HttpTransport, llm: ScriptedLLM) -> None:
 async def test_format_learned_meanwhile(http: HttpTransport, llm: ScriptedLLM) -> None:
     """Who asks in a form of long ago unlearns nothing."""
     llm.script = only("text")
-    old = http.encode(ASKED)
+    old = http.encode(ASKED, 400)
     for _ in range(2):
         with pytest.raises(EncodeAgain):
             await ask(http)

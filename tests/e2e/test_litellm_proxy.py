@@ -132,7 +132,7 @@ def to(proxy: str, model: str, folder: Path, key: str = KEY) -> HttpTransport:
 async def test_answer(proxy: str, tmp_path: Path) -> None:
     """An answer comes back valid, with the tokens it took and the proxy's price."""
     transport = to(proxy, "good", tmp_path)
-    reply = await transport.ask(ASKED, transport.encode(ASKED), 60)
+    reply = await transport.ask(ASKED, transport.encode(ASKED, 400), 60)
     assert checked(reply.answer, ASKED).label == "light_off"
     assert reply.usage.input_tokens > 0
     assert reply.usage.output_tokens > 0
@@ -145,7 +145,7 @@ async def test_answer(proxy: str, tmp_path: Path) -> None:
 async def test_no_json(proxy: str, tmp_path: Path) -> None:
     """What a model says in words comes back as an error that can be repaired."""
     transport = to(proxy, "chatty", tmp_path)
-    reply = await transport.ask(ASKED, transport.encode(ASKED), 60)
+    reply = await transport.ask(ASKED, transport.encode(ASKED, 400), 60)
     assert reply.status == "error"
     assert reply.answer == "Certainly! That would be light_off."
     await transport._client.aclose()
@@ -160,7 +160,7 @@ async def test_unavailable(
     """A model that is busy or broken may answer another time."""
     transport = to(proxy, model, tmp_path)
     with pytest.raises(Unavailable, match=f"status {status}") as unavailable:
-        await transport.ask(ASKED, transport.encode(ASKED), 60)
+        await transport.ask(ASKED, transport.encode(ASKED, 400), 60)
     assert unavailable.value.maybe_paid is maybe_paid
     await transport._client.aclose()
 
@@ -170,7 +170,7 @@ async def test_unmended(proxy: str, tmp_path: Path, model: str, key: str) -> Non
     """A model that is not there, and a wrong key, cost nothing, and may be mended."""
     transport = to(proxy, model, tmp_path, key)
     with pytest.raises(Unavailable, match="status 4") as unavailable:
-        await transport.ask(ASKED, transport.encode(ASKED), 60)
+        await transport.ask(ASKED, transport.encode(ASKED, 400), 60)
     assert not unavailable.value.maybe_paid
     assert "shed" not in str(unavailable.value)
     await transport._client.aclose()

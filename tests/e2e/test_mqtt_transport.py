@@ -64,7 +64,7 @@ async def ask(
 ) -> Reply:
     """Ask once."""
     asked = ASKED.model_copy(update=more)
-    return await transport.ask(asked, transport.encode(asked), timeout_s)
+    return await transport.ask(asked, transport.encode(asked, 400), timeout_s)
 
 
 async def test_properties(broker: Mosquitto, upstream: ScriptedBroker) -> None:

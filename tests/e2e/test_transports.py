@@ -62,7 +62,7 @@ class Side:
 
     async def ask(self, asked: Request, timeout_s: float = LONG_S) -> Reply:
         """Ask once."""
-        body = self.transport.encode(asked)
+        body = self.transport.encode(asked, 400)
         return await self.transport.ask(asked, body, timeout_s)
 
     async def asked(self, count: int) -> None:
@@ -197,7 +197,7 @@ async def test_bytes(side: Side, text: str) -> None:
     repair = Repair(answer={"label": "dim"}, error="label: 'dim' is not one")
     sent = []
     for asked in (request(text), request(text, repair=repair)):
-        sent.append(side.transport.encode(asked))
+        sent.append(side.transport.encode(asked, 400))
         await side.transport.ask(asked, sent[-1], LONG_S)
     assert [asked.body for asked in side.upstream.asked] == sent
     assert {asked.text for asked in side.upstream.asked} == {text}
@@ -213,7 +213,7 @@ async def test_nobody_there(kinds: str) -> None:
     transport = over_http(url) if http else over_mqtt(free_port(), kinds)
     run = asyncio.ensure_future(transport.run())
     with pytest.raises(Unavailable) as unavailable:
-        await transport.ask(request(), transport.encode(request()), LONG_S)
+        await transport.ask(request(), transport.encode(request(), 400), LONG_S)
     assert not unavailable.value.maybe_paid
     run.cancel()
     await asyncio.wait([run])

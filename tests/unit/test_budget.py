@@ -38,7 +38,7 @@ from agent.protocol.health import Amounts
 
 DEVICE = Limit("", None, None, None)
 HOME = Limit("home", None, None, None)
-PRICES = Prices(money_in=1.0, money_out=2.0, max_output_tokens=100, rounds=1)
+PRICES = Prices(money_in=1.0, money_out=2.0, rounds=1)
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Wire:
     to: str = "nowhere"
     late: int = 0
 
-    def encode(self, request: Request) -> bytes:
+    def encode(self, request: Request, _most: int) -> bytes:
         """Return the request as it is."""
         return encode_request(request)
 
@@ -114,8 +114,8 @@ class Books:
     async def book(self, number: int = 0) -> Booking:
         """Book a call."""
         asked = self.request(number)
-        body = self.wire.encode(asked)
-        return await self.budget.book(asked, case(number), self.own, body, {})
+        body = self.wire.encode(asked, 100)
+        return await self.budget.book(asked, case(number), self.own, body, {}, 100)
 
     async def fail(self, number: int = 0, *, paid: bool) -> None:
         """Make a call that nobody answers, surely unpaid or not."""
@@ -171,7 +171,7 @@ async def test_nobody_counted(books: Books) -> None:
 
     What is told to be free is free.
     """
-    most = books.budget.at_most(books.request())
+    most = books.budget.at_most(books.request(), 100)
     await books.answered(Usage())
     assert await books.spent() == most
     assert most.tokens > 100
@@ -186,7 +186,7 @@ async def test_nobody_counted(books: Books) -> None:
 
 async def test_each_try_may_be_paid(books: Books) -> None:
     """Where every try may be paid, every one is booked; one that was not is not."""
-    most = books.budget.at_most(books.request())
+    most = books.budget.at_most(books.request(), 100)
     for _ in range(3):
         await books.fail(paid=True)
     await books.fail(paid=False)
@@ -196,7 +196,7 @@ async def test_each_try_may_be_paid(books: Books) -> None:
 
 async def test_tries_of_one_request(once: Books) -> None:
     """Where a request is paid once, all tries are one call, until it is answered."""
-    most = once.budget.at_most(once.request())
+    most = once.budget.at_most(once.request(), 100)
     for _ in range(3):
         await once.fail(paid=True)
     once = Books(once.store, once.wire)  # after a crash
@@ -272,12 +272,12 @@ async def test_sent_again_with_less_time_left(once: Books) -> None:
     asked = once.request()
     for waits_until in (5, 4, 3):
         again = asked.model_copy(update={"deadline_ms": waits_until})
-        body = once.wire.encode(again)
-        booking = await once.budget.book(again, case(), HOME, body, {})
+        body = once.wire.encode(again, 100)
+        booking = await once.budget.book(again, case(), HOME, body, {}, 100)
         once.budget.close(booking)
     assert (await once.spent()).calls == 1
     other = asked.model_copy(update={"text": "turn on the lamp"})
-    booking = await once.budget.book(other, case(), HOME, b"other", {})
+    booking = await once.budget.book(other, case(), HOME, b"other", {}, 100)
     once.budget.close(booking)
     assert (await once.spent()).calls == 2
 
@@ -366,7 +366,7 @@ async def test_cost_of_asking_about_all(books: Books) -> None:
     repair = books.request().model_copy(
         update={"repair": Repair(answer="", error="is no label")}
     )
-    booking = await books.budget.book(repair, case(), HOME, b"again", {})
+    booking = await books.budget.book(repair, case(), HOME, b"again", {}, 100)
     await books.budget.settle(booking, Usage(input_tokens=150, output_tokens=75))
     books.budget.close(booking)
     assert books.budget.health(100).cost_if_all_upstream == 100 * 500 / 1e6
@@ -379,7 +379,7 @@ async def test_never_exceeded(store: Store, seed: int, *, pays_once: bool) -> No
     dice = random.Random(seed)  # noqa: S311
     limit = Limit("", 30, 20_000, 30_000)
     books = Books(store, Wire(pays_once), limit)
-    most = books.budget.at_most(books.request())
+    most = books.budget.at_most(books.request(), 100)
     answers: dict[int, Usage] = {}  # what the other side keeps
     paid = Spend()
     for number in range(20):

@@ -149,10 +149,8 @@ class Away:
 
 def upstream_of(store: Store, wire: Wire) -> UpstreamClient:
     """Return an upstream without a cache."""
-    budget = BudgetLedger(
-        store, wire, Limit("", None, None, None), Prices(0.0, 0.0, 100, 1)
-    )
-    terms = UpstreamSettings(5.0, 1e6, 0, 60.0)
+    budget = BudgetLedger(store, wire, Limit("", None, None, None), Prices(0.0, 0.0, 1))
+    terms = UpstreamSettings(5.0, 1e6, 100, 0, 60.0)
     return UpstreamClient(
         "pi", terms, wire, budget, store, Patterns(), ThreadPoolExecutor(1)
     )

@@ -196,9 +196,9 @@ def new_device(store: Store, way: str) -> Device:
     left: list[Left] = []
     transport, told = WAYS[way](left), Told()
     budget = BudgetLedger(
-        store, transport, Limit("", None, None, None), Prices(0.0, 0.0, 9, 1)
+        store, transport, Limit("", None, None, None), Prices(0.0, 0.0, 1)
     )
-    terms = UpstreamSettings(timeout_s=5.0, rate=1e6, cache_entries=0, cache_age_s=60.0)
+    terms = UpstreamSettings(5.0, 1e6, 9, 0, 60.0)
     worker = ThreadPoolExecutor(1)
     return Device(
         UpstreamClient("pi", terms, transport, budget, store, told, worker), told, left

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from agent.core import circuit as module
-from agent.escalation.pacing import Pacer
+from agent.core.pacing import Pacer
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -49,7 +49,7 @@ def http() -> HttpTransport:
 
 def test_body(http: HttpTransport) -> None:
     """The body is the one prompt, the schema, and what keeps an answer short."""
-    document = json.loads(http.encode(ASKED))
+    document = json.loads(http.encode(ASKED, 99))
     assert document == {
         "model": "small",
         "messages": messages(ASKED),
@@ -57,13 +57,13 @@ def test_body(http: HttpTransport) -> None:
         "temperature": 0,
         "max_tokens": 99,
     }
-    assert "gr\u00fc\u00dfe \U0001f600".encode() in http.encode(ASKED)
+    assert "gr\u00fc\u00dfe \U0001f600".encode() in http.encode(ASKED, 99)
 
 
 def test_body_is_always_utf8(http: HttpTransport) -> None:
     """An answer that no UTF-8 can spell does not keep its repair from being asked."""
     repair = Repair(answer="\ud800", error="is no label")
-    json.loads(http.encode(ASKED.model_copy(update={"repair": repair})))
+    json.loads(http.encode(ASKED.model_copy(update={"repair": repair}), 99))
 
 
 def test_names(http: HttpTransport) -> None:
@@ -83,8 +83,8 @@ def test_dialect_of_a_body(
     """A body shows the dialect it was written in."""
     dialect = Dialect(form, limit, temperature)
     http._dialects["home"] = dialect
-    assert dialect_of(http.encode(ASKED)) == dialect
-    assert dialect_of(http.encode(ASKED.model_copy(update={"pipeline": "x"}))) == (
+    assert dialect_of(http.encode(ASKED, 99)) == dialect
+    assert dialect_of(http.encode(ASKED.model_copy(update={"pipeline": "x"}), 99)) == (
         Dialect()
     )
 

@@ -103,7 +103,7 @@ def test_names() -> None:
 
 def test_payload() -> None:
     """The payload says all by itself: 3.1.1 has nothing else, nor does a bridge."""
-    body = MqttTransport(mqtt_upstream(), "pi", OWN).encode(ASKED)
+    body = MqttTransport(mqtt_upstream(), "pi", OWN).encode(ASKED, 400)
     document = json.loads(body)
     assert document["id"] == "m-1"
     assert document["reply_to"] == "slm/pi/answer"

@@ -47,7 +47,7 @@ class Wire:
     pays_once: bool = False
     spoke: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def encode(self, request: Request) -> bytes:
+    def encode(self, request: Request, _most: int) -> bytes:
         """Return the request as it is."""
         return encode_request(request)
 
@@ -113,11 +113,9 @@ async def new(tmp_path: Path) -> AsyncIterator[Callable[..., Bench]]:
         wire = Wire(list(says))
         store = Store(tmp_path / f"{len(stores)}.db", SCHEMA, 2**21)
         stores.append(store)
-        prices = Prices(1.0, 2.0, 100, 1)
+        prices = Prices(1.0, 2.0, 1)
         budget = BudgetLedger(store, wire, Limit("", calls, None, None), prices)
-        terms = UpstreamSettings(
-            timeout_s=5.0, rate=rate, cache_entries=10, cache_age_s=60.0
-        )
+        terms = UpstreamSettings(5.0, rate, 100, cache_entries=10, cache_age_s=60.0)
         worker = ThreadPoolExecutor(1)
         return Bench(
             wire,
@@ -213,12 +211,12 @@ async def test_a_case_that_nobody_answers(new: Callable[..., Bench]) -> None:
     with pytest.raises(Unavailable):
         await bench.upstream.settle(case(name="m-2", text=f"{TEXT} 2"), plan())
     assert len(bench.wire.asked) == 1 + 3
-    assert not bench.upstream._pacer.circuit.is_failing
+    assert not bench.upstream._caller._pacer.circuit.is_failing
 
 
 async def test_rejected(new: Callable[..., Bench]) -> None:
     """What will never be taken ends at once and unpaid; it is no sign of recovery."""
-    bench = new(Unavailable("no", maybe_paid=False), Rejected("too large"))
+    bench = new(Unavailable("no", maybe_paid=False), Rejected("too large", sure=True))
     settled = await bench.upstream.settle(case(), plan())
     assert settled.outcome is Outcome.REFUSED
     assert await bench.spent() == (0, 0)
@@ -232,7 +230,7 @@ async def test_a_spent_budget_closes_no_circuit(new: Callable[..., Bench]) -> No
         await bench.upstream.settle(case(), plan())
     with pytest.raises(OverBudget):
         await bench.upstream.settle(case(name="m-2"), plan(calls=0))
-    assert bench.upstream._pacer.circuit.is_failing
+    assert bench.upstream._caller._pacer.circuit.is_failing
     assert bench.upstream.down == "no"
 
 
@@ -252,7 +250,7 @@ async def test_a_full_disk_closes_no_circuit(
     settled = await bench.upstream.settle(case(patience_s=0.5), plan())
     assert settled.outcome is Outcome.TIMEOUT
     assert bench.upstream.full == "disk"
-    assert bench.upstream._pacer.circuit.is_failing
+    assert bench.upstream._caller._pacer.circuit.is_failing
 
 
 async def test_a_deadline_of_ours_is_no_failure(
@@ -271,7 +269,7 @@ async def test_a_deadline_of_ours_is_no_failure(
         late = case(name=f"m-{number}", patience_s=0.05)
         settled = await bench.upstream.settle(late, plan())
         assert settled.outcome is Outcome.TIMEOUT
-    assert not bench.upstream._pacer.circuit.is_failing
+    assert not bench.upstream._caller._pacer.circuit.is_failing
     assert bench.upstream.down == ""
     monkeypatch.setattr(bench.wire, "ask", whole)
     settled = await bench.upstream.settle(case(), plan())
@@ -364,7 +362,7 @@ async def test_a_deadline_that_has_passed(new: Callable[..., Bench]) -> None:
 
 async def test_budgets_in_flight(new: Callable[..., Bench]) -> None:
     """A call that turns out free makes room for who waits; a paid one for nobody."""
-    bench = new(Rejected("no"), reply(), calls=1)
+    bench = new(Rejected("no", sure=True), reply(), calls=1)
     outcomes = await asyncio.gather(
         *(
             bench.upstream.settle(case(name=f"m-{n}", text=f"{TEXT} {n}"), plan())

@@ -1,0 +1,115 @@
+"""What of a case may leave the device: its request, after the privacy gate."""
+
+import asyncio
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from agent.escalation.privacy_gate import (
+    Finder,
+    Redacted,
+    guess_without,
+    redact,
+    withheld,
+)
+from agent.escalation.transport import Rejected
+from agent.inference.pipeline import EscalationSpec
+from agent.outbox.cases import wire_id
+from agent.outbox.store import Store
+from agent.protocol.cases import Case, Repair, Request
+from agent.protocol.messages import guess_object
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request for a case, and the terms on which it is asked.
+
+    `hidden` gives the words of the text back that stand in no request.
+    """
+
+    case: Case
+    plan: EscalationSpec = field(repr=False)
+    request: Request
+    hidden: Redacted = field(repr=False)
+    max_output_tokens: int
+
+    def repaired(self, answer: Any, error: str) -> "Question":
+        """Return the question with what was wrong with the answer before."""
+        repair = Repair(answer=answer, error=error)
+        return replace(self, request=self.request.model_copy(update={"repair": repair}))
+
+    def longer(self) -> "Question":
+        """Return the question for an answer of twice the length."""
+        return replace(self, max_output_tokens=2 * self.max_output_tokens)
+
+
+class Questions:
+    """Owns the thread in which texts are searched for personal data."""
+
+    def __init__(
+        self,
+        device: str,
+        store: Store,
+        finder: Finder | None,
+        worker: Executor,
+        max_output_tokens: int,
+    ) -> None:
+        """`finder` looks for personal data, in `worker`; None: no pipeline redacts."""
+        self._device = device
+        self._store = store
+        self._finder = finder
+        self._worker = worker
+        self._max_output_tokens = max_output_tokens
+        self._hiding_since: float | None = None  # by the worker
+
+    async def of(self, case: Case, plan: EscalationSpec) -> Question:
+        """Return what is asked for a case; raises Rejected where that cannot be told.
+
+        Models find what is to be hidden, and a runtime written in C++ raises anything:
+        one bad text must not stop the daemon, at each start anew. An error may quote
+        the text, so only its name is told.
+        """
+        name = await self._store.read(lambda db: wire_id(db, case.key))
+        try:
+            hidden = await self._redacted(case.text, plan)
+            request = Request(
+                id=name,  # the producer's may hold personal data
+                device=self._device,
+                pipeline=case.pipeline,
+                text=hidden.text,
+                labels=dict(plan.labels),
+                entities=dict(plan.entities),
+                guess=guess_without(guess_object(case.guess), case.text, hidden),
+                redacted=sum(hidden.counters.values()),
+                deadline_ms=int(case.deadline.timestamp() * 1000),
+            )
+        except Exception as error:
+            why = f"the privacy gate failed: {type(error).__name__}"
+            raise Rejected(why, sure=True) from error
+        return Question(case, plan, request, hidden, self._max_output_tokens)
+
+    def busy_s(self) -> float:
+        """Return for how many seconds the worker looks at one text; 0: it is idle."""
+        since = self._hiding_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def close(self) -> None:
+        """Let the worker go."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    async def _redacted(self, text: str, plan: EscalationSpec) -> Redacted:
+        if not plan.redacts:
+            return Redacted(text, {}, {})
+        if self._finder is None:
+            raise AssertionError("a pipeline redacts, and nothing was opened for it")
+        find = self._finder.find
+
+        def hide() -> Redacted:
+            self._hiding_since = time.monotonic()
+            try:
+                return redact(text, withheld(text, find(text), plan))
+            finally:
+                self._hiding_since = None
+
+        return await asyncio.get_running_loop().run_in_executor(self._worker, hide)

@@ -1,0 +1,106 @@
+"""In which form an endpoint takes a request, found out by what it complains of.
+
+Endpoints differ: some take no JSON Schema, no system role, no temperature, or name the
+longest answer in another way. Who complains is asked in a plainer form, at once, and
+the form that works is kept.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Literal
+
+from agent.protocol.cases import Request
+from agent.protocol.prompt import messages, response_format
+
+
+class Part(StrEnum):
+    """A part of a request that an endpoint may not take."""
+
+    FORMAT = "response_format"
+    SYSTEM = "system"
+    TEMPERATURE = "temperature"
+    LIMIT = "max_tokens"
+    ANY = "any"  # it does not say which
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Which parameters a request has."""
+
+    format: Literal["json_schema", "json_object", "text"] = "json_schema"
+    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    temperature: bool = True
+    system: bool = True
+
+    def messages(self, request: Request) -> list[dict[str, str]]:
+        """Return the chat messages; without a system role its words come first."""
+        found = messages(request)
+        if self.system:
+            return found
+        first = f"{found[0]['content']}\n{found[1]['content']}"
+        return [{"role": "user", "content": first}, *found[2:]]
+
+    def parameters(self, request: Request, max_output_tokens: int) -> dict[str, Any]:
+        """Return what stands beside the messages, but for the temperature."""
+        found: dict[str, Any] = {self.limit: max_output_tokens}
+        if self.format == "json_schema":
+            found["response_format"] = response_format(request)
+        elif self.format == "json_object":
+            found["response_format"] = {"type": "json_object"}
+        return found
+
+
+def plainer(form: Form, part: Part) -> Form | None:
+    """Return the next form without a part; None: there is none."""
+    match part:
+        case Part.FORMAT:
+            down: dict[str, Any] = {"json_schema": "json_object", "json_object": "text"}
+            other = replace(form, format=down.get(form.format, "text"))
+        case Part.SYSTEM:
+            other = replace(form, system=False)
+        case Part.TEMPERATURE:
+            other = replace(form, temperature=False)
+        case Part.LIMIT:
+            other = replace(form, limit="max_completion_tokens")
+        case Part.ANY:
+            other = replace(form, format="text", temperature=False, system=False)
+    return None if other == form else other
+
+
+class Forms:
+    """Owns which form an endpoint takes, by pipeline: schemas are a pipeline's."""
+
+    def __init__(self, first: Form = Form()) -> None:
+        """`first` is tried first."""
+        self._proven: defaultdict[str, Form] = defaultdict(lambda: first)
+        self._now: dict[str, Form] = {}  # that are tried, and not proven yet
+        self._refused: defaultdict[str, set[Form]] = defaultdict(set)  # since then
+
+    def now(self, pipeline: str) -> Form:
+        """Return the form for the next request of a pipeline."""
+        return self._now.get(pipeline, self._proven[pipeline])
+
+    def worked(self, pipeline: str, form: Form) -> None:
+        """Say that a request in this form was taken."""
+        self._proven[pipeline] = form
+        self._now.pop(pipeline, None)
+        self._refused[pipeline].clear()
+
+    def refused(self, pipeline: str, form: Form, part: Part) -> bool:
+        """Say that a form was refused; True: another is worth a try at once.
+
+        Each is tried at once only one time until one works. Where none does, the next
+        request is in the next form, so that an endpoint that changes is understood.
+        """
+        if self.now(pipeline) != form:
+            return True  # another request has learned it meanwhile
+        refused = self._refused[pipeline]
+        refused.add(form)
+        other = plainer(form, part)
+        self._now[pipeline] = other or self._proven[pipeline]
+        if other is None or other in refused:
+            if part is Part.ANY:
+                self._now.pop(pipeline)
+            return False
+        return True
