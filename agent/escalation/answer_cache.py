@@ -73,6 +73,6 @@ def _question(case: Case, plan: EscalationSpec) -> str:
 
     A hash, so that no text lies in the cache but in answers.
     """
-    hides = [plan.redacts, sorted(plan.visible)]
+    hides = [plan.redacts, *map(sorted, (plan.visible, plan.scripts, plan.patterns))]
     names = [dict(plan.labels), dict(plan.entities)]
     return digest([case.pipeline, *names, *hides, case.text, guess_object(case.guess)])

@@ -224,10 +224,7 @@ def _error_in(document: Any) -> Any:
 def _status_in(error: Any) -> int:
     """Return the status of an error in a body with status 200; 0: it tells none."""
     code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(code, str) and STATUS.fullmatch(code):
-        code = int(code)
-    fails = isinstance(code, int) and 400 <= code < 600  # noqa: PLR2004
-    return code if fails else 0
+    return int(code) if STATUS.fullmatch(str(code)) else 0
 
 
 def _no_completion(document: Any, response: Response) -> str:

@@ -9,7 +9,6 @@ import pytest
 from agent.broker import llm
 from agent.broker.config import BrokerFile, load
 from agent.protocol.cases import Request, checked
-from agent.protocol.prompt import parse
 from harness.provider import Call, Provider
 
 # LiteLLM silences this itself, which pytest undoes.
@@ -113,7 +112,8 @@ async def test_example(name: str, tmp_path: Path) -> None:
     path, model, auth, schema_in = FORMS[name]
     with Provider(lambda _call: json.dumps(ANSWER)) as provider:
         file = example(name, provider.base, tmp_path)
-        said = await llm.ask(llm.open_models(file)[0], REQUEST, 30)
+        [model] = llm.open_models(file)[:1]
+        said = await llm.ask(model, REQUEST, model.first_form, 1, 30)
     [call] = provider.calls
     assert call.path == path
     assert call.body.get("model") == model
@@ -125,7 +125,7 @@ async def test_example(name: str, tmp_path: Path) -> None:
     assert call.text == REQUEST.text
     assert '"temperature": 0' in json.dumps(call.body)
     assert str(file.models[0].max_output_tokens) in json.dumps(call.body)
-    answer = checked(parse(said.content), REQUEST)
+    answer = checked(said.verdict.answer, REQUEST)
     assert answer.label == "off"
     assert [entity.text for entity in answer.entities] == ["kitchen"]
     assert (said.input_tokens, said.output_tokens) == (100, 20)
@@ -153,9 +153,10 @@ async def test_claude_by_tool(tmp_path: Path) -> None:
         file = file.model_copy(
             update={"models": [file.models[0].model_copy(update=old)]}
         )
-        said = await llm.ask(llm.open_models(file)[0], REQUEST, 30)
+        [model] = llm.open_models(file)[:1]
+        said = await llm.ask(model, REQUEST, model.first_form, 1, 30)
     [call] = provider.calls
     [tool] = call.body["tools"]
     assert call.body["tool_choice"] == {"type": "tool", "name": tool["name"]}
     assert enums(tool["input_schema"]) == [["off", "on", None], ["place"]]
-    assert checked(parse(said.content), REQUEST).label == "off"
+    assert checked(said.verdict.answer, REQUEST).label == "off"

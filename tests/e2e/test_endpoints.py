@@ -217,7 +217,7 @@ async def test_faults_heal(device: Device, row: Row) -> None:
     """
     row = replace(row, head={k: v for k, v in row.head.items() if "etry" not in k})
     row = replace(row, head={k: v for k, v in row.head.items() if "reset" not in k})
-    row = replace(row, body=row.body.replace(b"36s", b"1ms").replace(b"1.2s", b"1ms"))
+    row = replace(row, body=row.body.replace(b"36s", b"0s").replace(b"1.2s", b"0s"))
     device.first(row, 4)
     settled = await device.settle(case())
     assert settled.outcome is Outcome.ANSWERED
@@ -231,7 +231,7 @@ async def test_faults_heal(device: Device, row: Row) -> None:
 
 @pytest.mark.parametrize("row", FORMS, ids=lambda row: row.name)
 async def test_forms_are_found(device: Device, row: Row) -> None:
-    """Who does not take the form is asked in a plainer one, at once, and from then on."""
+    """Who does not take the form is asked in a plainer one, at once and ever after."""
     device.first(row, 1)
     settled = await device.settle(case())
     assert settled.outcome is Outcome.ANSWERED
@@ -290,9 +290,9 @@ async def test_answers(device: Device, row: Row) -> None:
 
 
 async def test_all_are_refused(device: Device) -> None:
-    """Where different cases all get 400 it is the operator's fault: they wait, alert up.
+    """Where different cases all get 400 they wait, and the alert is up.
 
-    Once it is mended all are answered.
+    It is the operator's fault: once it is mended all are answered.
     """
     device.first(REJECTED[1], 10**6)
     cases = [case(f"{TEXT} {number}") for number in range(3)]
