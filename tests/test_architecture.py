@@ -30,10 +30,13 @@ VOCABULARY = ("core.types", "core.errors")
 # These decide: no I/O, no waiting, no dice.
 PURE = (
     *VOCABULARY,
-    *("core.jsonl", "core.circuit", "core.expressions", "mqtt.backlog"),
+    *("core.jsonl", "core.circuit", "core.blame", "core.expressions", "mqtt.backlog"),
     *("mqtt.topic_filters", "mqtt.packets", "mqtt.incoming", "protocol.shortening"),
     *("protocol.payload", "protocol.messages", "protocol.cases", "protocol.prompt"),
     *("protocol.homeassistant", "protocol.figures", "protocol.health"),
+    *("protocol.reading", "protocol.verdicts", "protocol.complaints"),
+    *("protocol.forms", "protocol.guesses", "protocol.pauses", "protocol.unpacking"),
+    "escalation.answer_quality",
     *("telemetry.counters",),
     *("inference.calibration", "inference.decide", "escalation.occurrences"),
     *("evaluation.certify", "evaluation.examples", "evaluation.scoring"),
@@ -56,7 +59,7 @@ HOMES = {
     "sqlite3": {"outbox"},
     "tomllib": {"config"},
     "ssl": {"mqtt", "escalation", "daemon.endpoint"},
-    "httpx": {"escalation.http"},
+    "httpx": {"escalation.http", "broker.wire"},
     "cryptography": {"fleet", "cli.fleet_push"},
     "click": {"cli"},
     "rich": {"cli"},
@@ -81,7 +84,7 @@ CATCHES_ALL = {
     "core.errors.refusing",
     *(
         "inference.engine._ask",
-        "escalation.upstream.UpstreamClient._request",
+        "escalation.questions.Questions.of",
         "mqtt.connection.Connection._readable",
         "inference.bundle.open_bundle",
     ),

@@ -393,15 +393,8 @@ class Escalation:
         if upstream and upstream.full:
             self._room.lack(upstream.full)
             upstream.full = ""
-        if upstream and upstream.down:
-            self._alerts.activate(UPSTREAM_GONE, upstream.down)
-        else:
-            self._alerts.clear(UPSTREAM_GONE)
-        complaint = upstream.complaint if upstream else ""
-        if complaint:
-            self._alerts.activate(UNUSABLE, complaint)
-        else:
-            self._alerts.clear(UNUSABLE)
+        self._alerts.show(UPSTREAM_GONE, upstream.down if upstream else "")
+        self._alerts.show(UNUSABLE, upstream.complaint if upstream else "")
         self._room.tell()
 
 

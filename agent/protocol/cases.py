@@ -28,11 +28,11 @@ from pydantic_core import from_json
 
 from agent.core.explain import first
 from agent.core.types import Entity, Outcome, Prediction, Reason, Tier, Timing
+from agent.protocol.guesses import MOST_ENTITIES, restricted
 from agent.protocol.strict_json import strict_json
 
 LONGEST_QUOTE = 4000  # characters of an unusable answer that go back for the repair
 LONGEST_ANSWER = 1_000_000  # bytes of a reply; more is nobody's answer
-MOST_ENTITIES = 500
 LONGEST_NAME, LONGEST_ERROR, LONGEST_REASON = 256, 2000, 64  # characters; then cut
 UNPRINTABLE = "\ufffd"
 VOLATILE = {"v", "deadline_ms", "reply_to"}  # of a request that is sent again
@@ -188,37 +188,6 @@ class Request(Wire):
     def schema_(self) -> dict[str, Any]:
         """The JSON Schema of the answer."""
         return answer_schema(self.labels, self.entities)
-
-
-def restricted(guess: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a guess without what its device could have made up to lead a model on.
-
-    `known` are text, labels and entities of its request, as far as they are valid.
-    """
-    text, labels = known.get("text", ""), known.get("labels", {})
-    by, label, entities = (guess.get(key) for key in ("by", "label", "entities"))
-    return {
-        "by": by if by in set(Tier) else None,
-        "label": label if isinstance(label, str) and label in labels else None,
-        "score": _number(guess.get("score")),
-        "entities": [
-            {
-                "label": entity["label"],
-                "score": _number(entity.get("score")),
-                "text": entity["text"],
-            }
-            for entity in (entities if isinstance(entities, list) else [])
-            if isinstance(entity, dict)
-            and isinstance(entity.get("label"), str)
-            and entity["label"] in known.get("entities", {})
-            and isinstance(entity.get("text"), str)
-            and entity["text"] in text
-        ][:MOST_ENTITIES],
-    }
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
 
 
 def same_question(request: Request) -> str:

@@ -223,8 +223,8 @@ def _error_in(document: Any) -> Any:
 
 def _status_in(error: Any) -> int:
     """Return the status of an error in a body with status 200; 0: it tells none."""
-    code = error.get("code") if isinstance(error, dict) else None
-    return int(code) if STATUS.fullmatch(str(code)) else 0
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return int(code) if STATUS.fullmatch(code) else 0
 
 
 def _no_completion(document: Any, response: Response) -> str:

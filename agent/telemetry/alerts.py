@@ -59,6 +59,13 @@ class Alerts:
             self._damages.append(detail)
             self.activate(STATE_DAMAGED, "; ".join(self._damages))
 
+    def show(self, name: str, detail: str) -> None:
+        """Make an alert active with a detail, or end it without."""
+        if detail:
+            self.activate(name, detail)
+        else:
+            self.clear(name)
+
     def clear(self, name: str) -> None:
         """End an alert, if it is active."""
         if self._active.pop(name, None):
