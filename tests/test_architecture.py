@@ -32,7 +32,7 @@ PURE = (
     *("protocol.payload", "protocol.messages", "protocol.cases", "protocol.prompt"),
     *("protocol.homeassistant", "telemetry.counters"),
     *("inference.calibration", "inference.decide", "escalation.occurrences"),
-    *("evaluation.certify", "evaluation.examples", "evaluation.scoring"),
+    *("inference.certify", "evaluation.examples", "evaluation.scoring"),
     *("evaluation.fitting", "fleet.values"),
 )
 
@@ -52,7 +52,7 @@ HOMES = {
     "tomllib": {"config"},
     "ssl": {"mqtt", "escalation", "daemon.assembly"},
     "httpx": {"escalation.http"},
-    "cryptography": {"fleet", "cli.fleet_push"},
+    "cryptography": {"fleet", "cli.fleet"},
     "click": {"cli"},
     "rich": {"cli"},
     "litellm": {"broker.llm"},

@@ -41,6 +41,8 @@ class ExampleCase(BaseModel):
     status: Literal["resolved", "unresolved"] | None = None
     label: str | None = None
     entities: tuple[CaseEntity, ...] | None = None
+    reason: str | None = None
+    form: str | None = None
 
 
 Level = Literal["ok", "warning", "error"]
@@ -176,11 +178,15 @@ def differences(case: ExampleCase, decision: Decision) -> Iterator[str]:
     got = {
         "status": said["status"],
         "label": said["label"],
+        "reason": said["reason"],
+        "form": said.get("form"),
         "entities": [(e["label"], e["text"]) for e in said["entities"]],
     }
     wanted = {
         "status": case.status,
         "label": case.label,
+        "reason": case.reason,
+        "form": case.form,
         "entities": case.entities and [(e.label, e.text) for e in case.entities],
     }
     if case.entities == ():

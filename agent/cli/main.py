@@ -245,7 +245,7 @@ def egress(
 
     path = outbox_path(load(config))
     if verify:
-        found = shown.judged(path)
+        found = shown.calibrated(path)
         click.echo(json.dumps(asdict(found)) if as_json else str(found))
         sys.exit(1 if found.problem else 0)
     if as_json:
@@ -300,6 +300,8 @@ def _print_answer(said: dict[str, object]) -> None:
         click.echo(f"label     {said['label']}  score {said['score']}, {limit}")
     elif said["score"] is not None:
         click.echo(f"entities  all right with {said['score']}, {limit}")
+    if said.get("form"):
+        click.echo(f"form      {said['form']}")
     entities = said["entities"]
     if isinstance(entities, list):
         for entity in entities:
@@ -497,6 +499,11 @@ def calibrate(
 @click.option("--name", help="Of the pipeline made from a .jsonl file.")
 @click.option("--seed", type=int, help="Instead of the recipe's.")
 @click.option("--epochs", type=int, help="Instead of the recipe's.")
+@click.option(
+    "--refit",
+    is_flag=True,
+    help="Keep the encoder of a trunk that is there; make all else anew, in minutes.",
+)
 def train(
     recipe: str,
     data: Path,
@@ -504,6 +511,8 @@ def train(
     name: str | None,
     seed: int | None,
     epochs: int | None,
+    *,
+    refit: bool,
 ) -> None:
     """Train, quantise and calibrate the bundle of RECIPE (workshop, not on a device).
 
@@ -533,7 +542,7 @@ def train(
         folder = command.build_own(Path(recipe), name, out)
         click.echo(f"{folder}: done; try slm-agent check --config {folder}/agent.toml")
         return
-    folder = command.build(recipe, data, out, seed, epochs)
+    folder = command.build(recipe, data, out, seed, epochs, refit=refit)
     click.echo(f"{folder}: done; its README.md says how good it is")
 
 

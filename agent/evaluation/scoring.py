@@ -40,6 +40,8 @@ class Scoreboard:
     `span_f2` counts entities of the same label that overlap by `OVERLAP`, and what is
     missing four times. `missed` is the share of the characters of true entities that
     are in none found, `hit` the share of all others that are in one.
+    `error_at_outside`: how many of all resolved are wrong where this share of the texts
+    is out of scope, as far as the data has any: any answer to those is wrong.
     """
 
     n: int
@@ -58,6 +60,10 @@ class Scoreboard:
     span_f2: float | None
     missed: float | None
     hit: float | None
+    error_at_outside: dict[str, float] | None
+
+
+OUTSIDE_SHARES = (0.0, 0.2, 0.5)  # of texts out of scope, for which errors are told
 
 
 def scoreboard(answers: Sequence[ScoredAnswer], known: frozenset[str]) -> Scoreboard:
@@ -111,7 +117,27 @@ def scoreboard(answers: Sequence[ScoredAnswer], known: frozenset[str]) -> Scoreb
         span_f2=span_f2(answers),
         missed=missed,
         hit=hit,
+        error_at_outside=errors_at_outside(inside, outside, known),
     )
+
+
+def errors_at_outside(
+    inside: Sequence[ScoredAnswer],
+    outside: Sequence[ScoredAnswer],
+    known: frozenset[str],
+) -> dict[str, float] | None:
+    """Return the share of wrong labels among all resolved, by the share of outside."""
+    answered = [a for a in inside if isinstance(a.decision, Resolved)]
+    strays = sum(isinstance(a.decision, Resolved) for a in outside)
+    if not answered or not outside:
+        return None
+    wrong = sum(not _label_right(a, known) for a in answered)
+    found = {}
+    for share in OUTSIDE_SHARES:
+        ours, theirs = (1 - share) / len(inside), share / len(outside)
+        resolved = ours * len(answered) + theirs * strays
+        found[f"{share:g}"] = round((ours * wrong + theirs * strays) / resolved, 4)
+    return found
 
 
 def span_f1(answers: Sequence[ScoredAnswer]) -> float | None:

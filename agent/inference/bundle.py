@@ -22,6 +22,7 @@ from agent.inference.calibration import (
     TierCalibration,
     with_agreement,
 )
+from agent.inference.forms import ruled
 from agent.inference.manifest import Manifest, read_manifest, verify
 from agent.inference.patterns import find
 
@@ -110,9 +111,11 @@ class Bundle:
             later = []
             for index, raw in zip(waiting, said, strict=True):
                 guess = with_agreement(raw, before.get(index))
+                if self.manifest.labels:
+                    guess = with_form(guess, texts[index], before.get(index))
                 prediction = stage.calibration.calibrated(stage.by, guess)
                 before[index], found[index] = guess, prediction
-                sure = stage.calibration.may_answer(prediction)
+                sure = stage.calibration.may_answer(prediction, len(texts[index]))
                 if not (last or (sure and enough(prediction))):
                     later.append(index)
             waiting = later
@@ -123,22 +126,34 @@ class Bundle:
     def guesses(self, text: str) -> list[RawPrediction]:
         """Return what every tier says of one text, uncalibrated."""
         models = [stage.model for stage in self.stages]
-        return guesses(models, self.manifest.patterns, text)
+        return guesses(
+            models, self.manifest.patterns, text, formed=bool(self.manifest.labels)
+        )
 
 
 def guesses(
-    models: Sequence[TierModel], patterns: Sequence[str], text: str
+    models: Sequence[TierModel], patterns: Sequence[str], text: str, *, formed: bool
 ) -> list[RawPrediction]:
     """Return what every tier says of one text, each knowing what the one before said.
 
-    This is what a calibration is fitted on, in the workshop as on a device.
+    This is what a calibration is fitted on, in the workshop as on a device. `formed`:
+    whether anybody asks for a label, and so which form the text has.
     """
     found: list[RawPrediction] = []
     for model in models:
         checked = patterns if model is models[-1] else ()
+        before = found[-1] if found else None
         [raw] = _asked(model, [text], found[-1:], checked)
-        found.append(with_agreement(raw, found[-1] if found else None))
+        guess = with_agreement(raw, before)
+        found.append(with_form(guess, text, before) if formed else guess)
     return found
+
+
+def with_form(
+    guess: RawPrediction, text: str, earlier: RawPrediction | None
+) -> RawPrediction:
+    """Add which forms rules see in the text; an earlier tier's guess has them."""
+    return replace(guess, ruled=ruled(text) if earlier is None else earlier.ruled)
 
 
 def _asked(

@@ -107,6 +107,7 @@ def trunk_scores(taught: Sequence[Taught]) -> dict[str, float]:
         f"{one.recipe.about.name}_{name}{end}": round(value, 4)
         for one in taught
         for found, end in ((one.finished.quantised, ""), (one.finished.exact, "_fp32"))
+        if found
         for name, value in _told(found).items()
         if value is not None
     }
@@ -117,11 +118,12 @@ def _told(found: Figures) -> Mapping[str, float | None]:
 
 
 def _scores(one: Taught) -> list[str]:
-    exact, quantised = _told(one.finished.exact), _told(one.finished.quantised)
+    quantised = _told(one.finished.quantised)
+    exact = _told(one.finished.exact) if one.finished.exact else {}
     words = {"accuracy": "label accuracy", "span_f1": "span F1 (micro, exact)"}
     return [
         f"| {_linked(one.recipe.about.name)}: {words[name]} "
-        f"| {number(exact[name])} | {number(value)} |"
+        f"| {number(exact.get(name))} | {number(value)} |"
         for name, value in quantised.items()
         if value is not None
     ]

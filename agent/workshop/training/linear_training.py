@@ -14,11 +14,14 @@ from torch.nn.functional import (
     embedding_bag,
 )
 
+from agent.core.types import Form
 from agent.evaluation.examples import Example
 from agent.inference.linear import LinearSpec, features
 from agent.workshop.data.catalogue import Catalogue
+from agent.workshop.data.forms import Formed
 from agent.workshop.data.negatives import Negatives
 from agent.workshop.data.recipe import LinearTier
+from agent.workshop.data.speech import accent
 
 WEIGHTS = "linear.npz"
 UNSAID = -100  # a label that nothing is said about
@@ -29,8 +32,9 @@ class Fact:
     """The features of one text and what is true of it."""
 
     rows: list[int]
-    label: int
-    empty: float  # 1: nothing to extract; nan: nothing is said
+    label: int = UNSAID
+    empty: float = float("nan")  # 1: nothing to extract; nan: nothing is said
+    form: int = UNSAID
 
 
 def train_linear(
@@ -39,21 +43,31 @@ def train_linear(
     known: Catalogue,
     negatives: Negatives | None,
     seed: int,
+    formed: Sequence[Formed] = (),
 ) -> tuple[LinearSpec, dict[str, np.ndarray]]:
-    """Return the tier and the arrays of its weights file (inference/linear.py)."""
+    """Return the tier and the arrays of its weights file (inference/linear.py).
+
+    `formed` are texts of which the form is known, and maybe nothing else.
+    """
     chance = random.Random(f"{seed}/linear")  # noqa: S311  no secret
     facts = [_fact(example, plan, known) for example in examples]
-    columns = known.classes + bool(known.entities)
+    forms = [_of_form(one, plan) for one in formed]
+    columns = known.classes + bool(known.entities) + bool(formed) * len(Form)
     weights = torch.zeros(1 << plan.bits, columns, requires_grad=True)
     bias = torch.zeros(columns, requires_grad=True)
     optimiser = torch.optim.Adam([weights, bias], lr=plan.rate, fused=True)
+    say = accent()
     extra = negatives.an_epoch if negatives else 0
+    extra += min(len(forms), len(facts))
     steps = plan.epochs * -(-(len(facts) + extra) // plan.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: max(0.0, 1 - step / steps)
     )
     for _ in range(plan.epochs):
-        drawn = list(facts)
+        drawn = [*facts, *chance.sample(forms, min(len(forms), len(facts)))]
+        for number, example in enumerate(examples):
+            if chance.random() < plan.spoken:
+                drawn[number] = _fact(say(example, chance), plan, known)
         if negatives:
             drawn += [_fact(one, plan, known) for one in negatives.epoch(chance)]
         chance.shuffle(drawn)
@@ -70,6 +84,7 @@ def train_linear(
         weights=WEIGHTS,
         bits=plan.bits,
         outside=known.outside is not None,
+        forms=bool(formed),
     )
     return spec, _quantised(weights.detach().numpy(), bias.detach().numpy())
 
@@ -87,6 +102,10 @@ def _fact(example: Example, plan: LinearTier, known: Catalogue) -> Fact:
         label=known.index(example.label) if example.label is not None else UNSAID,
         empty=float("nan") if unsaid else float(not example.spans),
     )
+
+
+def _of_form(formed: Formed, plan: LinearTier) -> Fact:
+    return Fact(features(formed.text, plan.bits), form=[*Form].index(formed.form))
 
 
 def _logits(
@@ -122,7 +141,11 @@ def _loss(logits: Tensor, batch: Sequence[Fact], known: Catalogue) -> Tensor:
     empty = torch.tensor([fact.empty for fact in batch])
     said = ~empty.isnan()
     if known.entities and bool(said.any()):
-        loss = loss + binary_cross_entropy_with_logits(logits[said, -1], empty[said])
+        told = logits[said, known.classes]
+        loss = loss + binary_cross_entropy_with_logits(told, empty[said])
+    forms = torch.tensor([fact.form for fact in batch])
+    if bool((forms != UNSAID).any()):
+        loss = loss + cross_entropy(logits[:, -len(Form) :], forms)
     return loss
 
 
