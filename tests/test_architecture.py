@@ -39,7 +39,7 @@ PURE = (
     "escalation.answer_quality",
     *("telemetry.counters",),
     *("inference.calibration", "inference.decide", "escalation.occurrences"),
-    *("evaluation.certify", "evaluation.examples", "evaluation.scoring"),
+    *("inference.certify", "evaluation.examples", "evaluation.scoring"),
     *("evaluation.fitting", "fleet.values"),
     *("inference.folding", "inference.patterns", "inference.reconcile"),
     *("inference.scripts", "inference.spoken", "inference.identifiers"),

@@ -28,6 +28,11 @@ from agent.core.interpreter import pip_install
 @LABEL_COLUMN
 @click.option("--seed", type=int, help="Instead of the recipe's.")
 @click.option("--epochs", type=int, help="Instead of the recipe's.")
+@click.option(
+    "--refit",
+    is_flag=True,
+    help="Keep the encoder of a trunk that is there; make all else anew, in minutes.",
+)
 def train(
     recipe: str,
     data: Path,
@@ -37,6 +42,8 @@ def train(
     label_column: str | None,
     seed: int | None,
     epochs: int | None,
+    *,
+    refit: bool,
 ) -> None:
     """Train, quantise and calibrate the bundle of RECIPE (workshop, not on a device).
 
@@ -69,5 +76,5 @@ def train(
         folder = command.build_own(Path(recipe), name, out, columns)
         click.echo(f"{folder}: done; try slm-agent check --config {folder}/agent.toml")
         return
-    folder = command.build(recipe, data, out, seed, epochs)
+    folder = command.build(recipe, data, out, seed, epochs, refit=refit)
     click.echo(f"{folder}: done; its README.md says how good it is")

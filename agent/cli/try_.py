@@ -101,6 +101,8 @@ def _print_answer(said: dict[str, object]) -> None:
         click.echo(f"label     {said['label']}  score {said['score']}, {limit}")
     elif said["score"] is not None:
         click.echo(f"entities  all right with {said['score']}, {limit}")
+    if said.get("form"):
+        click.echo(f"form      {said['form']}")
     entities = said["entities"]
     if isinstance(entities, list):
         for entity in entities:

@@ -43,6 +43,17 @@ def _is_checked(kind: str) -> str:
     return kind
 
 
+FormName = Literal[
+    "request",
+    "negated",
+    "several_requests",
+    "question",
+    "statement",
+    "conditional",
+    "delayed",
+]
+
+
 class Input(Section):
     """Which messages, and where their text is."""
 
@@ -69,6 +80,16 @@ class ModelSection(Section):
     """Name of a folder under [models] dir."""
 
 
+class DecideLabel(Section):
+    """What differs where the local answer is one label."""
+
+    forms: Annotated[list[FormName], Field(min_length=1)] | None = None
+    """The forms of utterance that this label answers; default: those of the bundle."""
+    max_error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """A stricter share of wrong answers. Labels with the same are certified together,
+    as a group of their own."""
+
+
 class Decide(Section):
     """When a local answer may stand."""
 
@@ -81,6 +102,23 @@ class Decide(Section):
 
     Default: the label where there is one, else the entities.
     """
+    forms: Annotated[list[FormName], Field(min_length=1)] | None = None
+    """The forms of utterance that are answered: `request`, `negated` (or cancelled),
+    `several_requests`, `question`, `statement`, `conditional`, `delayed`. What has
+    another is unresolved, with its form as the reason (`conditional` for both last).
+    Default: those of the bundle."""
+    labels: dict[str, DecideLabel] = {}
+    """What differs for some labels."""
+
+    @model_validator(mode="after")
+    def _stricter(self) -> Self:
+        for label, one in self.labels.items():
+            if one.max_error is not None and one.max_error > self.max_error:
+                raise ValueError(
+                    f"labels.{label}.max_error: {one.max_error:g} is no stricter than "
+                    f"max_error, {self.max_error:g}"
+                )
+        return self
 
 
 class Output(Section):

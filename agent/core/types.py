@@ -36,6 +36,11 @@ class Reason(StrEnum):
     MODEL_FAILED = "model_failed"
     INVALID_FIELD = "invalid_field"
     POLICY = "policy"
+    NEGATED = "negated"  # from here on: the form, which the pipeline does not allow
+    SEVERAL_REQUESTS = "several_requests"
+    QUESTION = "question"
+    STATEMENT = "statement"
+    CONDITIONAL = "conditional"
 
     NOT_UTF8 = "not_utf8"
     UNKNOWN_ENCODING = "unknown_encoding"
@@ -47,6 +52,18 @@ class Reason(StrEnum):
     CONTROL_CHARACTERS = "control_characters"
     UNREADABLE_CASE = "unreadable_case"  # in the outbox, by another version
     POISON = "poison"  # it ended the process three times, or its packet is broken
+
+
+class Form(StrEnum):
+    """What kind of utterance a text is; a form that is not allowed is a `Reason`."""
+
+    REQUEST = "request"
+    NEGATED = "negated"  # or cancelled
+    SEVERAL = "several_requests"
+    QUESTION = "question"  # about a state, or how to do it
+    STATEMENT = "statement"  # a report
+    CONDITIONAL = "conditional"
+    DELAYED = "delayed"  # `conditional` on the wire: what is wanted is not wanted now
 
 
 class Outcome(StrEnum):
@@ -165,6 +182,8 @@ class RawPrediction:
     `outside` is the model's own probability that the text is out of scope; None if it
     was not trained to recognise that. `opinion` is for a later tier: the
     log-probability of each label, in the bundle's order; empty if there is none.
+    `forms` is the probability of each form of the utterance, in the order of `Form`;
+    empty if the model was not taught forms. `ruled` are the forms that rules see.
     """
 
     label: str | None
@@ -173,6 +192,8 @@ class RawPrediction:
     entities_evidence: tuple[float, ...] = ()
     outside: float | None = None
     opinion: tuple[float, ...] = ()
+    forms: tuple[float, ...] = ()
+    ruled: tuple[Form, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +203,8 @@ class Prediction:
     `label` and `score` are None if the bundle does not classify. `entities_score` is
     the probability that all entities are right and none is missing; None if the bundle
     does not extract. `outside` is the probability that the text is out of scope.
+    `forms` and `ruled` are as in a raw prediction; of `forms` those that are allowed
+    must have `form_floor` together.
     """
 
     by: Tier
@@ -190,6 +213,9 @@ class Prediction:
     entities: tuple[Entity, ...] = ()
     entities_score: float | None = None
     outside: float | None = None
+    forms: tuple[float, ...] = ()
+    ruled: tuple[Form, ...] = ()
+    form_floor: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

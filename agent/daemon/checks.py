@@ -43,6 +43,8 @@ class ExampleCase(BaseModel):
     status: Literal["resolved", "unresolved"] | None = None
     label: str | None = None
     entities: tuple[CaseEntity, ...] | None = None
+    reason: str | None = None
+    form: str | None = None
 
 
 def membership(found: FleetStatus) -> Iterator[Finding]:
@@ -167,11 +169,15 @@ def differences(case: ExampleCase, decision: Decision) -> Iterator[str]:
         "status": said["status"],
         "label": said["label"],
         "entities": [(e["label"], e["text"]) for e in said["entities"]],
+        "reason": said["reason"],
+        "form": said.get("form"),
     }
     wanted = {
         "status": case.status,
         "label": case.label,
         "entities": case.entities and [(e.label, e.text) for e in case.entities],
+        "reason": case.reason,
+        "form": case.form,
     }
     if case.entities == ():
         wanted["entities"] = []

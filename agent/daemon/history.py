@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from agent.core.types import DeadLetter, Prediction, Result, Routing
+from agent.core.types import DeadLetter, Form, Prediction, Result, Routing
 from agent.fleet.resolve import LOCAL, PIPELINES, SHIPPED
 from agent.fleet.values import Values
 from agent.inference.decide import Policy
@@ -36,6 +36,7 @@ OF_RESULTS = {
     "invalid_field": "fields",
     "uncalibrated": "models.on_mismatch",  # of agent.toml
 }
+FORMS = frozenset(Form) - {Form.REQUEST}  # reasons, too
 OF_DEAD_LETTERS = {
     "too_long": "input.max_chars",
     "not_utf8": "input.encoding",
@@ -83,6 +84,9 @@ class DecisionTerms:
             return f"upstream.labels.{label}" if named else "upstream.policy"
         if reason in THRESHOLD:
             return self.threshold_key
+        if reason in FORMS:
+            named = label in self.policy.forms.labels
+            return f"decide.labels.{label}.forms" if named else "decide.forms"
         return OF_RESULTS.get(str(reason))
 
     def _file(self, key: str) -> str:
@@ -151,6 +155,8 @@ class Handled:
 
     def _result(self, said: Mapping[str, Any]) -> dict[str, Any]:
         shown = {key: said.get(key) for key in SHOWN}
+        if "form" in said:
+            shown["form"] = said["form"]
         return shown | {"decided_by": self.terms[said["pipeline"]].decided_by(said)}
 
     def _case(self, case: Case) -> dict[str, Any]:

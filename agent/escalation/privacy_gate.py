@@ -22,6 +22,7 @@ from agent.inference.pipeline import EscalationSpec
 from agent.inference.reconcile import plausible
 from agent.protocol.cases import BadReply, Named, placed
 
+KEPT = ("by", "label", "score", "form")  # of a guess, beside its entities
 INSIDE = 4  # characters from which on a value is hidden inside of words, too
 HALVES = 0xD800  # the first half of a surrogate pair
 DIGITS = 9  # of a number; no text has as many placeholders
@@ -135,7 +136,7 @@ def guess_without(
         if start is not None and end is not None and stands:
             kept = {key: entity[key] for key in ("label", "score")}
             entities.append({**kept, "text": redacted.text[start:end]})
-    kept = {key: guess[key] for key in ("by", "label", "score")}
+    kept = {key: guess[key] for key in KEPT if key in guess}
     return {**kept, "entities": entities}
 
 

@@ -15,18 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.errors import ConfigError
-from agent.core.types import Entity, Guarantee, Prediction, RawPrediction, Tier
-from agent.evaluation.certify import DELTA, Case, Claim, certify
+from agent.core.types import Entity, Form, Guarantee, Prediction, RawPrediction, Tier
 from agent.evaluation.examples import Example, Span
 from agent.evaluation.scoring import aurc, place
 from agent.inference.calibration import (
+    STEPS_OF_SCORES,
     Calibration,
     Logistic,
     Threshold,
     TierCalibration,
     log_odds,
 )
-from agent.inference.decide import confidence
+from agent.inference.certify import DELTA, Case, Claim, certify
+from agent.inference.decide import ANY_FORM, Forms, confidence, unfit
 
 MAX_ERRORS = (
     *(0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.07, 0.10),
@@ -39,6 +40,10 @@ STEPS = 50
 TINY = 1e-9
 FOLDS = 5
 STRANGE = 8  # texts that a text out of scope counts for: data has few, devices many
+# Share of the texts in scope, and rightly labelled, whose form may be doubted.
+FORMS_LOST, FORMS_LOST_EARLY = 0.015, 0.1
+FORM_FLOORS = (0.5, 0.95)  # the least and the most that is asked of a form
+LONG = 0.95  # of the texts in scope are no longer than what an early tier reads
 SLACK = 0.002  # share of the texts, or one, on which an early tier may be worse
 
 Floats = NDArray[np.float64]
@@ -96,6 +101,7 @@ def calibrate(
     labels: Collection[str] | None = None,
     certified: bool = True,
     before: Sequence[TierCalibration] = (),
+    forms: Forms = ANY_FORM,
 ) -> Calibration:
     """Return the calibration of a cascade; raises ConfigError where data is too little.
 
@@ -105,7 +111,8 @@ def calibrate(
     `outside` are more of these: they help fit the scores, but nothing is certified on
     them. `data` is for people. Texts that were made up may choose thresholds, but
     certify nothing: `certified` is False then. Scores of what the texts say nothing, or
-    next to nothing, about stay as they were `before`; thresholds do not.
+    next to nothing, about stay as they were `before`; thresholds do not. What has a
+    form that `forms` do not allow is not answered.
     """
     fitted, held = parted(heard)
     if min(len(fitted), len(held)) < LEAST // 2:
@@ -122,6 +129,10 @@ def calibrate(
     ]
     for number in range(len(tiers) - 1):
         found[number] = _with_floors(found, number, inside, outside)
+    found = [
+        _with_form_floor(one, number, inside, forms, early=number < len(tiers) - 1)
+        for number, one in enumerate(found)
+    ]
     return Calibration(
         fingerprint=fingerprint,
         runtime=runtime,
@@ -130,6 +141,7 @@ def calibrate(
         certified_on=len(held),
         confidence=1 - DELTA,
         certified=certified,
+        forms=None if forms == ANY_FORM else forms.told(),
         tiers=found,
         tables={
             guarantee: table(
@@ -137,8 +149,21 @@ def calibrate(
                 found,
                 tiers,
                 guarantee,
+                forms,
             )
             for guarantee in _possible(heard, labels)
+        },
+        claims={
+            guarantee: claims(
+                [h for h in held if _says(h, guarantee, labels)],
+                found,
+                tiers,
+                guarantee,
+                forms,
+                [*labels],
+            )
+            for guarantee in _possible(heard, labels)
+            if labels and guarantee is not Guarantee.ENTITIES
         },
     )
 
@@ -336,6 +361,43 @@ def _with_floors(
     return found[tier].model_copy(update=changes)
 
 
+def _with_form_floor(
+    found: TierCalibration,
+    tier: int,
+    heard: Sequence[CalibrationSample],
+    forms: Forms,
+    *,
+    early: bool,
+) -> TierCalibration:
+    """Set how likely an allowed form must be, and how long a text an early tier reads.
+
+    As much is asked as leaves nearly all texts in scope; of an early tier more, as a
+    later one is asked about the others.
+    """
+    changes: dict[str, float | int] = {}
+    shares = [
+        fitting(h.guesses[tier], h.guesses[tier].label, forms)
+        for h in heard
+        if h.guesses[tier].forms and h.label_right(tier)
+    ]
+    if len(shares) >= LEAST // 2:
+        lost = FORMS_LOST_EARLY if early else FORMS_LOST
+        least, most = FORM_FLOORS
+        floor = float(np.quantile(shares, lost))
+        changes["form_floor"] = round(min(max(floor, least), most), 4)
+    lengths = [len(h.example.text) for h in heard]
+    if early and len(lengths) >= LEAST // 2:
+        changes["longest"] = int(np.quantile(lengths, LONG))
+    return found.model_copy(update=changes)
+
+
+def fitting(guess: RawPrediction, label: str | None, forms: Forms) -> float:
+    """Return how likely the model thinks a form is that the label allows."""
+    allowed = forms.of(label)
+    shares = zip(Form, guess.forms, strict=True)
+    return sum(share for form, share in shares if form in allowed)
+
+
 def _floor(scores: Sequence[float], losses: Sequence[int]) -> float:
     """Return the lowest score from which on answering early loses next to nothing.
 
@@ -357,16 +419,40 @@ def table(
     found: Sequence[TierCalibration],
     tiers: Sequence[Tier],
     guarantee: Guarantee,
+    forms: Forms = ANY_FORM,
 ) -> list[Threshold]:
     """Return a certified threshold for each error that the data can carry.
 
     Every text says what makes an answer to it wrong.
     """
-    cases = [_case(h, found, tiers, guarantee) for h in heard]
+    cases = [_case(h, found, tiers, guarantee, forms) for h in heard]
     certificates = (certify(cases, level) for level in MAX_ERRORS)
     return [
         Threshold(**asdict(certificate)) for certificate in certificates if certificate
     ]
+
+
+def claims(
+    heard: Sequence[CalibrationSample],
+    found: Sequence[TierCalibration],
+    tiers: Sequence[Tier],
+    guarantee: Guarantee,
+    forms: Forms,
+    labels: Sequence[str],
+) -> str:
+    """Return what is claimed of texts, with the labels (`Calibration.claims`)."""
+    lines = []
+    for one in heard:
+        said = _claimed(one, found, tiers, guarantee, forms)
+        lines.append(
+            " ".join(
+                f"{labels.index(label)},{int(claim.score * STEPS_OF_SCORES)},"
+                f"{claim.right:d}"
+                for label, claim in said
+                if label is not None
+            )
+        )
+    return "\n".join(lines)
 
 
 def _case(
@@ -374,15 +460,31 @@ def _case(
     found: Sequence[TierCalibration],
     tiers: Sequence[Tier],
     guarantee: Guarantee,
+    forms: Forms = ANY_FORM,
 ) -> Case:
     """Return the claims of the tiers that may answer a text."""
-    claims = []
+    return [claim for _, claim in _claimed(heard, found, tiers, guarantee, forms)]
+
+
+def _claimed(
+    heard: CalibrationSample,
+    found: Sequence[TierCalibration],
+    tiers: Sequence[Tier],
+    guarantee: Guarantee,
+    forms: Forms,
+) -> list[tuple[str | None, Claim]]:
+    """Return the claims, each with its label."""
+    claimed = []
     for number, (tier, calibration) in enumerate(zip(tiers, found, strict=True)):
         prediction = calibration.calibrated(tier, heard.guesses[number])
-        if number == len(tiers) - 1 or calibration.may_answer(prediction):
+        if unfit(prediction, forms):
+            continue
+        length = len(heard.example.text)
+        if number == len(tiers) - 1 or calibration.may_answer(prediction, length):
             right = _right(heard, number, guarantee)
-            claims.append(Claim(confidence(prediction, guarantee), right))
-    return claims
+            claim = Claim(confidence(prediction, guarantee), right)
+            claimed.append((prediction.label, claim))
+    return claimed
 
 
 def _right(heard: CalibrationSample, tier: int, guarantee: Guarantee) -> bool:

@@ -17,6 +17,7 @@ from agent.inference.bundle import open_bundle
 from agent.inference.calibration import Calibration
 from agent.inference.encoder import runtime
 from agent.inference.manifest import read_manifest
+from agent.inference.pipeline import forms_of
 from agent.protocol.payload import checked
 
 
@@ -59,6 +60,7 @@ def recalibrate(
         data,
         labels=bundle.manifest.labels,
         before=bundle.calibration.tiers,
+        forms=forms_of(config.pipelines[name], bundle.manifest),
     )
 
 

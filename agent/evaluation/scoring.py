@@ -40,7 +40,8 @@ class Scoreboard:
     counts entities of the same label that overlap by `OVERLAP`; a missing one weighs
     four times as much as a wrong one. `missed` is the share of the characters of true
     entities that no predicted entity covers, `hit` the share of all other characters
-    that one covers.
+    that one covers. `error_at_outside` is the share of wrong answers among all resolved
+    where this share of the texts is out of scope; any answer to those is wrong.
     """
 
     n: int
@@ -59,6 +60,10 @@ class Scoreboard:
     span_f2: float | None
     missed: float | None
     hit: float | None
+    error_at_outside: dict[str, float] | None
+
+
+OUTSIDE_SHARES = (0.0, 0.2, 0.5)  # of texts out of scope, for which errors are told
 
 
 def scoreboard(answers: Sequence[ScoredAnswer], labels: frozenset[str]) -> Scoreboard:
@@ -112,7 +117,27 @@ def scoreboard(answers: Sequence[ScoredAnswer], labels: frozenset[str]) -> Score
         span_f2=span_f2(answers),
         missed=missed,
         hit=hit,
+        error_at_outside=errors_at_outside(inside, outside, labels),
     )
+
+
+def errors_at_outside(
+    inside: Sequence[ScoredAnswer],
+    outside: Sequence[ScoredAnswer],
+    known: frozenset[str],
+) -> dict[str, float] | None:
+    """Return the share of wrong labels among all resolved, by the share of outside."""
+    answered = [a for a in inside if isinstance(a.decision, Resolved)]
+    strays = sum(isinstance(a.decision, Resolved) for a in outside)
+    if not answered or not outside:
+        return None
+    wrong = sum(not label_right(a, known) for a in answered)
+    found = {}
+    for share in OUTSIDE_SHARES:
+        ours, theirs = (1 - share) / len(inside), share / len(outside)
+        resolved = ours * len(answered) + theirs * strays
+        found[f"{share:g}"] = round((ours * wrong + theirs * strays) / resolved, 4)
+    return found
 
 
 def span_f1(answers: Sequence[ScoredAnswer]) -> float | None:

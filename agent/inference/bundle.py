@@ -24,6 +24,7 @@ from agent.inference.calibration import (
     TierCalibration,
     with_agreement,
 )
+from agent.inference.forms import ruled
 from agent.inference.manifest import Manifest, read_manifest, verify
 from agent.inference.reconcile import reconciled
 
@@ -116,9 +117,11 @@ class Bundle:
             later = []
             for index, raw in zip(waiting, raws, strict=True):
                 guess = with_agreement(raw, before.get(index))
+                if self.manifest.labels:
+                    guess = with_form(guess, texts[index], before.get(index))
                 prediction = stage.calibration.calibrated(stage.by, guess)
                 before[index], answers[index] = guess, prediction
-                sure = stage.calibration.may_answer(prediction)
+                sure = stage.calibration.may_answer(prediction, len(texts[index]))
                 if not (last or (sure and enough(prediction))):
                     later.append(index)
             waiting = later
@@ -129,23 +132,35 @@ class Bundle:
     def guesses(self, text: str) -> list[RawPrediction]:
         """Return the raw prediction of every tier for one text."""
         models = [stage.model for stage in self.stages]
-        return guesses(models, self.manifest.patterns, text)
+        return guesses(
+            models, self.manifest.patterns, text, formed=bool(self.manifest.labels)
+        )
 
 
 def guesses(
-    models: Sequence[TierModel], patterns: Sequence[str], text: str
+    models: Sequence[TierModel], patterns: Sequence[str], text: str, *, formed: bool
 ) -> list[RawPrediction]:
     """Return the raw prediction of every tier for one text, cheapest tier first.
 
     Each tier gets that of the tier before. Calibrations are fitted on these, in the
-    workshop and on a device.
+    workshop and on a device. `formed` says whether the rules look for forms, too: they
+    do where the bundle classifies.
     """
     raws: list[RawPrediction] = []
     for model in models:
         checked = patterns if model is models[-1] else ()
+        before = raws[-1] if raws else None
         [raw] = _asked(model, [text], raws[-1:], checked)
-        raws.append(with_agreement(raw, raws[-1] if raws else None))
+        guess = with_agreement(raw, before)
+        raws.append(with_form(guess, text, before) if formed else guess)
     return raws
+
+
+def with_form(
+    guess: RawPrediction, text: str, earlier: RawPrediction | None
+) -> RawPrediction:
+    """Add which forms rules see in the text; an earlier tier's guess has them."""
+    return replace(guess, ruled=ruled(text) if earlier is None else earlier.ruled)
 
 
 def _asked(

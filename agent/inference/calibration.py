@@ -9,14 +9,17 @@ module only applies it.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.core.types import Entity, Guarantee, Prediction, RawPrediction, Tier
+from agent.core.types import Entity, Form, Guarantee, Prediction, RawPrediction, Tier
+from agent.inference.certify import Case, Claim
+from agent.inference.decide import Forms
 
+STEPS_OF_SCORES = 10_000  # of claims, from 0 to 1
 NEARLY = 1e-6  # as close to 0 and 1 as a probability may come before its odds
 
 
@@ -56,6 +59,10 @@ class TierCalibration(FrozenModel):
     """All entities right, none missing."""
     entity: Logistic | None = None
     """One entity; its evidence is the log-odds of its raw score."""
+    form_floor: float = Field(default=0.5, ge=0, le=1)
+    """The least that the forms which a label allows must have together."""
+    longest: int | None = Field(default=None, ge=1)
+    """Characters of a text that an early tier may answer; None: any."""
     label_floor: float = Field(default=0.0, ge=0)
     entities_floor: float = Field(default=0.0, ge=0)
 
@@ -70,6 +77,9 @@ class TierCalibration(FrozenModel):
                 self.entities(guess.entities_evidence) if self.entities else None
             ),
             outside=guess.outside,
+            forms=guess.forms,
+            ruled=guess.ruled,
+            form_floor=self.form_floor,
         )
 
     def _label_score(self, evidence: Sequence[float]) -> float | None:
@@ -82,8 +92,13 @@ class TierCalibration(FrozenModel):
             return entity
         return replace(entity, score=self.entity([log_odds(entity.score)]))
 
-    def may_answer(self, prediction: Prediction) -> bool:
-        """Tell whether the prediction reaches the floors of its tier."""
+    def may_answer(self, prediction: Prediction, length: int = 0) -> bool:
+        """Tell whether the prediction reaches the floors of its tier.
+
+        `length` is that of the text, in characters.
+        """
+        if self.longest is not None and length > self.longest:
+            return False
         return (prediction.score is None or prediction.score >= self.label_floor) and (
             prediction.entities_score is None
             or prediction.entities_score >= self.entities_floor
@@ -114,8 +129,14 @@ class Calibration(FrozenModel):
     confidence: float = Field(gt=0, lt=1)
     certified: bool = True
     """False where the texts are not like those that will come, such as made-up ones."""
+    forms: dict[str, list[Form]] | None = None
+    """Which forms were answered, by label; "": by the others. None: nobody asked."""
     tiers: list[TierCalibration]
     tables: dict[Guarantee, list[Threshold]]
+    claims: dict[Guarantee, str] = Field(default_factory=dict)
+    """What the certified texts were answered, for labels that want an error of their
+    own: a text a line; of each tier that may answer the number of the label, the score
+    in ten thousandths, rounded down, and 1 where that is right."""
 
     def threshold(self, guarantee: Guarantee, max_error: float) -> Threshold | None:
         """Return the row of the largest error that is still allowed, if there is one.
@@ -125,6 +146,10 @@ class Calibration(FrozenModel):
         table = self.tables.get(guarantee, [])
         rows = [row for row in table if row.max_error <= max_error]
         return max(rows, key=lambda row: row.max_error, default=None)
+
+    def made_with(self, forms: Forms) -> bool:
+        """Tell whether what was certified answered these forms, and no others."""
+        return self.forms is None or self.forms == forms.told()
 
     def certifies(
         self, guarantee: Guarantee, max_error: float, threshold: float
@@ -138,6 +163,20 @@ class Calibration(FrozenModel):
         table = self.tables.get(guarantee, [])
         tried = [row.threshold for row in table if row.max_error <= max_error]
         return bool(tried) and min(tried) <= threshold <= max(tried)
+
+    def cases(self, guarantee: Guarantee, labels: Collection[int]) -> list[Case]:
+        """Return what was claimed with one of these labels, for texts that had any."""
+        found: list[Sequence[Claim]] = []
+        for line in self.claims.get(guarantee, "").splitlines():
+            said = (map(int, claim.split(",")) for claim in line.split())
+            case = [
+                Claim(score / STEPS_OF_SCORES, bool(right))
+                for label, score, right in said
+                if label in labels
+            ]
+            if case:
+                found.append(case)
+        return found
 
     def least_error(self, guarantee: Guarantee) -> float | None:
         """Return the smallest error that is certified at all."""

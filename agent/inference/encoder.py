@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.core.errors import BundleError
-from agent.core.types import Entity, RawPrediction, Tier
+from agent.core.types import Entity, Form, RawPrediction, Tier
 from agent.inference.bio import Following, best_tags, following, runs
 from agent.inference.calibration import log_odds
 from agent.inference.folding import View, folded
 from agent.inference.lexicon import Lexicon, read_lexicon
-from agent.inference.linear import top_two
+from agent.inference.linear import softmax, top_two
 from agent.inference.onnx import (
+    FORMS,
     Heads,
     Session,
     open_session,
@@ -59,6 +60,8 @@ class EncoderSpec(BaseModel):
     """How many tokens two neighbouring windows of a long text share."""
     outside: bool = False
     """Whether the logit after the labels is for texts that are none of them."""
+    forms: bool = False
+    """Whether the graph, or the trunk's, tells forms of utterances: `form_logits`."""
     levels: int = Field(default=1, ge=1, le=3)
     """How deep entities may lie in one another."""
     heeds: float = Field(default=0.0, ge=0, le=1)
@@ -154,7 +157,11 @@ class Encoder:
         self._entities = entities
         self._transitions = transitions
         self._lexicon = lexicon
-        self._outputs = [output.name for output in session.get_outputs()]
+        self._outputs = [
+            output.name
+            for output in session.get_outputs()
+            if spec.forms or output.name != FORMS
+        ]
 
     def predict(
         self, texts: Sequence[str], earlier: Sequence[RawPrediction] = ()
@@ -245,8 +252,11 @@ class Encoder:
         entities_evidence: tuple[float, ...] = ()
         if self._entities:
             entities, entities_evidence = self._read_entities(text, windows)
+        forms: tuple[float, ...] = ()
+        if self._spec.forms:
+            forms = _forms([out[FORMS] for _, out in windows])
         return RawPrediction(
-            label, entities, label_evidence, entities_evidence, outside
+            label, entities, label_evidence, entities_evidence, outside, forms=forms
         )
 
     def _read_entities(
@@ -289,6 +299,12 @@ class Encoder:
         found.sort(key=lambda entity: (entity.start, -entity.end))
         evidence = (log_odds(least), log_odds(float(np.exp(whole))), float(len(found)))
         return tuple(_once(found)), evidence
+
+
+def _forms(windows: Sequence[Floats]) -> tuple[float, ...]:
+    """Return the forms of the window that is least a plain request."""
+    first = [*Form].index(Form.REQUEST)
+    return min((softmax(logits) for logits in windows), key=lambda forms: forms[first])
 
 
 def _levels(logits: Floats, levels: int) -> list[Floats]:
@@ -359,6 +375,8 @@ def _check_widths(
     wanted = {}
     if labels:
         wanted["label_logits"] = len(labels) + spec.outside
+    if spec.forms:
+        wanted[FORMS] = len(Form)
     if entities:
         wanted["tag_logits"] = spec.levels * (1 + 2 * len(entities))
     for name, width in wanted.items():

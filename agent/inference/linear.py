@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.core.errors import BundleError
-from agent.core.types import RawPrediction, Tier
+from agent.core.types import Form, RawPrediction, Tier
 from agent.inference.calibration import log_odds
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -39,6 +39,8 @@ class LinearSpec(BaseModel):
     bits: int = Field(ge=4, le=20)
     outside: bool = False
     """Whether the column after the labels is for texts out of scope."""
+    forms: bool = False
+    """Whether the last columns are for the forms of utterances."""
 
     @property
     def by(self) -> Tier:
@@ -65,6 +67,7 @@ class LinearSpec(BaseModel):
                 arrays[name] for name in ("weights", "scale", "bias")
             )
         columns = len(labels) + self.outside + bool(entities)
+        columns += self.forms * len(Form)
         if weights.shape != (1 << self.bits, columns) or weights.dtype != np.int8:
             raise BundleError(
                 f"{self.weights}: the manifest needs int8 {1 << self.bits} x {columns},"
@@ -125,6 +128,10 @@ class Linear:
         evidence: tuple[float, ...] = ()
         opinion: tuple[float, ...] = ()
         outside: float | None = None
+        forms: tuple[float, ...] = ()
+        if self._spec.forms:
+            forms = softmax(logits[-len(Form) :])
+            logits = logits[: -len(Form)]
         if labels:
             own = logits[: labels + self._spec.outside]
             logs = own - own.max()
@@ -136,7 +143,7 @@ class Linear:
             evidence = (log_odds(best), log_odds(best) - log_odds(second))
             outside = float(share[labels]) if self._spec.outside else None
         nothing = (float(logits[-1]),) if self._extracts else ()
-        return RawPrediction(label, (), evidence, nothing, outside, opinion)
+        return RawPrediction(label, (), evidence, nothing, outside, opinion, forms)
 
 
 def features(text: str, bits: int) -> list[int]:
@@ -160,6 +167,13 @@ def features(text: str, bits: int) -> list[int]:
             for start in range(len(marked) - size + 1):
                 rows.add(crc(marked[start : start + size], size) & mask)
     return list(rows)
+
+
+def softmax(logits: Floats) -> tuple[float, ...]:
+    """Return the probabilities, as numbers of Python."""
+    powers = np.exp(logits - logits.max())
+    shares: list[float] = (powers / powers.sum()).tolist()
+    return tuple(shares)
 
 
 def top_two(shares: Floats) -> tuple[float, float]:

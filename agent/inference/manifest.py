@@ -16,7 +16,9 @@ from pydantic import Field, ValidationError
 from agent.core.errors import BundleError
 from agent.core.explain import first
 from agent.core.files import exists, read_bytes
+from agent.core.types import Form
 from agent.inference.calibration import FrozenModel, fingerprint
+from agent.inference.decide import Forms
 from agent.inference.encoder import EncoderSpec, runtime
 from agent.inference.linear import LinearSpec
 
@@ -52,6 +54,24 @@ class BundleSection(FrozenModel):
         return f"{self.name}@{self.version}"
 
 
+OLD_FORMS = tuple(form for form in Form if form not in {Form.NEGATED, Form.SEVERAL})
+
+
+class FormTable(FrozenModel):
+    """Which forms of utterance a bundle's labels allow."""
+
+    default: list[Form] = Field(default=list(OLD_FORMS), min_length=1)
+    """All labels; of bundles made before forms were taught, more than of others."""
+    labels: dict[str, list[Form]] = Field(default_factory=dict)
+    """What some allow besides: questions by nature, and what is said as a report."""
+
+    def allowing(self) -> Forms:
+        """Return what may be answered by this table."""
+        default = frozenset(self.default)
+        labels = {label: default | set(more) for label, more in self.labels.items()}
+        return Forms(default, labels)
+
+
 Family = Annotated[LinearSpec | EncoderSpec, Field(discriminator="family")]
 
 
@@ -63,6 +83,8 @@ class Manifest(BundleSection):
     entities: list[str]
     patterns: list[str] = Field(default_factory=list)
     """Entities that checked patterns find beside the model (inference/patterns.py)."""
+    forms: FormTable = FormTable()
+    """Which forms of utterance may be answered, unless a pipeline says otherwise."""
     tiers: list[Family] = Field(min_length=1)
 
     def fingerprint(self) -> str:

@@ -22,6 +22,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 HIDDEN = "hidden"  # output of a trunk, input of heads: float, batch x tokens x width
 MASK = "attention_mask"
+FORMS = "form_logits"  # of a graph that was taught forms: float, batch x forms
 
 
 class Session(Protocol):
@@ -46,8 +47,10 @@ class Trunk:
     @property
     def width(self) -> int:
         """The number of hidden numbers of a token."""
-        [hidden] = self.session.get_outputs()
-        width: int = hidden.shape[-1]
+        widths = {
+            output.name: output.shape[-1] for output in self.session.get_outputs()
+        }
+        width: int = widths[HIDDEN]
         return width
 
     def tokenizer(self, max_tokens: int, stride: int) -> "Tokenizer":
@@ -74,15 +77,20 @@ class Heads:
 
     def get_outputs(self) -> Sequence[Any]:
         """Return the outputs of the heads."""
-        outputs: Sequence[Any] = self._session.get_outputs()
-        return outputs
+        outputs: list[Any] = self._session.get_outputs()
+        beside = self.trunk.session.get_outputs()
+        return [*outputs, *(output for output in beside if output.name == FORMS)]
 
     def run(self, names: Sequence[str], feed: dict[str, Any]) -> list[Any]:
         """Run the trunk, then the heads; return the outputs with these names."""
-        [hidden] = self.trunk.session.run([HIDDEN], feed)
-        heads_feed = {HIDDEN: hidden, MASK: feed[MASK]}
-        outputs: list[Any] = self._session.run(names, heads_feed)
-        return outputs
+        own = [name for name in names if name != FORMS]
+        asked = [HIDDEN, *(name for name in names if name == FORMS)]
+        hidden, *forms = self.trunk.session.run(asked, feed)
+        outputs = self._session.run(own, {HIDDEN: hidden, MASK: feed[MASK]})
+        by_name = dict(zip(own, outputs, strict=True)) | dict.fromkeys(
+            asked[1:], *forms
+        )
+        return [by_name[name] for name in names]
 
 
 _trunks: WeakValueDictionary[tuple[object, ...], Trunk] = WeakValueDictionary()

@@ -14,11 +14,30 @@ from agent.config.pipeline_file import FieldRule, PipelineFile
 from agent.config.section import Limit, Limits
 from agent.core.errors import BundleError, ConfigError
 from agent.core.expressions import Expression, compiled
-from agent.core.types import CheckedKind, Decision, Message, Prediction, Routing, Task
+from agent.core.types import (
+    CheckedKind,
+    Decision,
+    Form,
+    Message,
+    Prediction,
+    Routing,
+    Task,
+)
 from agent.inference import patterns, scripts
 from agent.inference.bundle import Bundle, failed_probes, open_bundle
 from agent.inference.calibration import Calibration
-from agent.inference.decide import Policy, Rule, decide, passes
+from agent.inference.certify import certify
+from agent.inference.decide import (
+    ANY_FORM,
+    Forms,
+    LabelLimit,
+    Policy,
+    Rule,
+    decide,
+    passes,
+    unfit,
+)
+from agent.inference.manifest import Manifest
 from agent.mqtt.topic_filters import matches
 from agent.protocol.messages import Topics
 from agent.protocol.payload import Reader
@@ -69,14 +88,19 @@ class Pipeline:
 
     def answer(self, texts: Sequence[str]) -> list[Decision]:
         """Decide about each text; blocks, never in the event loop."""
-        found = self.bundle.predict(texts, lambda p: passes(p, self.policy))
+        found = self.bundle.predict(texts, self._enough)
         return [self.decide(prediction) for prediction in found]
+
+    def _enough(self, prediction: Prediction) -> bool:
+        """Tell whether no later tier need be asked."""
+        policy = self.policy
+        return passes(prediction, policy) and unfit(prediction, policy.forms) is None
 
     def decide(self, prediction: Prediction) -> Decision:
         """Decide on a prediction; leave out what this pipeline did not ask for."""
         asked = prediction
         if Task.CLASSIFY not in self.tasks:
-            asked = replace(asked, label=None, score=None)
+            asked = replace(asked, label=None, score=None, forms=(), ruled=())
         if Task.EXTRACT not in self.tasks:
             asked = replace(asked, entities=(), entities_score=None)
         return decide(asked, self.policy)
@@ -166,7 +190,13 @@ def _open(config: Config, name: str, spec: PipelineFile, bundle: Bundle) -> Pipe
         ),
         bundle=bundle,
         policy=replace(
-            policy(spec, bundle.calibration, fits=bundle.calibrated),
+            policy(
+                spec,
+                bundle.calibration,
+                forms_of(spec, bundle.manifest),
+                fits=bundle.calibrated,
+                labels=bundle.manifest.labels,
+            ),
             calibrated=trusted,
         ),
         result_topic=spec.output.topic or topics.result(name),
@@ -183,6 +213,7 @@ def _check_names(name: str, spec: PipelineFile, bundle: Bundle) -> None:
     labels, entities = set(bundle.manifest.labels), set(bundle.manifest.entities)
     required = {each for rule in spec.fields.values() for each in rule.labels}
     wanted: list[tuple[str, Iterable[str], AbstractSet[str]]] = [
+        ("decide.labels", spec.decide.labels, labels),
         ("fields", spec.fields, entities),
         ("fields.*.labels", required, labels),
         ("upstream.labels", spec.upstream.labels, labels),
@@ -260,14 +291,39 @@ def _is_wholly(kind: CheckedKind, words: str) -> bool:
     return patterns.checked(words, kind)
 
 
+def forms_of(spec: PipelineFile, manifest: Manifest) -> Forms:
+    """Return which forms a pipeline answers: what the operator says, else the bundle.
+
+    A label that is a question by nature allows questions beside what the pipeline does.
+    """
+    if Task.CLASSIFY not in spec.tasks:
+        return ANY_FORM
+    decide, own = spec.decide, manifest.forms
+    if decide.forms:
+        own = own.model_copy(update={"default": [*map(Form, decide.forms)]})
+    found = own.allowing()
+    labels = dict(found.labels)
+    labels |= {
+        label: frozenset(map(Form, one.forms))
+        for label, one in decide.labels.items()
+        if one.forms is not None
+    }
+    return Forms(found.default, labels)
+
+
 def policy(
-    spec: PipelineFile, calibration: Calibration, *, fits: bool = True
+    spec: PipelineFile,
+    calibration: Calibration,
+    forms: Forms = ANY_FORM,
+    *,
+    fits: bool = True,
+    labels: Sequence[str] = (),
 ) -> Policy:
     """Choose the threshold that the calibration gives for the error asked for.
 
     The row of the largest error that is still allowed, or a stricter one where the
     operator wants that; none: nothing is resolved. The bound is stated only where it
-    is certified, and by what the bundle runs on.
+    is certified, by what the bundle runs on, and with these forms.
     """
     guarantee = spec.guarantee
     asked = spec.decide.max_error
@@ -276,6 +332,7 @@ def policy(
     certified = (
         fits
         and calibration.certified
+        and calibration.made_with(forms)
         and threshold is not None
         and calibration.certifies(guarantee, asked, threshold)
     )
@@ -286,7 +343,44 @@ def policy(
         road=Routing(spec.upstream.policy),
         roads={label: Routing(road) for label, road in spec.upstream.labels.items()},
         rules=_rules(spec.fields),
+        forms=forms,
+        stricter=stricter(
+            spec, calibration, labels, sound=fits and calibration.certified
+        ),
     )
+
+
+def stricter(
+    spec: PipelineFile,
+    calibration: Calibration,
+    labels: Sequence[str],
+    *,
+    sound: bool,
+) -> dict[str, LabelLimit]:
+    """Return the limits of the labels that have a stricter error, and of the others.
+
+    Labels with the same error are certified together: of the answers with any of them.
+    The others are then certified without these, as they are no longer among them. No
+    threshold: nothing is resolved. `sound`: whether a bound may be stated at all.
+    """
+    errors = {
+        label: one.max_error
+        for label, one in spec.decide.labels.items()
+        if one.max_error is not None
+    }
+    if not errors:
+        return {}
+    groups: dict[float, list[str]] = {}
+    for label in labels:
+        groups.setdefault(errors.get(label, spec.decide.max_error), []).append(label)
+    found: dict[str, LabelLimit] = {}
+    for error, group in groups.items():
+        numbers = {labels.index(label) for label in group}
+        made = certify(calibration.cases(spec.guarantee, numbers), error)
+        threshold = max(made.threshold, spec.decide.min_score) if made else None
+        limit = LabelLimit(threshold, error if made and sound else None)
+        found |= dict.fromkeys(group, limit)
+    return found
 
 
 def bundles_of(pipelines: Sequence[Pipeline]) -> list[Bundle]:

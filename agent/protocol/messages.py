@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from agent.core.types import (
     DeadLetter,
     Decision,
+    Form,
     Prediction,
     Resolved,
     Result,
@@ -18,6 +19,11 @@ from agent.core.types import (
 
 VERSION = 1
 LONGEST_DETAIL = 300  # characters
+# What changes the meaning of a request most comes first.
+GRAVEST = (
+    *(Form.NEGATED, Form.SEVERAL, Form.QUESTION, Form.CONDITIONAL, Form.DELAYED),
+    *(Form.STATEMENT, Form.REQUEST),
+)
 
 
 class Topics:
@@ -131,9 +137,13 @@ def decision_object(decision: Decision) -> dict[str, Any]:
 
 
 def guess_object(prediction: Prediction | None) -> dict[str, Any]:
-    """Return who says what, how sure, with entities by character offsets."""
+    """Return who says what, how sure, with entities by character offsets.
+
+    `form` is that of the utterance, where anybody looked for it.
+    """
     if prediction is None:
         return {"by": None, "label": None, "score": None, "entities": []}
+    form = form_of(prediction)
     return {
         "by": prediction.by.value,
         "label": prediction.label,
@@ -148,6 +158,7 @@ def guess_object(prediction: Prediction | None) -> dict[str, Any]:
             }
             for entity in prediction.entities
         ],
+        **({"form": _wire(form)} if form else {}),
     }
 
 
@@ -161,6 +172,22 @@ def score_of(prediction: Prediction | None) -> float | None:
     extracted = prediction.label is None and prediction.score is None
     score = prediction.entities_score if extracted else prediction.score
     return None if score is None else round(score, 4)
+
+
+def form_of(prediction: Prediction) -> Form | None:
+    """Return what form the text seems to have; None where nobody looked.
+
+    The gravest of what rules see and what the model thinks likeliest.
+    """
+    seen = set(prediction.ruled)
+    if prediction.forms:
+        shares = dict(zip(Form, prediction.forms, strict=True))
+        seen.add(max(Form, key=lambda form: shares[form]))
+    return next((form for form in GRAVEST if form in seen), None)
+
+
+def _wire(form: Form) -> str:
+    return (Form.CONDITIONAL if form is Form.DELAYED else form).value
 
 
 def milliseconds(timing: Timing) -> dict[str, float]:

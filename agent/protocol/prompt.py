@@ -21,7 +21,11 @@ words from the message exactly, character by character; leave out what does not 
 there.
 - Words in square brackets such as [PERSON_1] stand for something hidden; copy them as \
 they are.
-- The guess comes from a small model that was not sure; it may be wrong.
+- A label says that what it names is wanted now. Where the message negates or \
+cancels it, only asks about it or reports it, sets a condition or asks for more than \
+one thing, `label` is null, unless a label means just that.
+- The guess comes from a small model that was not sure; it may be wrong. Its `form` is \
+the kind of utterance that the message seems to be.
 """
 
 

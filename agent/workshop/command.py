@@ -40,18 +40,23 @@ def build(
     out: Path | None = None,
     seed: int | None = None,
     epochs: int | None = None,
+    *,
+    refit: bool = False,
 ) -> Path:
     """Build what a shipped recipe or a recipe file is for; return its folder.
 
     `data` has the folders that the recipe names, with train.jsonl and valid.jsonl.
     `out` is the folder of the bundle, `models/<name>` unless given; for a trunk that of
-    all bundles, `models`. Raises ConfigError.
+    all bundles, `models`. `refit` keeps the trunk's encoder that is there.
+    Raises ConfigError.
     """
     path = find_recipe(recipe)
     chosen = read_any(path)
     if isinstance(chosen, TrunkRecipe):
         whole = _changed(chosen, seed, epochs)
-        return _build_trunk(whole, path, data, out or Path("models"))
+        return _build_trunk(whole, path, data, out or Path("models"), refit=refit)
+    if refit:
+        raise ConfigError(f"{chosen.about.name} is no trunk; only one can be refitted")
     if chosen.trunk:
         raise ConfigError(
             f"{chosen.about.name} stands on the trunk {chosen.trunk} and is made with "
@@ -66,12 +71,15 @@ def build(
     return folder
 
 
-def _build_trunk(recipe: TrunkRecipe, path: Path, data: Path, out: Path) -> Path:
+def _build_trunk(
+    recipe: TrunkRecipe, path: Path, data: Path, out: Path, *, refit: bool
+) -> Path:
     """Make a trunk and all that stands on it, in the folder `out`."""
     members = read_members(path, recipe)
-    from agent.workshop.bundle.trunk_building import train_trunk
+    from agent.workshop.bundle.trunk_building import refit_trunk, train_trunk
 
-    found = _shown(lambda report: train_trunk(recipe, members, data, out, report))
+    make = refit_trunk if refit else train_trunk
+    found = _shown(lambda report: make(recipe, members, data, out, report))
     for name, scores in found.items():
         _tell(f"{out / name}:")
         _say(scores)

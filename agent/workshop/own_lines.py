@@ -132,6 +132,12 @@ def survey(
             f"{lines}: {len(held)} of {len(examples)} lines validate, and {least} of "
             f"these fit the scores; {LEAST // 2} are needed: give some more"
         )
+    if labels and all(example.label != OUT_OF_SCOPE for example in examples):
+        warn(
+            f"{lines}: no line is out of scope (label {OUT_OF_SCOPE!r}): what is, is "
+            "made up here; of real texts that look like yours and are none, more will "
+            "be resolved, and wrong"
+        )
     for what, counts in (("label", labels), ("entity", entities)):
         thin = [f"{name} {count}" for name, count in counts.items() if count < THIN]
         if thin:

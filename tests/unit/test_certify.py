@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.evaluation import certify as certify_module
-from agent.evaluation.certify import Certificate, Claim, certify, p_value
+from agent.inference.certify import Certificate, Claim, certify, p_value
 
 CALIBRATIONS = 300
 N = 600

@@ -1,6 +1,7 @@
 """The decision: the table is the specification."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from agent.core.expressions import compiled
 from agent.core.types import (
     Entity,
+    Form,
     Guarantee,
     Prediction,
     Reason,
@@ -19,6 +21,8 @@ from agent.core.types import (
 )
 from agent.inference.decide import (
     OUTSIDE,
+    Forms,
+    LabelLimit,
     Policy,
     Rule,
     confidence,
@@ -29,6 +33,7 @@ from agent.inference.decide import (
 
 LABEL, ENTITIES, BOTH = Guarantee
 OTHER = Routing.PREFER_LOCAL
+ASKED = frozenset({Form.REQUEST, Form.QUESTION})
 SCORES = st.none() | st.floats(0, 1)
 
 
@@ -229,3 +234,69 @@ def test_rules_for_entities(
     else:
         assert found == Unresolved(reason, prediction)
         assert wants_upstream(found, policy)
+
+
+REQUESTS = Policy(
+    LABEL, 0.8, 0.05, forms=Forms(frozenset({Form.REQUEST}), {"lamp_on": ASKED})
+)
+
+
+def formed(
+    label: str, *ruled: Form, score: float = 0.9, floor: float = 0.5, **share: float
+) -> Prediction:
+    """Return a prediction about a text of which rules and the model see these forms."""
+    forms = tuple(share.get(form.name, 0.0) for form in Form) if share else ()
+    return Prediction(
+        Tier.ENCODER, label, score, forms=forms, ruled=ruled, form_floor=floor
+    )
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reason"),
+    [
+        (formed("lamp_off"), None),  # nobody sees a form
+        (formed("lamp_off", REQUEST=0.9, NEGATED=0.1), None),
+        (formed("lamp_off", Form.NEGATED), Reason.NEGATED),
+        (formed("lamp_off", Form.NEGATED, REQUEST=1.0), Reason.NEGATED),  # both must
+        (formed("lamp_off", REQUEST=0.4, SEVERAL=0.6), Reason.SEVERAL_REQUESTS),
+        (formed("lamp_off", REQUEST=0.8, NEGATED=0.2, floor=0.9), Reason.NEGATED),
+        (formed("lamp_off", REQUEST=0.9, NEGATED=0.1, floor=0.9), None),
+        (formed("lamp_off", Form.DELAYED), Reason.CONDITIONAL),
+        (formed("lamp_off", Form.QUESTION), Reason.QUESTION),
+        (formed("lamp_on", Form.QUESTION), None),  # which allows it
+        (formed("lamp_on", REQUEST=0.3, QUESTION=0.6, NEGATED=0.1), None),
+        (formed("lamp_on", Form.QUESTION, Form.NEGATED), Reason.NEGATED),
+        (formed("lamp_off", Form.NEGATED, score=0.1), Reason.NEGATED),
+        (formed("lamp_off", score=0.1), Reason.LOW_CONFIDENCE),
+    ],
+)
+def test_forms(prediction: Prediction, reason: Reason | None) -> None:
+    """A form that rules or the model see and the label does not allow is refused."""
+    decision = decide(prediction, REQUESTS)
+    found = decision.reason if isinstance(decision, Unresolved) else None
+    assert found == reason
+
+
+def test_a_form_is_refused_whoever_answers() -> None:
+    """A road that takes any local guess takes none of a form that is not allowed."""
+    policy = replace(REQUESTS, road=Routing.ALWAYS_LOCAL)
+    for score in (0.1, 0.9):
+        decision = decide(formed("lamp_off", Form.NEGATED, score=score), policy)
+        assert decision.reason is Reason.NEGATED
+        assert not wants_upstream(decision, policy)
+
+
+def test_a_stricter_limit_is_for_its_label() -> None:
+    """A label with an error of its own has its own threshold, and its own bound."""
+    own = {"lamp_on": LabelLimit(0.95, 0.01), "chat": LabelLimit(None)}
+    policy = Policy(LABEL, 0.8, 0.05, stricter=own)
+    for label, score, bound in (
+        ("lamp_off", 0.8, 0.05),
+        ("lamp_on", 0.9, None),
+        ("lamp_on", 0.95, 0.01),
+        ("chat", 1.0, None),
+    ):
+        decision = decide(formed(label, score=score), policy)
+        found = decision.error_bound if isinstance(decision, Resolved) else None
+        assert found == bound
+    assert isinstance(decide(formed("chat", score=1.0), policy), Unresolved)

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from agent.core.errors import ConfigError
 from agent.core.types import Entity, Guarantee, RawPrediction, Tier
-from agent.evaluation import certify as certifying
 from agent.evaluation import fitting
-from agent.evaluation.certify import Case, Claim, certify
 from agent.evaluation.examples import Example, Span
 from agent.evaluation.fitting import (
     CalibrationSample,
@@ -22,12 +20,14 @@ from agent.evaluation.fitting import (
     parted,
     table,
 )
+from agent.inference import certify as certifying
 from agent.inference.calibration import (
     Calibration,
     Logistic,
     TierCalibration,
     with_agreement,
 )
+from agent.inference.certify import Case, Claim, certify
 
 Floats = NDArray[np.float64]
 TIERS = (Tier.LINEAR, Tier.ENCODER)

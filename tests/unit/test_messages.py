@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from agent.core.types import (
     Decision,
     Entity,
+    Form,
     Outcome,
     Prediction,
     Reason,
@@ -26,6 +28,7 @@ from agent.protocol.messages import (
     Topics,
     dead_letter_object,
     ending_payload,
+    guess_object,
     iso,
     result_payload,
 )
@@ -203,3 +206,22 @@ def test_vocabulary(vocabulary: type[Reason | Tier | Outcome]) -> None:
     """Words on the wire are plain snake case, the lower-cased name of the member."""
     for word in vocabulary:
         assert word.value == word.name.lower()
+
+
+@pytest.mark.parametrize(
+    ("ruled", "forms", "form"),
+    [
+        ((), (), None),
+        ((Form.QUESTION,), (), "question"),
+        ((), (0.9, 0.1, 0, 0, 0, 0, 0), "request"),
+        ((Form.STATEMENT,), (0.1, 0.9, 0, 0, 0, 0, 0), "negated"),  # the gravest
+        ((), (0, 0, 0, 0, 0, 0, 1.0), "conditional"),  # what is wanted later
+    ],
+)
+def test_the_form_is_told_where_anybody_looked(
+    ruled: tuple[Form, ...], forms: tuple[float, ...], form: str | None
+) -> None:
+    """A result tells the form of the utterance, and has no such key otherwise."""
+    told = guess_object(replace(GUESS, ruled=ruled, forms=forms))
+    assert told.get("form") == form
+    assert ("form" in told) == (form is not None)

@@ -12,6 +12,7 @@ from agent.config.load import Config, load
 from agent.core.errors import ConfigError
 from agent.core.types import (
     Entity,
+    Form,
     Guarantee,
     Prediction,
     Reason,
@@ -20,7 +21,7 @@ from agent.core.types import (
     Unresolved,
 )
 from agent.inference.calibration import Calibration, Threshold
-from agent.inference.decide import Policy
+from agent.inference.decide import Forms, Policy
 from agent.inference.pipeline import bundles_of, open_pipelines, policy
 from harness.tiny import arrived, seal, write_bundle, write_calibration
 
@@ -62,6 +63,12 @@ def test_an_answer_depends_on_the_text_alone(name: str) -> None:
     assert pipeline.bundle.predict(texts, lambda _: False) == alone
 
 
+OLD = Forms(
+    frozenset({Form.REQUEST, Form.QUESTION, Form.STATEMENT, Form.CONDITIONAL})
+    | {Form.DELAYED}
+)
+
+
 def test_open(tmp_path: Path) -> None:
     """A pipeline is its file, its bundle, and topics with sensible names."""
     [pipeline] = open_pipelines(configured(tmp_path, home=toml()))
@@ -69,7 +76,7 @@ def test_open(tmp_path: Path) -> None:
     assert pipeline.bundle.id == "tiny@1.0.0"
     assert pipeline.result_topic == "slm/pi-3/result/home"
     assert pipeline.dead_letter_topic == "slm/pi-3/deadletter/home"
-    assert pipeline.policy == Policy(Guarantee.LABEL, 0.5, 0.05)
+    assert pipeline.policy == Policy(Guarantee.LABEL, 0.5, 0.05, forms=OLD)
 
 
 def test_own_result_topic(tmp_path: Path) -> None:
@@ -302,8 +309,8 @@ def test_own_calibration(tmp_path: Path) -> None:
         tables={"label": rows},
     )
     one, two = open_pipelines(config)
-    assert one.policy == Policy(LABEL, 0.75, 0.03)
-    assert two.policy == Policy(LABEL, 0.5, 0.05)
+    assert one.policy == Policy(LABEL, 0.75, 0.03, forms=OLD)
+    assert two.policy == Policy(LABEL, 0.5, 0.05, forms=OLD)
 
 
 def test_own_calibration_of_another_model(tmp_path: Path) -> None:
@@ -456,3 +463,95 @@ def test_a_rule_without_linear_time_is_refused(tmp_path: Path) -> None:
     rule = '[fields.place]\npattern = "a(?!b)"\n'
     with pytest.raises(ConfigError, match=r"fields.place.pattern.*look-around"):
         configured(tmp_path, home=toml(more=rule))
+
+
+def claimed(label: int, wrong: int, number: int = 400) -> list[str]:
+    """Return lines of claims with a label: surer ones first, the last ones wrong."""
+    return [
+        f"{label},{9999 - place},{place < number - wrong:d}" for place in range(number)
+    ]
+
+
+def test_labels_with_an_error_of_their_own(tmp_path: Path) -> None:
+    """Labels with a stricter error are certified as a group, the others without them.
+
+    The last ten of 400 answers with `lamp_on` are wrong: 0.01 is certified above them.
+    """
+    lines = [*claimed(1, wrong=10), *claimed(0, wrong=0), *claimed(2, wrong=0)]
+    more = "decide.labels.lamp_on.max_error = 0.01"
+    config = configured(tmp_path, home=toml(more=more))
+    write_calibration(
+        tmp_path / "models" / "tiny",
+        tmp_path / "pipelines" / "home.calibration.json",
+        claims={"label": "\n".join(lines)},
+    )
+    [pipeline] = open_pipelines(config)
+    own, other = (pipeline.policy.limit_of(label) for label in ("lamp_on", "chat"))
+    assert own.error_bound == 0.01
+    assert own.threshold is not None
+    assert 0.9609 < own.threshold < 0.9700
+    assert other == pipeline.policy.limit_of("lamp_off")
+    assert other.error_bound == 0.05
+    assert other.threshold == 0.9600  # all that there are
+
+
+def test_too_few_claims_certify_nothing(tmp_path: Path) -> None:
+    """A label whose answers cannot carry its error is never resolved here."""
+    config = configured(
+        tmp_path, home=toml(more="decide.labels.lamp_on.max_error = 0.01")
+    )
+    write_calibration(
+        tmp_path / "models" / "tiny",
+        tmp_path / "pipelines" / "home.calibration.json",
+        claims={"label": "\n".join(claimed(1, wrong=0, number=200))},
+    )
+    [pipeline] = open_pipelines(config)
+    assert pipeline.policy.limit_of("lamp_on").threshold is None
+    assert isinstance(pipeline.answer(["turn on"])[0], Unresolved)
+
+
+@pytest.mark.parametrize(
+    ("more", "label", "allowed"),
+    [
+        ("", "chat", OLD.default),
+        ('decide.forms = ["request"]', "chat", {Form.REQUEST}),
+        (
+            'decide = {forms = ["request"], labels.chat.forms = ["question"]}',
+            "chat",
+            {Form.QUESTION},
+        ),
+        (
+            'decide = {forms = ["request"], labels.chat.forms = ["question"]}',
+            "lamp_on",
+            {Form.REQUEST},
+        ),
+    ],
+)
+def test_forms_of_a_pipeline(
+    tmp_path: Path, more: str, label: str, allowed: set[Form]
+) -> None:
+    """The operator says which forms are answered, for all labels or for one."""
+    [pipeline] = open_pipelines(configured(tmp_path, home=toml(more=more)))
+    assert pipeline.policy.forms.of(label) == allowed
+
+
+def test_a_form_that_is_not_allowed_is_not_resolved(tmp_path: Path) -> None:
+    """A command that is negated ends unresolved, with that as the reason."""
+    [pipeline] = open_pipelines(configured(tmp_path, home=toml()))
+    plain, negated = pipeline.answer(["turn on", "don't turn on"])
+    assert isinstance(plain, Resolved)
+    assert isinstance(negated, Unresolved)
+    assert negated.reason is Reason.NEGATED
+
+
+def test_a_bound_is_for_the_forms_it_was_certified_with(tmp_path: Path) -> None:
+    """A pipeline that answers other forms than were certified states no bound."""
+    config = configured(tmp_path, home=toml(more='decide.forms = ["request"]'))
+    folder = tmp_path / "models" / "tiny"
+    own = tmp_path / "pipelines" / "home.calibration.json"
+    bounds = []
+    for forms in ({"": ["request"]}, {"": ["request", "question"]}):
+        write_calibration(folder, own, forms=forms)
+        [pipeline] = open_pipelines(config)
+        bounds.append(pipeline.policy.error_bound)
+    assert bounds == [0.05, None]

@@ -21,12 +21,12 @@ from agent.workshop.bundle.finishing import (
 from agent.workshop.data.catalogue import Catalogue
 from agent.workshop.data.material import Material, Workpiece, fingerprint, read_material
 from agent.workshop.data.recipe import TABLES, Pretrained, Recipe, Training
-from agent.workshop.data.vocabulary import Trimmed, trim
+from agent.workshop.data.vocabulary import Trimmed, pretrained_folder, trim
 from agent.workshop.export.export import export, quantise
+from agent.workshop.export.forms import graft_forms
 from agent.workshop.training.network import (
     Network,
     open_encoder,
-    pretrained_folder,
     shorten,
 )
 from agent.workshop.training.scoring import Figures
@@ -152,17 +152,28 @@ def finish(part: Path, piece: Workpiece, network: Network, report: Report) -> Fi
     tokenizer, spec = piece.trimmed.tokenizer, recipe.pretrained
     with tempfile.TemporaryDirectory() as folder:
         places = Places(Path(folder), part)
-        for place in places.both:
+        for place in places.all:
             tokenizer.save(str(place / bundle.TOKENIZER), pretty=False)
             if recipe.lexicon:
                 shutil.copyfile(TABLES / recipe.lexicon, place / bundle.LEXICON)
         report("exporting", 0, 2, "")
         shorten(network.encoder, spec.max_tokens)
-        export(network, places.exact / bundle.MODEL)
+        export(network, places.exact_one / bundle.MODEL)
         report("exporting", 1, 2, "")
         shown = feeds(material, tokenizer, spec.max_tokens)
-        quantise(places.exact / bundle.MODEL, part / bundle.MODEL, shown)
+        quantise(places.exact_one / bundle.MODEL, part / bundle.MODEL, shown)
         report("exporting", 2, 2, "")
+        formed = material.formed
+        if formed:
+            graft_forms(
+                part / bundle.MODEL,
+                places.exact_one / bundle.MODEL,
+                tokenizer,
+                spec.max_tokens,
+                formed,
+                recipe.training.seed,
+                lambda done, total: report("forms", done, total, ""),
+            )
         encoder = EncoderSpec(
             family="encoder",
             model=bundle.MODEL,
@@ -171,6 +182,7 @@ def finish(part: Path, piece: Workpiece, network: Network, report: Report) -> Fi
             stride=spec.stride,
             outside=_encoded(piece).outside is not None,
             levels=recipe.levels,
+            forms=bool(formed),
             heeds=fitted_prior_weight(piece),
             transitions=TRANSITIONS if material.known.entities else None,
             folded=recipe.folded,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,17 +68,18 @@ def told(about: BundleClaims) -> dict[str, Any]:
     }
 
 
-def scores_of(before: Figures, after: Figures) -> dict[str, float]:
+def scores_of(before: Figures | None, after: Figures) -> dict[str, float]:
     """Return the scores of a manifest: of int8, and of fp32 as `..._fp32`."""
-    scores = {
-        "accuracy": after.alone.accuracy,
-        "accuracy_fp32": before.alone.accuracy,
-        "span_f1": after.alone.span_f1,
-        "span_f1_fp32": before.alone.span_f1,
-        "coverage": after.cascade.coverage,
-        "coverage_fp32": before.cascade.coverage,
-        "resolved_accuracy": after.cascade.resolved_accuracy,
-        "resolved_accuracy_fp32": before.cascade.resolved_accuracy,
+    told: dict[str, Callable[[Figures], float | None]] = {
+        "accuracy": lambda f: f.alone.accuracy,
+        "span_f1": lambda f: f.alone.span_f1,
+        "coverage": lambda f: f.cascade.coverage,
+        "resolved_accuracy": lambda f: f.cascade.resolved_accuracy,
+    }
+    scores = {name: of(after) for name, of in told.items()}
+    if before is not None:
+        scores |= {f"{name}_fp32": of(before) for name, of in told.items()}
+    scores |= {
         "kept_outside": after.cascade.out_of_scope_kept,
         "label_ece": after.alone.ece,
         "entity_ece": after.alone.entity_ece,

@@ -1,11 +1,12 @@
 """The model card of a bundle: what it is, its sources, figures and limits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 from agent.core.types import Guarantee
+from agent.evaluation.scoring import Scoreboard
 from agent.inference.calibration import Calibration, Threshold
 from agent.workshop.data.recipe import SHIPPED, BundleClaims, Other, Recipe
 from agent.workshop.training.scoring import Figures
@@ -45,10 +46,11 @@ answered, and a text out of scope is right if it was left unresolved.
 Calibration error: 0.01 means that scores are off by one point on average. As some of
 these texts fitted the scores, expect a little more elsewhere.
 
-## Thresholds
+$field## Thresholds
 
 The lowest score from which on at most the allowed share is wrong, with 95 % confidence,
-for the whole cascade (exact binomial, fixed sequence), on texts like those.
+for the whole cascade (exact binomial, fixed sequence), on texts like those:
+$mixture.
 Errors that the data cannot carry are not listed.
 
 $thresholds$promise
@@ -67,6 +69,18 @@ $data
 The same data, seed and versions of torch and onnxruntime give the same bundle, up to
 the rounding of another processor.
 """)
+
+FIELD = """\
+## In the field
+
+Validation texts in scope, said otherwise in one way (agent/workshop/data/speech.py),
+with words that did not teach:
+
+| said otherwise | label right | resolved | wrong among the resolved |
+|---|---|---|---|
+{lines}
+{told}
+"""
 
 PROMISE = """
 
@@ -115,10 +129,22 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True)
+class Field:
+    """How a bundle does on texts as they come: said otherwise, and among strangers.
+
+    `ways` are the figures of each way of saying it otherwise, by its name; `errors`
+    those of all resolved, by the share of what is out of scope.
+    """
+
+    ways: Mapping[str, Scoreboard]
+    errors: Mapping[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """The measured part of a card; the rest comes from the recipe."""
 
-    exact: Figures
+    exact: Figures | None
     quantised: Figures
     calibration: Calibration
     guarantee: Guarantee
@@ -128,6 +154,7 @@ class Measured:
     encoding: Encoding
     train: int
     valid: int
+    field: Field | None = None
 
 
 def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
@@ -159,6 +186,8 @@ def write_card(path: Path, recipe: Recipe, measured: Measured) -> None:
         certified_on=f"{made.certified_on:,}",
         more=_more(recipe),
         scores=_scores(measured.exact, measured.quantised),
+        field=_field(measured.field),
+        mixture=made.data,
         max_error=f"{measured.max_error:g}",
         guarantee=SAID[measured.guarantee],
         floor=f" and from score {about.min_score:g} on" if about.min_score else "",
@@ -259,7 +288,33 @@ def listed(items: Sequence[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _scores(exact: Figures, quantised: Figures) -> str:
+def _field(field: Field | None) -> str:
+    """Return the section on texts as they come."""
+    if field is None:
+        return ""
+    lines = "\n".join(
+        f"| {name} | {number(board.in_scope_accuracy)} "
+        f"| {number(board.in_scope_coverage)} | {number(_wrong(board))} |"
+        for name, board in field.ways.items()
+    )
+    told = ""
+    if field.errors:
+        shares = ", ".join(
+            f"{value:.1%} where {float(share):.0%} of the texts are out of scope"
+            for share, value in field.errors.items()
+        )
+        told = (
+            f"\nOf all that is resolved of the calibration mixture, wrong: {shares}.\n"
+        )
+    return FIELD.format(lines=lines, told=told)
+
+
+def _wrong(board: Scoreboard) -> float | None:
+    right = board.resolved_accuracy
+    return None if right is None else 1 - right
+
+
+def _scores(exact: Figures | None, quantised: Figures) -> str:
     named: dict[str, Callable[[Figures], float | None]] = {
         "label accuracy of the encoder (texts in scope)": lambda f: f.alone.accuracy,
         "span F1 of the encoder (micro, exact)": lambda f: f.alone.span_f1,
@@ -283,7 +338,7 @@ def _scores(exact: Figures, quantised: Figures) -> str:
         "calibration error of entity scores": lambda f: f.alone.entity_ece,
     }
     return "\n".join(
-        f"| {name} | {number(of(exact))} | {number(of(quantised))} |"
+        f"| {name} | {number(of(exact) if exact else None)} | {number(of(quantised))} |"
         for name, of in named.items()
         if of(quantised) is not None
     )

@@ -13,8 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from agent.core.errors import ConfigError
 from agent.inference.encoder import EncoderSpec
 from agent.inference.manifest import CARD
 from agent.inference.onnx import HIDDEN, MASK, open_session
@@ -38,19 +40,21 @@ from agent.workshop.bundle.finishing import (
 from agent.workshop.bundle.trunk_card import Taught, trunk_scores, write_trunk_card
 from agent.workshop.data.material import Workpiece, fingerprint, read_material, texts_of
 from agent.workshop.data.recipe import Recipe, TrunkRecipe
-from agent.workshop.data.vocabulary import Trimmed, trim
+from agent.workshop.data.vocabulary import Trimmed, pretrained_folder, trim
 from agent.workshop.export.export import export_heads, export_trunk, quantise
+from agent.workshop.export.forms import graft_forms, ungraft
 from agent.workshop.export.rounding import Feed
 from agent.workshop.training.network import (
     SharedTrunk,
     open_encoder,
-    pretrained_folder,
     shorten,
 )
 from agent.workshop.training.opinions import opinions
 from agent.workshop.training.scoring import Figures
 from agent.workshop.training.training import Lesson, train_together
 from agent.workshop.training.transitions import TRANSITIONS
+
+LAYERS = 6  # of the pretrained encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +203,24 @@ def finish_plan(
             name: _member(name, roots, plan, trunk, encoding, report)
             for name in plan.members
         }
+    _write_trunk(places.quantised, plan, encoding, finished)
+    return {name: found.quantised for name, found in finished.items()}
+
+
+def _write_trunk(
+    folder: Path, plan: TrunkPlan, encoding: Encoding, finished: Mapping[str, Finished]
+) -> None:
+    """Write card and manifest of the trunk."""
+    recipe = plan.recipe
     taught = [
         Taught(piece.recipe, len(piece.material.train), finished[name])
         for name, piece in plan.members.items()
     ]
-    write_trunk_card(places.quantised / CARD, recipe, encoding, taught)
+    write_trunk_card(folder / CARD, recipe, encoding, taught)
     bundle.write_manifest(
-        places.quantised,
+        folder,
         {"trunk": 1, **bundle.told(recipe.about), "scores": trunk_scores(taught)},
     )
-    return {name: made.quantised for name, made in finished.items()}
 
 
 def _export(
@@ -217,19 +229,34 @@ def _export(
     """Write the trunk's graph and tokenizer, in both precisions."""
     report("exporting", 0, 2, "")
     tokenizer, longest = plan.trimmed.tokenizer, plan.recipe.pretrained.max_tokens
-    for place in places.both:
+    for place in places.all:
         place.mkdir()
         tokenizer.save(str(place / bundle.TOKENIZER), pretty=False)
     shorten(trunk.encoder, longest)
-    export_trunk(trunk.encoder, places.exact / bundle.MODEL)
+    export_trunk(trunk.encoder, places.exact_one / bundle.MODEL)
     report("exporting", 1, 2, "")
     shown = [
         feed
         for piece in plan.members.values()
         for feed in feeds(piece.material, tokenizer, longest)
     ]
-    quantise(places.exact / bundle.MODEL, places.quantised / bundle.MODEL, shown)
+    quantise(places.exact_one / bundle.MODEL, places.quantised / bundle.MODEL, shown)
     report("exporting", 2, 2, "")
+    _graft(places, plan, report)
+
+
+def _graft(places: Places, plan: TrunkPlan, report: Report) -> None:
+    """Teach the trunk's head for forms, by the texts of all members."""
+    quantised = places.quantised / bundle.MODEL
+    graft_forms(
+        quantised,
+        places.exact and places.exact / bundle.MODEL,
+        plan.trimmed.tokenizer,
+        plan.recipe.pretrained.max_tokens,
+        [one for piece in plan.members.values() for one in piece.material.formed],
+        plan.recipe.training.seed,
+        lambda done, total: report("forms", done, total, ""),
+    )
 
 
 def _hidden(trunk: Path, plan: TrunkPlan, piece: Workpiece) -> list[Feed]:
@@ -252,13 +279,20 @@ def _member(
 ) -> Finished:
     """Finish the bundle of one member."""
     piece = plan.members[name]
-    spec = plan.recipe.pretrained
     places = roots.below(name)
-    for place in places.both:
+    for place in places.all:
         place.mkdir()
-    export_heads(trunk.member(name), places.exact / bundle.HEADS)
+    export_heads(trunk.member(name), places.exact_one / bundle.HEADS)
     seen = _hidden(roots.below(plan.recipe.about.name).quantised, plan, piece)
-    quantise(places.exact / bundle.HEADS, places.quantised / bundle.HEADS, seen)
+    quantise(places.exact_one / bundle.HEADS, places.quantised / bundle.HEADS, seen)
+    return _finished(name, places, plan, encoding, report)
+
+
+def _finished(
+    name: str, places: Places, plan: TrunkPlan, encoding: Encoding, report: Report
+) -> Finished:
+    """Make a bundle of a folder in which the heads lie."""
+    piece, spec = plan.members[name], plan.recipe.pretrained
     below = f"../{plan.recipe.about.name}"
     encoder = EncoderSpec(
         family="encoder",
@@ -268,7 +302,70 @@ def _member(
         max_tokens=spec.max_tokens,
         stride=spec.stride,
         levels=piece.recipe.levels,
+        forms=True,
         heeds=fitted_prior_weight(piece),
         transitions=TRANSITIONS if piece.material.known.entities else None,
     )
     return finish_bundle(piece, places, encoder, encoding, _named(name, report))
+
+
+# -- without training the encoder again
+
+
+def refit_trunk(
+    recipe: TrunkRecipe,
+    members: Sequence[Recipe],
+    data: Path,
+    out: Path,
+    report: Report,
+) -> dict[str, Figures]:
+    """Make all anew but the encoder and the heads for labels and entities in `out`.
+
+    The head for forms, the linear tiers, calibrations, cards: minutes instead of hours.
+    """
+    plan = _kept_plan(recipe, members, data, out)
+    with bundle.replaced_together(out, recipe.about.name) as part:
+        roots = Places(None, part)
+        places = roots.below(recipe.about.name)
+        _copied(out, places.quantised, (bundle.MODEL, f"{bundle.MODEL}.data"))
+        _copied(out, places.quantised, (bundle.TOKENIZER,))
+        ungraft(places.quantised / bundle.MODEL)
+        _graft(places, plan, report)
+        encoding = Encoding(
+            package=recipe.pretrained.package,
+            layers=recipe.pretrained.layers or LAYERS,
+            pieces=plan.trimmed.tokenizer.get_vocab_size(),
+            max_tokens=recipe.pretrained.max_tokens,
+            trunk=recipe.about,
+        )
+        finished = {}
+        for name in plan.members:
+            folder = roots.below(name)
+            _copied(out, folder.quantised, (bundle.HEADS, f"{bundle.HEADS}.data"))
+            told = _named(name, report)
+            finished[name] = _finished(name, folder, plan, encoding, told)
+        _write_trunk(places.quantised, plan, encoding, finished)
+    return {name: found.quantised for name, found in finished.items()}
+
+
+def _kept_plan(
+    recipe: TrunkRecipe, members: Sequence[Recipe], data: Path, out: Path
+) -> TrunkPlan:
+    """Read the data of all members, and the words of the trunk that is there."""
+    file = out / recipe.about.name / bundle.TOKENIZER
+    if not file.is_file():
+        raise ConfigError(f"{file}: no trunk to keep; train it first")
+    trimmed = Trimmed(Tokenizer.from_file(str(file)), [])
+    pieces = {
+        member.about.name: Workpiece(member, read_material(member, data), trimmed)
+        for member in members
+    }
+    return TrunkPlan(recipe, trimmed, pieces)
+
+
+def _copied(out: Path, folder: Path, names: Sequence[str]) -> None:
+    """Copy files of a bundle that is there into the folder of its next version."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        if (out / folder.name / name).is_file():
+            shutil.copyfile(out / folder.name / name, folder / name)

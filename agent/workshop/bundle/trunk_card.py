@@ -107,6 +107,7 @@ def trunk_scores(taught: Sequence[Taught]) -> dict[str, float]:
         f"{one.recipe.about.name}_{name}{end}": round(value, 4)
         for one in taught
         for made, end in ((one.finished.quantised, ""), (one.finished.exact, "_fp32"))
+        if made
         for name, value in _alone(made).items()
         if value is not None
     }
@@ -117,11 +118,12 @@ def _alone(made: Figures) -> Mapping[str, float | None]:
 
 
 def _scores(one: Taught) -> list[str]:
-    exact, quantised = _alone(one.finished.exact), _alone(one.finished.quantised)
+    quantised = _alone(one.finished.quantised)
+    exact = _alone(one.finished.exact) if one.finished.exact else {}
     words = {"accuracy": "label accuracy", "span_f1": "span F1 (micro, exact)"}
     return [
         f"| {_linked(one.recipe.about.name)}: {words[name]} "
-        f"| {number(exact[name])} | {number(value)} |"
+        f"| {number(exact.get(name))} | {number(value)} |"
         for name, value in quantised.items()
         if value is not None
     ]

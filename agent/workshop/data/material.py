@@ -1,20 +1,31 @@
 """What a bundle is made from: the files that its recipe names, read and checked."""
 
 import hashlib
-from collections.abc import Container
+import random
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from agent.core.types import Form
 from agent.evaluation.examples import Example, Span, read_examples
+from agent.inference.manifest import FormTable
 from agent.inference.patterns import find
 from agent.workshop.data.catalogue import Catalogue, catalogue
 from agent.workshop.data.everyday import read_lines
+from agent.workshop.data.forms import Formed, allowed, lessons, speaker
 from agent.workshop.data.negatives import Negatives, negatives
 from agent.workshop.data.personal import generate
-from agent.workshop.data.recipe import Data, Recipe
-from agent.workshop.data.vocabulary import Trimmed
+from agent.workshop.data.recipe import Data, Pretrained, Recipe
+from agent.workshop.data.speech import accent
+from agent.workshop.data.vocabulary import Trimmed, pretrained_folder
 
+MIXTURE_SEED = 3
+NOBODYS = "oos"  # the label of what is outside, where the recipe teaches none
+FORMED = 0.25  # of what is outside in the mixture is of a form that nobody wants
+NEVER = (Form.NEGATED, Form.SEVERAL, Form.CONDITIONAL)
 VALID_SEED = 2  # generated texts to validate with are others than those that taught
 OUTSIDE_FITTED = 0.1  # texts from outside that help fit the scores, as a share of valid
 
@@ -29,6 +40,9 @@ class Material:
     known: Catalogue
     negatives: Negatives | None
     outside: list[Example]  # help fit the scores; never trained on
+    field: list[Example]  # calibrate: `valid` as it will come, and what is outside
+    table: FormTable  # which forms the labels allow
+    formed: list[Formed]  # teach forms
 
     @property
     def scope(self) -> Catalogue:
@@ -63,15 +77,56 @@ def read_material(recipe: Recipe, data: Path) -> Material:
     outside = recipe.outside
     label = outside.label if outside else None
     known = catalogue(training, label, recipe.levels)
-    drawn, held = None, []
+    drawn, held, spare = None, [], None
     if outside:
         own = [example.text for example in training if example.label == label]
         training = [example for example in training if example.label != label]
         ours = [example.text for example in training]
-        drawn = negatives(outside, data, own, ours)
-        spare = negatives(outside, data, [], ours, "valid")
+        name, words = recipe.about.name, dictionary(recipe.pretrained)
+        drawn = negatives(outside, data, own, ours, bundle=name, dictionary=words)
+        spare = negatives(outside, data, [], ours, "valid", name, words)
         held = spare.some(round(OUTSIDE_FITTED * len(valid)))
-    return Material(training, valid, texts, known, drawn, held)
+    table, formed = FormTable(), []
+    if known.labels:
+        chance = random.Random(f"{recipe.training.seed}/forms")  # noqa: S311
+        table = allowed(recipe.forms, training)
+        formed = lessons(recipe.forms, training, table, chance)
+    field = mixed(recipe, valid, spare) if known.labels else valid
+    return Material(training, valid, texts, known, drawn, held, field, table, formed)
+
+
+def mixed(
+    recipe: Recipe, valid: Sequence[Example], spare: Negatives | None
+) -> list[Example]:
+    """Return validation texts as the recipe's mixture has them, each text once.
+
+    Some are said otherwise; beside them stand texts from outside, and utterances of a
+    form that no label allows, which must not be answered either.
+    """
+    plan = recipe.mixture
+    chance = random.Random(MIXTURE_SEED)  # noqa: S311  no secret
+    say = accent("valid")
+    label = recipe.outside.label if recipe.outside else NOBODYS
+    found = [
+        say(one, chance) if chance.random() < plan.spoken else one for one in valid
+    ]
+    inside = sum(one.label != label for one in valid)
+    wanted = round(plan.outside / (1 - plan.outside) * inside)
+    missing = max(0, wanted - (len(valid) - inside))
+    if spare is None or not missing:
+        return found
+    made = round(FORMED * missing)
+    maker = speaker([one.text for one in valid if one.label != label], "valid")
+    texts = [maker.one(chance.choice(NEVER), chance) for _ in range(made)]
+    outside = [Example(text=text, label=label) for text in texts]
+    return [*found, *outside, *spare.some(missing - made, MIXTURE_SEED)]
+
+
+def dictionary(spec: Pretrained) -> list[str]:
+    """Return whole words that the pretrained tokenizer knows."""
+    folder = pretrained_folder(spec)
+    known = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    return sorted(word for word in known if word.isalpha() and word.isascii())
 
 
 def with_found(example: Example, kinds: Container[str]) -> Example:

@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 
 from agent.evaluation.examples import Example, read_examples
-from agent.workshop.data.recipe import Outside
+from agent.workshop.data.recipe import Other, Outside
+from agent.workshop.data.strangers import in_part, strangers
 
 FOREIGN = Path(__file__).parent / "foreign.txt"
 # Locales of Faker whose `sentence` is made of words of the language, Latin and other.
@@ -70,20 +71,24 @@ def negatives(
     own: Sequence[str],
     ours: Sequence[str],
     split: str = "train",
+    bundle: str = "",
+    dictionary: Sequence[str] = (),
 ) -> Negatives:
     """Return the sources of a recipe.
 
     `own` are the texts of our data that are outside, `ours` those that are not.
     `split` is the file taken of other domains: what validates must not be what taught.
+    `bundle` has near-misses of its own, if it ships; of `dictionary` words are drawn.
     """
     sources: list[Source] = [
-        _any_of(_texts(data / other.file.format(split=split), other.without))
-        for other in outside.others
+        _any_of(_lines(data, other, split)) for other in outside.others
     ]
     if outside.foreign:
         foreign = _foreign(split)
         sources += [_any_of(foreign), _spoken_elsewhere(split)]
         sources.append(_with_loans(foreign, ours))
+    if outside.strangers:
+        sources += strangers(bundle, split, dictionary, ours)
     if outside.nonsense:
         sources += [nonsense, _fragments(ours)]
     return Negatives(outside.label, own, sources, round(outside.share * len(ours)))
@@ -104,6 +109,12 @@ def of_others(path: Path, without: Sequence[str]) -> list[Example]:
 
 def _texts(path: Path, without: Sequence[str]) -> list[str]:
     return [example.text for example in of_others(path, without)]
+
+
+def _lines(data: Path, other: Other, split: str) -> list[str]:
+    """Return the texts of a split; a file without parts is parted by its texts."""
+    found = _texts(data / other.file.format(split=split), other.without)
+    return [text for text in found if in_part(text, split)] if other.parted else found
 
 
 def _foreign(split: str) -> list[str]:

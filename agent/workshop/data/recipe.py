@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agent.config.load import read_toml
 from agent.core.errors import ConfigError
 from agent.core.explain import explain
-from agent.core.types import Guarantee
+from agent.core.types import Form, Guarantee
 
 SHIPPED = Path(__file__).parent / "recipes"
 TABLES = Path(__file__).parent
@@ -96,6 +96,8 @@ class Other(RecipeModel):
     file: str
     without: list[str] = []
     """Labels (globs) whose texts are ours as well."""
+    parted: bool = False
+    """Whether the file has no parts: then a fourth of its lines validate."""
     source: str = ""
     """What it is, from where, under which licence: for manifest and card."""
 
@@ -110,10 +112,39 @@ class Outside(RecipeModel):
     """Texts in other languages, made here."""
     nonsense: bool = True
     """Letters, numbers and words without sense, made here."""
+    strangers: bool = True
+    """Near-misses, prose, and words of the dictionary one by one or in no order."""
     encoder: bool = True
     """Whether the encoder learns it, too; it costs labels in scope about a point."""
     share: float = Field(default=0.15, gt=0, le=1)
     """So many in an epoch, as a share of all texts."""
+
+
+class FormsPlan(RecipeModel):
+    """Which forms of utterance the labels allow, and how forms are taught."""
+
+    default: list[Form] = [Form.REQUEST]
+    """All labels."""
+    labels: dict[str, list[Form]] = {}
+    """Labels (globs) that allow more."""
+    strict: list[str] = []
+    """Labels (globs) that allow no more than these two say, whatever their texts are.
+
+    Others allow a question, a report, a condition or a later time where `usual` of
+    their own texts are that.
+    """
+    usual: float = Field(default=0.12, gt=0, le=1)
+    made: int = Field(default=9_000, ge=0)
+    """So many utterances are made of the requests of the data."""
+
+
+class Mixture(RecipeModel):
+    """What calibration texts are a mixture of; the rest are as the data has them."""
+
+    spoken: float = Field(default=0.5, ge=0, le=1)
+    """Share of the texts in scope that are said otherwise (speech.py)."""
+    outside: float = Field(default=0.1, ge=0, lt=1)
+    """Share of all texts that are out of scope, or of a form that nobody wants."""
 
 
 class LinearTier(RecipeModel):
@@ -125,6 +156,8 @@ class LinearTier(RecipeModel):
     batch: int = Field(default=64, ge=1)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     """Share of a text's features that are left out in training."""
+    spoken: float = Field(default=0.4, ge=0, le=1)
+    """Share of the texts in an epoch that are said otherwise (speech.py)."""
     heeded: float = Field(default=0.3, ge=0, le=1)
     """How much its opinion on the label counts beside the encoder's; 0: not."""
 
@@ -194,6 +227,8 @@ class Recipe(RecipeModel):
     training: Training = Training()
     outside: Outside | None = None
     linear: LinearTier | None = None
+    forms: FormsPlan = FormsPlan()
+    mixture: Mixture = Mixture()
     levels: int = Field(default=1, ge=1, le=3)
     """How deep entities may lie in one another."""
     caution: float = Field(default=0.0, ge=0)

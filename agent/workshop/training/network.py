@@ -5,7 +5,6 @@ distribution, because the meaning of a word depends on the request: `seven` in a
 is a time, on a list it is not.
 """
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +15,6 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from agent.core.errors import ConfigError
-from agent.workshop.data.recipe import Pretrained
 
 
 class Network(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optional
@@ -88,17 +86,6 @@ def read(encoder: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         input_ids=input_ids, attention_mask=attention_mask
     ).last_hidden_state
     return hidden
-
-
-def pretrained_folder(spec: Pretrained) -> Path:
-    """Return the folder of the pretrained files; raises ConfigError if missing."""
-    module = importlib.util.find_spec(spec.package)
-    if module is None or module.origin is None:
-        raise ConfigError(
-            f"the pretrained encoder is missing: pip install {spec.package}, "
-            "or the extra `workshop`"
-        )
-    return Path(module.origin).parent / spec.folder
 
 
 def open_encoder(

@@ -7,7 +7,15 @@ from agent.core.types import Decision, Guarantee, Prediction, Resolved, Tier
 from agent.evaluation.fitting import CalibrationSample
 from agent.evaluation.scoring import Scoreboard, ScoredAnswer, scoreboard
 from agent.inference.calibration import Calibration
-from agent.inference.decide import Policy, confidence, decide, passes
+from agent.inference.decide import (
+    ANY_FORM,
+    Forms,
+    Policy,
+    confidence,
+    decide,
+    passes,
+    unfit,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +38,12 @@ def figures(
     guarantee: Guarantee,
     max_error: float,
     min_score: float = 0.0,
+    forms: Forms = ANY_FORM,
 ) -> Figures:
     """Score the raw predictions of the tiers for labelled texts."""
     row = calibration.threshold(guarantee, max_error)
     threshold = max(row.threshold, min_score) if row else None
-    policy = Policy(guarantee, threshold, max_error)
+    policy = Policy(guarantee, threshold, max_error, forms=forms)
     decisions = [decided(one, calibration, tiers, policy) for one in heard]
     return Figures(
         alone=scoreboard(
@@ -76,7 +85,9 @@ def decided(
     """Return the decision of a bundle with these raw predictions."""
     for number, made in enumerate(calibration.tiers[:-1]):
         prediction = made.calibrated(tiers[number], heard.guesses[number])
-        if made.may_answer(prediction) and passes(prediction, policy):
+        length = len(heard.example.text)
+        sure = passes(prediction, policy) and not unfit(prediction, policy.forms)
+        if sure and made.may_answer(prediction, length):
             return decide(prediction, policy)
     return decide(_last(heard, calibration, tiers), policy)
 
