@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agent.protocol.cases import LATEST_MS, Reply, Wire
+from agent.protocol.cases import LATEST_MS, LONGEST_ANSWER, Reply, Wire
 
 FORGET_S = 3600.0  # how long after its end a claim still is in the ledger
 
@@ -79,6 +79,8 @@ def encode(word: Word | SharedAnswer) -> bytes:
 
 def decode(payload: bytes) -> Word | None:
     """Read what was said on the claim topic; None for what is no word of ours."""
+    if len(payload) > LONGEST_ANSWER:
+        return None
     try:
         word: Word = _WORD.validate_json(payload)
     except ValidationError:
@@ -88,6 +90,8 @@ def decode(payload: bytes) -> Word | None:
 
 def decode_told(payload: bytes) -> SharedAnswer | None:
     """Read what was said on the answer topic; None for what is no answer of ours."""
+    if len(payload) > LONGEST_ANSWER:
+        return None
     try:
         return SharedAnswer.model_validate_json(payload)
     except ValidationError:

@@ -92,11 +92,6 @@ class Link:
         return 0 if lasts else self._dropped
 
     @property
-    def max_packet_bytes(self) -> int:
-        """The largest packet the broker takes now."""
-        return self._connection.max_packet_bytes if self._connection else 2**20
-
-    @property
     def connected(self) -> bool:
         """Whether a CONNACK and every SUBACK said yes and nothing broke since."""
         return self._up.is_set()

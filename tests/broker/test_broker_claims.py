@@ -101,6 +101,8 @@ def test_nonsense(body: bytes) -> None:
 
 
 def test_wire() -> None:
-    """A claim is heard as it was said."""
+    """A claim is heard as it was said, but for one of a megabyte: it is no claim."""
     word = claim("a1", "a", over="b1")
     assert decode(encode(word)) == word
+    assert decode(encode(word) + b" " * 999_000) == word
+    assert decode(encode(word) + b" " * 1_000_000) is None

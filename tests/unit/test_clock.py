@@ -140,7 +140,6 @@ class Away:
     """A link without a connection."""
 
     connected = False
-    max_packet_bytes = 10**6
 
     async def connection(self) -> None:
         """Never connect."""

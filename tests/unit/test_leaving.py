@@ -94,7 +94,6 @@ class Wire:
     transport: MqttTransport
     left: list[Left]
     connected: bool = True
-    max_packet_bytes: int = 10**6
 
     async def connection(self) -> "Wire":
         """Be the connection."""
