@@ -41,7 +41,8 @@ def test_a_long_topic_with_a_large_payload(
     """
     broker = limited(2**20)
     said = f"version = {json.dumps(version)}\nmax_packet_bytes = {2**20}"
-    agent = new_agent(broker.port, mqtt=said)
+    pipelines = {"home": (["home/+/utterance"], "max_bytes = 1_000_000")}
+    agent = new_agent(broker.port, mqtt=said, pipelines=pipelines)
     agent.start()
     topic = f"home/{'t' * 6000}/utterance"
     with closing(Client(broker.port)) as client:
