@@ -208,7 +208,8 @@ class Ears(Client):
         if one.qos:
             self.sent[number] = one.reason
         self.send(
-            *(topic, one.payload),
+            topic,
+            one.payload,
             message_id=f"s-{number}",
             content_type=one.content_type,
             qos=one.qos,
@@ -409,7 +410,10 @@ class Watch:
         ]
         return Idle(
             dict(sorted(handles.items())),
-            *(upstream, one.threads, one.rss_mb, one.outbox),
+            upstream,
+            one.threads,
+            one.rss_mb,
+            one.outbox,
             sum(map(_size, rest)),
         )
 
@@ -648,12 +652,14 @@ def memory(samples: Sequence[Sample], rounds: int, margin_mb: float) -> list[Che
         Check(
             "memory, by the slope",
             f"{grown:+.2f} MB ({slope * 1e5:+.2f} MB in 100,000 messages)",
-            *(right, grown <= margin_mb),
+            right,
+            grown <= margin_mb,
         ),
         Check(
             "memory, by medians",
             f"{last - first:+.2f} MB ({first:.1f}, then {last:.1f})",
-            *(right, last - first <= margin_mb),
+            right,
+            last - first <= margin_mb,
         ),
     ]
 
@@ -671,7 +677,8 @@ def holdings(idles: Sequence[Idle], samples: Sequence[Sample]) -> list[Check]:
         Check(
             "files and sockets, idle",
             _range(handles) + (f" (unlike: {', '.join(unlike)})" if unlike else ""),
-            *("always the same", not unlike),
+            "always the same",
+            not unlike,
         ),
         Check(
             "connections to upstream, idle",
@@ -700,7 +707,8 @@ def holdings(idles: Sequence[Idle], samples: Sequence[Sample]) -> list[Check]:
         Check(
             "the rest of the state on disk",
             f"{min(rest) / 1024:.0f} to {max(rest) / 1024:.0f} KiB",
-            *("always the same", len(set(rest)) == 1),
+            "always the same",
+            len(set(rest)) == 1,
         ),
     ]
 

@@ -16,8 +16,20 @@ WORKSHOP = "workshop"
 
 # A package may import what stands before it; inside a package there is no cycle.
 PACKAGES = (
-    *("core", "mqtt", "protocol", "config", "telemetry", "inference", "evaluation"),
-    *("outbox", "escalation", "fleet", "daemon", "broker", WORKSHOP, "cli"),
+    "core",
+    "mqtt",
+    "protocol",
+    "config",
+    "telemetry",
+    "inference",
+    "evaluation",
+    "outbox",
+    "escalation",
+    "fleet",
+    "daemon",
+    "broker",
+    WORKSHOP,
+    "cli",
 )
 
 Graph = Mapping[str, set[str]]

@@ -34,8 +34,12 @@ def make_root(folder: Path, packages: list[str], *options: str) -> None:
     wanted = ["systemd-sysv", "dbus", *packages]
     made = subprocess.run(
         [
-            *("mmdebstrap", "--variant=minbase", f"--include={','.join(wanted)}"),
-            *(*options, SUITE, folder),
+            "mmdebstrap",
+            "--variant=minbase",
+            f"--include={','.join(wanted)}",
+            *options,
+            SUITE,
+            folder,
         ],
         capture_output=True,
         text=True,
@@ -81,9 +85,16 @@ class Container:
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(
                 [
-                    *("systemd-nspawn", "--quiet", "--boot", "--console=read-only"),
-                    *("--register=no", "--keep-unit", "--private-network"),
-                    *(f"--directory={self.root}", f"--machine={HOST}", *self._see),
+                    "systemd-nspawn",
+                    "--quiet",
+                    "--boot",
+                    "--console=read-only",
+                    "--register=no",
+                    "--keep-unit",
+                    "--private-network",
+                    f"--directory={self.root}",
+                    f"--machine={HOST}",
+                    *self._see,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -110,9 +121,15 @@ class Container:
         """Run a command inside; return what it printed."""
         done = subprocess.run(
             [
-                *("nsenter", f"--target={self._init}", "--all", "env", "-i"),
-                *("PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8"),
-                *("DEBIAN_FRONTEND=noninteractive", *command),
+                "nsenter",
+                f"--target={self._init}",
+                "--all",
+                "env",
+                "-i",
+                "PATH=/usr/sbin:/usr/bin",
+                "LC_ALL=C.UTF-8",
+                "DEBIAN_FRONTEND=noninteractive",
+                *command,
             ],
             capture_output=True,
             text=True,

@@ -62,9 +62,22 @@ def _forbidden(path: Path, _chance: random.Random) -> None:
 
 NESTED = 100_000
 OTHERS = [
-    *(b"null", b"[]", b"{}", b'"x"', b"[1, 2]", b'{"a": 1}', b'{"a": {"b": 1}}', b"\n"),
-    *(b'{"zigbee2mqtt/lamp/set": {}}', b"\xff\xfe\n", b"a\x01b\n", b"+a\n", b"1e999"),
-    *(b'{"a/device/slm_pi/config": []}', b"SQLite format 3\x00", b"%PDF-1.7\n"),
+    b"null",
+    b"[]",
+    b"{}",
+    b'"x"',
+    b"[1, 2]",
+    b'{"a": 1}',
+    b'{"a": {"b": 1}}',
+    b"\n",
+    b'{"zigbee2mqtt/lamp/set": {}}',
+    b"\xff\xfe\n",
+    b"a\x01b\n",
+    b"+a\n",
+    b"1e999",
+    b'{"a/device/slm_pi/config": []}',
+    b"SQLite format 3\x00",
+    b"%PDF-1.7\n",
 ]
 DAMAGES: dict[str, Damage] = {
     "truncated": _bytes(lambda data, chance: data[: chance.randrange(len(data))]),

@@ -18,17 +18,31 @@ CORPUS = REPOSITORY / "tests" / "fuzz" / "corpus"
 LIMITS = ["-timeout=10", "-rss_limit_mb=1500", "-max_len=4096", "-detect_leaks=0"]
 # Words that no parser meets by chance soon.
 TOKENS = [
-    *(
-        "\\xef\\xbb\\xbf",
-        "NaN",
-        "Infinity",
-        "1e999",
-        "\\\\ud800",
-        "\\xff\\xfe",
-        "\\x00",
-    ),
-    *("$share/", "${x}", "$${", "[[", "]]", "'''", "0x", "+", "#", "\\xc2\\x80", "{}"),
-    *("99999999999999999999", "\\x1b[2J", "mqtt://", "http://", "../", "unset", "null"),
+    "\\xef\\xbb\\xbf",
+    "NaN",
+    "Infinity",
+    "1e999",
+    "\\\\ud800",
+    "\\xff\\xfe",
+    "\\x00",
+    "$share/",
+    "${x}",
+    "$${",
+    "[[",
+    "]]",
+    "'''",
+    "0x",
+    "+",
+    "#",
+    "\\xc2\\x80",
+    "{}",
+    "99999999999999999999",
+    "\\x1b[2J",
+    "mqtt://",
+    "http://",
+    "../",
+    "unset",
+    "null",
 ]
 
 
@@ -59,7 +73,11 @@ def lasted(name: str, runs: int) -> bool:
     begun = time.monotonic()
     child = subprocess.run(
         [
-            *(sys.executable, "-m", "harness.fuzz", "--child", name),
+            sys.executable,
+            "-m",
+            "harness.fuzz",
+            "--child",
+            name,
             *options,
             *map(str, (learnt, CORPUS / name)),
         ],

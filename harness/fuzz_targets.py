@@ -206,8 +206,12 @@ def _read(message: Message, reader: Reader) -> None:
     except Unreadable as why:
         said = (message.topic, why.reason, why.detail, message.payload)
         letter = DeadLetter(
-            *(message.id, "pi", "home", *said),
-            *(len(message.payload), message.received_at),
+            message.id,
+            "pi",
+            "home",
+            *said,
+            len(message.payload),
+            message.received_at,
         )
         _strict(to_json(dead_letter_object(letter)))
         return
@@ -427,8 +431,23 @@ def broker_toml(data: bytes) -> None:
 TARGETS = tuple(
     Target(run.__name__, run)
     for run in (
-        *(mqtt5, mqtt311, payload, reply, completion, content, case, words, control),
-        *(fleet, devices, envelope, subscriptions, components, fleet_state),
-        *(agent_toml, pipeline_toml, broker_toml),
+        mqtt5,
+        mqtt311,
+        payload,
+        reply,
+        completion,
+        content,
+        case,
+        words,
+        control,
+        fleet,
+        devices,
+        envelope,
+        subscriptions,
+        components,
+        fleet_state,
+        agent_toml,
+        pipeline_toml,
+        broker_toml,
     )
 )

@@ -41,8 +41,20 @@ Table = NDArray[np.float32]
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = (
-    *("turn", "on", "off", "the", "lamp", "in", "kitchen", "bed", "room", "noon"),
-    *("hello", "cafe", "s", "日本"),
+    "turn",
+    "on",
+    "off",
+    "the",
+    "lamp",
+    "in",
+    "kitchen",
+    "bed",
+    "room",
+    "noon",
+    "hello",
+    "cafe",
+    "s",
+    "日本",
 )
 PIECES = ("##s", "##ette", "日", "本")
 VOCABULARY = {word: n for n, word in enumerate((*SPECIAL, *WORDS, *PIECES))}
@@ -118,8 +130,14 @@ def answered(name: str = "m", pipeline: str = "home", **more: Any) -> Result:
     guess = Prediction(Tier.ENCODER, "lamp_on", 0.9)
     message = arrived()
     result = Result(
-        *(name, "pi", pipeline, message.topic, Resolved(guess, 0.05), "tiny@1.0.0"),
-        *(message.received_at, Timing(0.1, 1.9, 2.4)),
+        name,
+        "pi",
+        pipeline,
+        message.topic,
+        Resolved(guess, 0.05),
+        "tiny@1.0.0",
+        message.received_at,
+        Timing(0.1, 1.9, 2.4),
     )
     return replace(result, **more)
 
@@ -128,8 +146,15 @@ def unread(payload: bytes = b"\xff", name: str = "m", **more: Any) -> DeadLetter
     """Return the dead letter of a message that `arrived`."""
     message = arrived(payload)
     letter = DeadLetter(
-        *(name, "pi", "home", message.topic, Reason.NOT_UTF8, "not valid utf-8"),
-        *(payload, len(payload), message.received_at),
+        name,
+        "pi",
+        "home",
+        message.topic,
+        Reason.NOT_UTF8,
+        "not valid utf-8",
+        payload,
+        len(payload),
+        message.received_at,
     )
     return replace(letter, **more)
 

@@ -88,12 +88,10 @@ def test_schemas_are_fresh(printed: dict[str, Any], file: str, kind: str) -> Non
 
 ROOT = DOCS.parent
 PAGES_ALL = [
-    *(
-        ROOT / "README.md",
-        ROOT / "CHANGELOG.md",
-        ROOT / "SECURITY.md",
-        ROOT / "models" / "README.md",
-    ),
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
+    ROOT / "models" / "README.md",
     *sorted(DOCS.rglob("*.md")),
 ]
 

@@ -26,9 +26,23 @@ LONGEST_TOPIC = 1024  # bytes of a topic for replies
 DEFAULT_PATH = Path("/etc/slm-agent/broker.toml")
 RESERVED = frozenset(
     {
-        *("model", "messages", "api_key", "api_base", "base_url", "response_format"),
-        *("timeout", "num_retries", "max_retries", "max_tokens", "temperature"),
-        *("fallbacks", "stream", "n", "mock_response", "caching", "drop_params"),
+        "model",
+        "messages",
+        "api_key",
+        "api_base",
+        "base_url",
+        "response_format",
+        "timeout",
+        "num_retries",
+        "max_retries",
+        "max_tokens",
+        "temperature",
+        "fallbacks",
+        "stream",
+        "n",
+        "mock_response",
+        "caching",
+        "drop_params",
     }
 )
 

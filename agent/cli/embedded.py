@@ -85,7 +85,8 @@ async def _broker(folder: Path, program: str, template: str) -> AsyncIterator[in
     with (folder / "broker.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             program,
-            *("-c", str(config)),
+            "-c",
+            str(config),
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for us; we end it in order
@@ -113,7 +114,11 @@ async def daemon(
         with (folder / "agent.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *PYTHON,
-                *("-m", "agent", "run", "--config", str(config)),
+                "-m",
+                "agent",
+                "run",
+                "--config",
+                str(config),
                 env=environment(),
                 stdout=log,
                 stderr=log,

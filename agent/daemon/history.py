@@ -25,8 +25,18 @@ RECENT_BYTES = 8 * 2**20  # and what they may take
 TEXT_MAX = 10_000  # bytes of a text that is kept
 VALUE_BYTES = 500  # that a value takes, beside its texts; so does an entity
 SHOWN = (
-    *("pipeline", "status", "final", "by", "label", "score", "entities", "reason"),
-    *("error_bound", "model", "ms", "detail"),
+    "pipeline",
+    "status",
+    "final",
+    "by",
+    "label",
+    "score",
+    "entities",
+    "reason",
+    "error_bound",
+    "model",
+    "ms",
+    "detail",
 )
 THRESHOLD = {None, "low_confidence", "out_of_scope"}  # reasons that it decides
 # Which key decides otherwise; what is missing here, none does: the model failed, or the

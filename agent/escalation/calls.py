@@ -59,8 +59,12 @@ class Caller:
             request, most = question.request, question.max_output_tokens
             body = self._transport.encode(request, most)
             booking = await self._budget.book(
-                *(request, question.case, question.plan.limit, body),
-                *(question.hidden.counters, most),
+                request,
+                question.case,
+                question.plan.limit,
+                body,
+                question.hidden.counters,
+                most,
             )
             try:
                 return await self._call(question, body, booking)

@@ -29,10 +29,12 @@ from agent.inference.calibration import (
 from agent.inference.certify import DELTA, Case, Claim, certify
 from agent.inference.decide import ANY_FORM, Forms, confidence, unfit
 
+# fmt: off
 MAX_ERRORS = (
-    *(0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.07, 0.10),
-    *(0.15, 0.20, 0.25, 0.30, 0.40, 0.50),
+    0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.07, 0.10,
+    0.15, 0.20, 0.25, 0.30, 0.40, 0.50,
 )
+# fmt: on
 LEAST = 40  # texts; with fewer nothing can be fitted, let alone certified
 FITTING = 0.3  # of the texts fit the scores
 PENALTY = 1.0  # of the squared weights of standardised evidence

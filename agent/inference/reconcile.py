@@ -28,8 +28,14 @@ _FITS = {
 # On a line of a log these are the machine's, unless patterns find them, too ...
 NUMBERS = frozenset(
     {
-        *("AGE", "DATE_TIME", "DOMAIN_NAME", "IBAN_CODE", "IP_ADDRESS", "US_SSN"),
-        *("US_DRIVER_LICENSE", "ZIP_CODE"),
+        "AGE",
+        "DATE_TIME",
+        "DOMAIN_NAME",
+        "IBAN_CODE",
+        "IP_ADDRESS",
+        "US_SSN",
+        "US_DRIVER_LICENSE",
+        "ZIP_CODE",
     }
 )
 # ... and these, unless they are long enough to reach somebody.

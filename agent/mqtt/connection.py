@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 MQTT5 = 5
 UNSPECIFIED = 0x80
+CLOSED = "the connection was closed without a reason"
+UNANSWERED = """the connection was closed before the broker answered; is it an MQTT \
+port, with TLS if the url says mqtts://?"""
 NO_SUBSCRIBERS = 0x10
 FAILURE = 0x80
 SESSION_TAKEN_OVER = 0x8E
@@ -459,12 +462,7 @@ class Connection:
         """Say in our words why a connection ended that nobody ended with one."""
         if code.value != UNSPECIFIED:
             return str(code)
-        if self._accepted:
-            return "the connection was closed without a reason"
-        return (
-            "the connection was closed before the broker answered; is it an MQTT port, "
-            "with TLS if the url says mqtts://?"
-        )
+        return CLOSED if self._accepted else UNANSWERED
 
     def _end(self, ended: Ended) -> None:
         if self.ended.done():

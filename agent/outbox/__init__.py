@@ -9,8 +9,11 @@ OUTBOX = "outbox.db"  # the file, below state.dir
 VERSION = 3  # of the tables; a file with a later version is refused
 SCHEMA = "".join(
     (
-        *(cases.SCHEMA, answers.SCHEMA, ledger.SCHEMA),
-        *(spending.SCHEMA, idempotency.SCHEMA),
+        cases.SCHEMA,
+        answers.SCHEMA,
+        ledger.SCHEMA,
+        spending.SCHEMA,
+        idempotency.SCHEMA,
         f"PRAGMA user_version = {VERSION};",
     )
 )

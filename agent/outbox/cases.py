@@ -355,8 +355,13 @@ def _insert(db: sqlite3.Connection, row: CaseRow, now: float) -> None:
         "INSERT INTO cases (key, pipeline, priority, deadline, attempts, added, body)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            *(row.key, row.pipeline, row.priority, row.deadline, row.attempts),
-            *(now, row.body),
+            row.key,
+            row.pipeline,
+            row.priority,
+            row.deadline,
+            row.attempts,
+            now,
+            row.body,
         ),
     )
 

@@ -109,9 +109,16 @@ def record(db: sqlite3.Connection, egress: Egress, keep: int = 100_000) -> Ledge
     db.execute(
         f"INSERT INTO ledger ({_COLUMNS}, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         (
-            *(number, egress.at, egress.pipeline, egress.case, egress.transport),
-            *(egress.to, egress.bytes, bytes.fromhex(egress.sha256)),
-            *(_json(dict(egress.redactions)), bytes.fromhex(digest)),
+            number,
+            egress.at,
+            egress.pipeline,
+            egress.case,
+            egress.transport,
+            egress.to,
+            egress.bytes,
+            bytes.fromhex(egress.sha256),
+            _json(dict(egress.redactions)),
+            bytes.fromhex(digest),
         ),
     )
     _move(db, "head", number, bytes.fromhex(digest))
@@ -199,7 +206,12 @@ def _rows(db: sqlite3.Connection, after: int, limit: int) -> Iterator[tuple[Any,
 def _entry(row: tuple[Any, ...], previous: str) -> LedgerEntry:
     number, at, pipeline, case, transport, to, size, sha256, redactions, digest = row
     egress = Egress(
-        *(at, pipeline, case, transport, to, size),
+        at,
+        pipeline,
+        case,
+        transport,
+        to,
+        size,
         sha256=sha256.hex(),
         redactions=json.loads(redactions),
     )

@@ -110,9 +110,24 @@ def _messages(value: Any, depth: int) -> Iterator[str]:
             yield from _messages(one, depth + 1)
     elif isinstance(value, dict) and depth < DEEPEST:
         for key in (
-            *("error", "errors", "message", "msg", "detail", "details", "title"),
-            *("reason", "description", "type", "code", "status", "param", "loc"),
-            *("metadata", "raw", "error_message", "choices"),
+            "error",
+            "errors",
+            "message",
+            "msg",
+            "detail",
+            "details",
+            "title",
+            "reason",
+            "description",
+            "type",
+            "code",
+            "status",
+            "param",
+            "loc",
+            "metadata",
+            "raw",
+            "error_message",
+            "choices",
         ):
             if key in value:
                 yield from _messages(value[key], depth + 1)

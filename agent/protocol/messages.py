@@ -21,8 +21,13 @@ VERSION = 1
 LONGEST_DETAIL = 300  # characters
 # What changes the meaning of a request most comes first.
 GRAVEST = (
-    *(Form.NEGATED, Form.SEVERAL, Form.QUESTION, Form.CONDITIONAL, Form.DELAYED),
-    *(Form.STATEMENT, Form.REQUEST),
+    Form.NEGATED,
+    Form.SEVERAL,
+    Form.QUESTION,
+    Form.CONDITIONAL,
+    Form.DELAYED,
+    Form.STATEMENT,
+    Form.REQUEST,
 )
 
 

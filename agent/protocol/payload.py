@@ -21,9 +21,23 @@ UNFIT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 # Python's codecs that are no charsets of payloads. A sender names the charset, so what
 # is quadratic (punycode), speaks Python or makes lone surrogates (UTF-7) stays out.
 NO_CHARSETS = {
-    *("base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec"),
-    *("zlib_codec", "charmap", "idna", "punycode", "raw_unicode_escape", "undefined"),
-    *("unicode_escape", "utf_7", "mbcs", "oem", "aliases"),
+    "base64_codec",
+    "bz2_codec",
+    "hex_codec",
+    "quopri_codec",
+    "rot_13",
+    "uu_codec",
+    "zlib_codec",
+    "charmap",
+    "idna",
+    "punycode",
+    "raw_unicode_escape",
+    "undefined",
+    "unicode_escape",
+    "utf_7",
+    "mbcs",
+    "oem",
+    "aliases",
 }
 INTEGER = re.compile(rb"-?[0-9]+")
 STRING = "a string"

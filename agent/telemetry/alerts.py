@@ -16,10 +16,20 @@ POISON = "poison"
 STATE_DAMAGED = "state_damaged"
 STOLEN = "id_taken_over"  # but this one only after a while in peace
 NAMES = (
-    *("outbox_full", "outbox_filling", "outbox_damaged", "upstream_gone"),
+    "outbox_full",
+    "outbox_filling",
+    "outbox_damaged",
+    "upstream_gone",
     "answers_unusable",
-    *("reload_refused", "calibration_mismatch", "clock_wrong", "disk_low"),
-    *("input_stalled", "result_refused", POISON, STATE_DAMAGED, STOLEN),
+    "reload_refused",
+    "calibration_mismatch",
+    "clock_wrong",
+    "disk_low",
+    "input_stalled",
+    "result_refused",
+    POISON,
+    STATE_DAMAGED,
+    STOLEN,
 )
 
 log = structlog.get_logger()

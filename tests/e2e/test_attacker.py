@@ -194,7 +194,12 @@ def test_the_table_is_about_the_shipped_list() -> None:
     """Each account of the access list has its column, and each rule a topic."""
     acl = (SHIPPED / "mosquitto.acl").read_text("utf-8")
     assert re.findall(r"^user (\S+)$", acl, re.MULTILINE) == [
-        *("pi-3", "producer", "consumer", "operator", "upstream", "homeassistant")
+        "pi-3",
+        "producer",
+        "consumer",
+        "operator",
+        "upstream",
+        "homeassistant",
     ]
     assert set(ACCOUNTS) == set(re.findall(r"^user (\S+)$", acl, re.MULTILINE))
     for rule in re.findall(r"^topic \w+ (\S+)$", acl, re.MULTILINE):

@@ -63,8 +63,16 @@ CASES: list[tuple[str, int, str]] = [
     *(
         (f"{command} {BROKEN}", 2, "broken.toml: not valid TOML")
         for command in (
-            *("run", "broker", "check", "doctor", "top --once", "tap", "egress"),
-            *("try home hello", "eval home data.jsonl", "calibrate home data.jsonl"),
+            "run",
+            "broker",
+            "check",
+            "doctor",
+            "top --once",
+            "tap",
+            "egress",
+            "try home hello",
+            "eval home data.jsonl",
+            "calibrate home data.jsonl",
             "fleet push signed.json",
         )
     ),

@@ -39,8 +39,16 @@ def test_all_is_well(agent: Agent, client: Client) -> None:
     status, found = findings(agent)
     assert status == 0, found
     for subject in (
-        *("state", "clock", "runtime", "bundles", "broker", "home", "requests"),
-        *("publish", "results", "upstream"),
+        "state",
+        "clock",
+        "runtime",
+        "bundles",
+        "broker",
+        "home",
+        "requests",
+        "publish",
+        "results",
+        "upstream",
     ):
         assert levels(found, subject) == {"ok"}, found[subject]
     assert agent.count_log("disconnected") == agent.count_log("handled") == 0

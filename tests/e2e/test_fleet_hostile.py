@@ -90,7 +90,9 @@ def cutting(way: Way, packet: bytes) -> Fate:
 @pytest.mark.parametrize(
     ("breaks", "mqtt"),
     [
-        *(("results", "5"), ("input", "5"), ("introduction", "5")),
+        ("results", "5"),
+        ("input", "5"),
+        ("introduction", "5"),
         ("results", '"3.1.1"'),
     ],
 )
@@ -121,11 +123,39 @@ def test_a_version_that_makes_the_broker_hang_up(
 
 
 NASTY = [
-    *("a\u0001b", "a\u007fb", "a\u009fb", "\ufdd0", "a\uffff", "\U0001fffe", "a\tb"),
-    *("$share/a+b/c", "$share/a#/c", "$share//c", "$share/g", "$share", "$share/g/"),
-    *("$SYS/x", "$share/g/x", "#", "+", "a/#/b", "a+", "", "/", "/".join("a" * 202)),
-    *("x" * 65_535, "x" * 65_536, "\ufeff", "pi/hall/utterance", "slm/pi/status"),
-    *("office/fleet", "slm/pi/fleet", "$queue/x", "${device.id}/x", "${x}", "$${x}"),
+    "a\u0001b",
+    "a\u007fb",
+    "a\u009fb",
+    "\ufdd0",
+    "a\uffff",
+    "\U0001fffe",
+    "a\tb",
+    "$share/a+b/c",
+    "$share/a#/c",
+    "$share//c",
+    "$share/g",
+    "$share",
+    "$share/g/",
+    "$SYS/x",
+    "$share/g/x",
+    "#",
+    "+",
+    "a/#/b",
+    "a+",
+    "",
+    "/",
+    "/".join("a" * 202),
+    "x" * 65_535,
+    "x" * 65_536,
+    "\ufeff",
+    "pi/hall/utterance",
+    "slm/pi/status",
+    "office/fleet",
+    "slm/pi/fleet",
+    "$queue/x",
+    "${device.id}/x",
+    "${x}",
+    "$${x}",
 ]
 WORDS = st.one_of(st.sampled_from(NASTY), st.text(max_size=8))
 HOSTS = ["mqtt://127.0.0.1:9", "mqtt://nowhere.invalid", f"mqtt://{'a' * 300}", "x"]
@@ -180,9 +210,14 @@ LINES = [
     *(
         line(f"agent.{key}", NUMBERS)
         for key in (
-            *("mqtt.keepalive_s", "mqtt.max_inflight", "mqtt.max_packet_bytes"),
-            *("mqtt.max_backlog", "mqtt.max_backlog_bytes", "mqtt.session_expiry_s"),
-            *("outbox.max_bytes", "engine.max_batch"),
+            "mqtt.keepalive_s",
+            "mqtt.max_inflight",
+            "mqtt.max_packet_bytes",
+            "mqtt.max_backlog",
+            "mqtt.max_backlog_bytes",
+            "mqtt.session_expiry_s",
+            "outbox.max_bytes",
+            "engine.max_batch",
         )
     ),
 ]

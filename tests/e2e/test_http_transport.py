@@ -376,8 +376,16 @@ OK = b"HTTP/1.1 200 OK\r\n"
         b"HTTP/9.9 2000 turn it off\r\n\r\n",
     ],
     ids=[
-        *("nothing", "TLS", "a word", "no end", "too short", "negative", "chunks"),
-        *("long header", "many headers", "version"),
+        "nothing",
+        "TLS",
+        "a word",
+        "no end",
+        "too short",
+        "negative",
+        "chunks",
+        "long header",
+        "many headers",
+        "version",
     ],
 )
 async def test_no_http(said: bytes) -> None:

@@ -32,8 +32,14 @@ SECTOR = 512  # bytes that a disk writes whole or not at all
 MAX_BYTES = 2**21
 MADE = 100  # cases; when all are made, the outbox drains
 TABLES = (
-    *("cases", "cases_totals", "tombstones", "answers", "ledger", "ledger_ends"),
-    *("spending", "reservations"),
+    "cases",
+    "cases_totals",
+    "tombstones",
+    "answers",
+    "ledger",
+    "ledger_ends",
+    "spending",
+    "reservations",
 )
 DAY = "2026-11-23"
 LIMITS = [Limit("", 1000, None, None), Limit("home", None, None, 10**9)]

@@ -12,26 +12,28 @@ from harness.fuzz_targets import TARGETS, Target
 
 EXAMPLES = 150
 TOKENS = [
-    *(b"\xef\xbb\xbf", b"NaN", b"Infinity", b"1e999", b"\\ud800", b"\xff\xfe", b"\0"),
-    *(
-        b"$share/",
-        b"${x}",
-        b"$${",
-        b"[" * 2000,
-        b"{" * 2000,
-        b"'''",
-        b"0x" + b"f" * 4000,
-    ),
-    *(
-        b"9" * 5000,
-        b"\x1b[2J",
-        b"+",
-        b"#",
-        b"\xc2\x80",
-        b"\xef\xbf\xbf",
-        b"\x7f",
-        b"\n",
-    ),
+    b"\xef\xbb\xbf",
+    b"NaN",
+    b"Infinity",
+    b"1e999",
+    b"\\ud800",
+    b"\xff\xfe",
+    b"\0",
+    b"$share/",
+    b"${x}",
+    b"$${",
+    b"[" * 2000,
+    b"{" * 2000,
+    b"'''",
+    b"0x" + b"f" * 4000,
+    b"9" * 5000,
+    b"\x1b[2J",
+    b"+",
+    b"#",
+    b"\xc2\x80",
+    b"\xef\xbf\xbf",
+    b"\x7f",
+    b"\n",
 ]
 WORDS = st.one_of(st.sampled_from(TOKENS), st.binary(max_size=8))
 PLACES = st.floats(0, 1)

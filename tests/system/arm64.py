@@ -89,8 +89,15 @@ def inside(root: Path, *command: str) -> None:
     )
     subprocess.run(
         [
-            *("unshare", "--net", "--pid", "--mount", "--fork", "--kill-child"),
-            *("sh", "-c", " && ".join(steps)),
+            "unshare",
+            "--net",
+            "--pid",
+            "--mount",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            " && ".join(steps),
         ],
         check=True,
         stdin=subprocess.DEVNULL,

@@ -29,10 +29,21 @@ api_base = "http://127.0.0.1:9"
 """
 # What Debian itself writes while packages come and go.
 NOT_OURS = (
-    *("/tmp", "/var/tmp"),  # noqa: S108
-    *("/var/log", "/var/cache", "/var/lib/apt", "/run", "/proc"),
-    *("/sys", "/dev", "/var/lib/systemd/catalog", "/var/lib/systemd/timers"),
-    *("/etc/ld.so.cache", "/var/lib/dpkg", "/var/lib/mosquitto", "/root"),
+    "/tmp",  # noqa: S108
+    "/var/tmp",  # noqa: S108
+    "/var/log",
+    "/var/cache",
+    "/var/lib/apt",
+    "/run",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/var/lib/systemd/catalog",
+    "/var/lib/systemd/timers",
+    "/etc/ld.so.cache",
+    "/var/lib/dpkg",
+    "/var/lib/mosquitto",
+    "/root",
 )
 
 
@@ -45,19 +56,22 @@ def ask(box: Container, text: str, *options: str, pipeline: str = "home") -> Any
     """Send a text as a device in the house would; return its result."""
     topic = {"home": "home/hall/utterance", "support": "support/desk/message"}[pipeline]
     said = box.run(
-        *(
-            "mosquitto_rr",
-            "-h",
-            "127.0.0.1",
-            "-V",
-            "5",
-            "-q",
-            "1",
-            "-W",
-            str(int(DEADLINE_S)),
-            *options,
-        ),
-        *("-e", f"slm/{HOST}/result/{pipeline}", "-t", topic, "-m", text),
+        "mosquitto_rr",
+        "-h",
+        "127.0.0.1",
+        "-V",
+        "5",
+        "-q",
+        "1",
+        "-W",
+        str(int(DEADLINE_S)),
+        *options,
+        "-e",
+        f"slm/{HOST}/result/{pipeline}",
+        "-t",
+        topic,
+        "-m",
+        text,
     )
     assert said, box.tail()
     return json.loads(said.splitlines()[-1])

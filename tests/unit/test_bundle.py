@@ -23,8 +23,11 @@ from agent.inference.manifest import read_manifest
 from harness.tiny import seal, write_bundle, write_calibration
 
 NEEDED = (
-    *("encoder.onnx", "tokenizer.json", "linear.npz"),
-    *("calibration.json", "probes.jsonl"),
+    "encoder.onnx",
+    "tokenizer.json",
+    "linear.npz",
+    "calibration.json",
+    "probes.jsonl",
 )
 
 
@@ -312,7 +315,10 @@ def test_cascade_stops_at_the_first_sure_tier(bundle: Bundle) -> None:
     asked = ["9 a", "1 b", "5 c", "4 d"]
     found = chain(bundle, first, second, third).predict(asked, likely)
     assert [p.by for p in found] == [
-        *(Tier.LINEAR, Tier.DECODER, Tier.LINEAR, Tier.DECODER)
+        Tier.LINEAR,
+        Tier.DECODER,
+        Tier.LINEAR,
+        Tier.DECODER,
     ]
     assert [p.label for p in found] == asked
     assert first.asked == asked

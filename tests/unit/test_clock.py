@@ -174,8 +174,15 @@ def new_escalation(
     alerts, counters = Alerts(link, Topics("pi")), Counters()
     terms = EscalationSettings("pi", 2**21, 1, "stop_acking", queues=True)
     return Escalation(
-        *(terms, [pipeline], store, upstream, link, alerts, counters),
-        *(RejectedTopics(alerts, counters), clock),
+        terms,
+        [pipeline],
+        store,
+        upstream,
+        link,
+        alerts,
+        counters,
+        RejectedTopics(alerts, counters),
+        clock,
     )
 
 

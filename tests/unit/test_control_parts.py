@@ -277,7 +277,13 @@ class Desk:
         """Open it."""
         link, engine = cast("Link", self.road), cast("Engine", None)
         self.control = Control(
-            *(Topics("pi"), link, engine, [], recent(), self.reload, self.begun),
+            Topics("pi"),
+            link,
+            engine,
+            [],
+            recent(),
+            self.reload,
+            self.begun,
             unusable=lambda _: [],
         )
 

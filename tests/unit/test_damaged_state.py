@@ -124,8 +124,12 @@ def use_fleet(folder: Path, fleet: Fleet) -> str:
 
     def device() -> FleetDevice:
         return FleetDevice(
-            *(folder / FOLDER, stand_in("pi"), fleet.keys, lambda _: None),
-            *(0.0, Clock(lambda: 1e9, lambda: 0.0, "boot")),
+            folder / FOLDER,
+            stand_in("pi"),
+            fleet.keys,
+            lambda _: None,
+            0.0,
+            Clock(lambda: 1e9, lambda: 0.0, "boot"),
         )
 
     running = device()

@@ -99,7 +99,7 @@ def question(topic: str) -> Case:
     """Return a case."""
     now, timing = datetime.now(UTC), Timing(0, 0, 0)
     return Case(
-        *("m", "home", topic, "hm", Reason.LOW_CONFIDENCE, None, "m", now, now, timing)
+        "m", "home", topic, "hm", Reason.LOW_CONFIDENCE, None, "m", now, now, timing
     )
 
 

@@ -34,7 +34,9 @@ def test_a_row(width: int) -> None:
         line for line in lines if line.split(" ")[0] in {"unresolved", "dead", "no"}
     ]
     assert [row[:11].strip() for row in rows] == [
-        *("unresolved", "dead letter", "no answer")
+        "unresolved",
+        "dead letter",
+        "no answer",
     ]
     shown = "".join("".join(lines).split())
     for words in (TEXT, ANSWER["label"], "out_of_scope", "not_utf8"):

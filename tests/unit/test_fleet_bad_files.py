@@ -52,8 +52,12 @@ def devices(
             name = f"pi-{number}"
             place: Path = folder / name
             device = FleetDevice(
-                *(place, stand_in(name), keys.known),
-                *(lambda _: None, 300.0, Clock()),
+                place,
+                stand_in(name),
+                keys.known,
+                lambda _: None,
+                300.0,
+                Clock(),
             )
             device.begin()
             assert device.offer(good).switch

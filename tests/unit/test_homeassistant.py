@@ -16,9 +16,22 @@ REQUIRED = {
     "button": {"cmd_t"},
 }
 KNOWN = {
-    *("p", "uniq_id", "name", "stat_t", "val_tpl", "avty_t", "dev_cla", "stat_cla"),
-    *("unit_of_meas", "ent_cat", "sug_dsp_prc", "exp_aft", "pl_on", "pl_off"),
-    *("cmd_t", "pl_prs"),
+    "p",
+    "uniq_id",
+    "name",
+    "stat_t",
+    "val_tpl",
+    "avty_t",
+    "dev_cla",
+    "stat_cla",
+    "unit_of_meas",
+    "ent_cat",
+    "sug_dsp_prc",
+    "exp_aft",
+    "pl_on",
+    "pl_off",
+    "cmd_t",
+    "pl_prs",
 }
 # What may stand where: entity categories by platform, device classes by platform, and
 # for those of sensors their units and state classes.

@@ -122,7 +122,14 @@ class Wire:
         payload = reply.model_dump_json().encode()
         self.transport._heard(
             Message(
-                *("slm/pi/answer", payload, 1, "r", 0, 0, NOW, 0.0),
+                "slm/pi/answer",
+                payload,
+                1,
+                "r",
+                0,
+                0,
+                NOW,
+                0.0,
                 ack=lambda: None,
                 correlation=correlation,
             )

@@ -41,9 +41,23 @@ GUESS = Prediction(
     (Entity("house_place", "kitchen", 21, 28, 0.98),),
 )
 KEYS = [
-    *("v", "id", "rev", "final", "device", "pipeline", "topic", "status", "by"),
-    *("label", "score", "entities", "reason", "error_bound", "model"),
-    *("received_at", "ms"),
+    "v",
+    "id",
+    "rev",
+    "final",
+    "device",
+    "pipeline",
+    "topic",
+    "status",
+    "by",
+    "label",
+    "score",
+    "entities",
+    "reason",
+    "error_bound",
+    "model",
+    "received_at",
+    "ms",
 ]
 
 

@@ -360,7 +360,9 @@ def test_answer(tmp_path: Path) -> None:
     texts = ["turn on", "turn on in the kitchen", "the"]
     found = pipeline.answer(texts)
     assert [d.prediction and d.prediction.by for d in found] == [
-        *(Tier.LINEAR, Tier.ENCODER, Tier.ENCODER)
+        Tier.LINEAR,
+        Tier.ENCODER,
+        Tier.ENCODER,
     ]
     assert [isinstance(d, Resolved) for d in found] == [True, True, False]
     assert isinstance(found[0], Resolved)

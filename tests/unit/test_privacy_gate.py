@@ -348,8 +348,16 @@ def test_an_entity_comes_back_to_its_place(
 
 
 CUT = [
-    *("PERSON_2", "[PERSON_2", "PERSON_2]", "ERSON_3] said", "] called, [PERSON_3]"),
-    *("[PERSON_2] called, [", "[PERSON_2] called, [PERSON_", "N_2", "nobody", ""),
+    "PERSON_2",
+    "[PERSON_2",
+    "PERSON_2]",
+    "ERSON_3] said",
+    "] called, [PERSON_3]",
+    "[PERSON_2] called, [",
+    "[PERSON_2] called, [PERSON_",
+    "N_2",
+    "nobody",
+    "",
 ]
 
 

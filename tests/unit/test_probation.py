@@ -88,15 +88,21 @@ def test_dead_input(sign: str) -> None:
     ("alert", "now", "before", "other"),
     [
         (
-            *("upstream_gone", UPSTREAM.replace("one", "two"), UPSTREAM),
+            "upstream_gone",
+            UPSTREAM.replace("one", "two"),
+            UPSTREAM,
             f"{UPSTREAM}[agent.upstream.budget]\ncalls_per_day = 1",
         ),
         (
-            *("outbox_full", "agent.outbox.max_bytes = 2000000", ""),
+            "outbox_full",
+            "agent.outbox.max_bytes = 2000000",
+            "",
             "agent.engine.max_batch = 2",
         ),
         (
-            *("id_taken_over", 'agent.mqtt.client_id = "x"', ""),
+            "id_taken_over",
+            'agent.mqtt.client_id = "x"',
+            "",
             "agent.mqtt.max_backlog = 9",
         ),
     ],

@@ -53,9 +53,18 @@ def test_what_is_quoted_is_no_mark() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        *("", "a", "{", f"{ON} or {OFF}", "[" * 100_000, "9" * 9999, "NaN"),
-        *(r'"\ud800"', '{"label": NaN} and', r'{"label": "\ud800"} and'),
-        *("<think>", "</think>"),
+        "",
+        "a",
+        "{",
+        f"{ON} or {OFF}",
+        "[" * 100_000,
+        "9" * 9999,
+        "NaN",
+        r'"\ud800"',
+        '{"label": NaN} and',
+        r'{"label": "\ud800"} and',
+        "<think>",
+        "</think>",
     ],
 )
 def test_none(said: str) -> None:
@@ -85,8 +94,17 @@ def test_never_anything_but_a_value_or_a_value_error(said: str) -> None:
 @pytest.mark.parametrize(
     "piece",
     [
-        *('{"a":', '{"a ', '{"a":1,', "<think>", "</think>", "<|channel|>analysis"),
-        *("{ ", "<think ", '\\"', "[", '{"label":{}} '),
+        '{"a":',
+        '{"a ',
+        '{"a":1,',
+        "<think>",
+        "</think>",
+        "<|channel|>analysis",
+        "{ ",
+        "<think ",
+        '\\"',
+        "[",
+        '{"label":{}} ',
     ],
 )
 def test_in_linear_time(piece: str) -> None:

@@ -30,9 +30,21 @@ def test_json_is_read_as_it_is(value: object) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("NaN", "Infinity", "-Infinity", "[NaN]", '{"a": -Infinity}'),
-        *("1e999", "-1E999", '{"a": [1e400]}', "1" * 5000, '"\\ud800"', "[" * 100_000),
-        *("", "{", "'a'", "\ufeff1"),
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "[NaN]",
+        '{"a": -Infinity}',
+        "1e999",
+        "-1E999",
+        '{"a": [1e400]}',
+        "1" * 5000,
+        '"\\ud800"',
+        "[" * 100_000,
+        "",
+        "{",
+        "'a'",
+        "\ufeff1",
     ],
 )
 def test_what_nobody_else_could_read(text: str) -> None:

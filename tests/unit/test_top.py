@@ -300,7 +300,14 @@ def test_only_what_changed_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_keys_by_their_names() -> None:
     """What a terminal sends for a key is one key, among others too."""
     assert list(split("s\x1b[A\x1b[5~\x1bq\x7f\ré")) == [
-        *("s", "up", "page up", "escape", "q", "backspace", "enter", "é")
+        "s",
+        "up",
+        "page up",
+        "escape",
+        "q",
+        "backspace",
+        "enter",
+        "é",
     ]
 
 

@@ -159,9 +159,15 @@ def test_bundle_must_know_all_of_the_trunk(models: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("../../english/encoder.onnx", "../english/../one/heads.onnx"),
-        *("../english/..", "../encoder.onnx", "../", "..", "/etc/passwd"),
-        *("../english/sub/encoder.onnx", "../.hidden/encoder.onnx"),
+        "../../english/encoder.onnx",
+        "../english/../one/heads.onnx",
+        "../english/..",
+        "../encoder.onnx",
+        "../",
+        "..",
+        "/etc/passwd",
+        "../english/sub/encoder.onnx",
+        "../.hidden/encoder.onnx",
     ],
 )
 def test_only_a_folder_beside_it(models: Path, name: str) -> None:

@@ -50,7 +50,9 @@ def test_standard_input(config: str) -> None:
     _, output = asked(config, "-", "--json", typed=typed)
     answers = [json.loads(line) for line in output.splitlines()]
     assert [answer["text"] for answer in answers] == [
-        *("turn on", "turn off", "\x1b[2Jhello")
+        "turn on",
+        "turn off",
+        "\x1b[2Jhello",
     ]
     assert [answer["label"] for answer in answers[:2]] == ["lamp_on", "lamp_off"]
     _, output = asked(config, "-", typed=typed)

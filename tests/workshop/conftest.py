@@ -18,12 +18,32 @@ TEMPLATES = (
 )
 WORDS = {
     "lamp": (
-        *("kitchen", "bed room", "green", "old desk", "hall", "red", "big garden"),
-        *("left", "attic", "new floor", "blue", "cellar"),
+        "kitchen",
+        "bed room",
+        "green",
+        "old desk",
+        "hall",
+        "red",
+        "big garden",
+        "left",
+        "attic",
+        "new floor",
+        "blue",
+        "cellar",
     ),
     "time": (
-        *("seven", "half past six", "noon", "ten o'clock", "two", "five thirty"),
-        *("midnight", "a quarter to nine", "eleven", "dawn", "eight sharp", "one"),
+        "seven",
+        "half past six",
+        "noon",
+        "ten o'clock",
+        "two",
+        "five thirty",
+        "midnight",
+        "a quarter to nine",
+        "eleven",
+        "dawn",
+        "eight sharp",
+        "one",
     ),
 }
 # Another domain, whose words are spelt: what teaches and what validates are others.

@@ -54,8 +54,10 @@ def test_both_precisions_have_a_column(card: str, built: Path) -> None:
 def test_card_tells_of_the_whole_cascade(card: str, built: Path) -> None:
     """What `eval` counts is there beside the encoder alone, and what wrong means."""
     for name in (
-        *("label accuracy of the whole cascade", "span F1 of the whole cascade"),
-        *("span F2 of the whole cascade (overlap 0.7)", "other characters hit"),
+        "label accuracy of the whole cascade",
+        "span F1 of the whole cascade",
+        "span F2 of the whole cascade (overlap 0.7)",
+        "other characters hit",
         "characters of entities missed",
     ):
         assert re.search(rf"\| {re.escape(name)} \| [\d.]+ \| [\d.]+ \|", card)

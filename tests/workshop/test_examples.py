@@ -120,5 +120,10 @@ def test_rare_pieces_are_spelt(encoder_package: Path) -> None:
     assert {"turn", "the", "lamp"} <= kept.keys()
     assert not {"on", "off"} & kept.keys()
     assert trimmed.encode("turn off the lamp").tokens[1:-1] == [
-        *("turn", "o", "##f", "##f", "the", "lamp"),
+        "turn",
+        "o",
+        "##f",
+        "##f",
+        "the",
+        "lamp",
     ]

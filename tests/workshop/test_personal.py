@@ -18,16 +18,23 @@ from agent.workshop.data.personal_values import SLOTS, Source, open_source
 
 LABELS = frozenset(
     {
-        *(
-            "PERSON",
-            "STREET_ADDRESS",
-            "GPE",
-            "ORGANIZATION",
-            "CREDIT_CARD",
-            "DATE_TIME",
-        ),
-        *("TITLE", "PHONE_NUMBER", "AGE", "NRP", "EMAIL_ADDRESS", "ZIP_CODE"),
-        *("DOMAIN_NAME", "IBAN_CODE", "US_SSN", "IP_ADDRESS", "US_DRIVER_LICENSE"),
+        "PERSON",
+        "STREET_ADDRESS",
+        "GPE",
+        "ORGANIZATION",
+        "CREDIT_CARD",
+        "DATE_TIME",
+        "TITLE",
+        "PHONE_NUMBER",
+        "AGE",
+        "NRP",
+        "EMAIL_ADDRESS",
+        "ZIP_CODE",
+        "DOMAIN_NAME",
+        "IBAN_CODE",
+        "US_SSN",
+        "IP_ADDRESS",
+        "US_DRIVER_LICENSE",
     }
 )
 

@@ -58,8 +58,12 @@ def _layer() -> onnx.ModelProto:
         make("ReduceSum", ["told", "tokens"], ["pooled"], keepdims=0),
     ]
     constants = [
-        *(held("w", WIDTH, WIDTH), held("w.bias", WIDTH), held("n", WIDTH)),
-        *(held("n.bias", WIDTH), held("v", WIDTH, WIDTH), held("v.bias", WIDTH)),
+        held("w", WIDTH, WIDTH),
+        held("w.bias", WIDTH),
+        held("n", WIDTH),
+        held("n.bias", WIDTH),
+        held("v", WIDTH, WIDTH),
+        held("v.bias", WIDTH),
         numpy_helper.from_array(np.array([1]), "tokens"),
     ]
     ends = (
