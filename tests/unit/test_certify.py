@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.evaluation import certify as certify_module
+from agent.inference import certify as certify_module
 from agent.inference.certify import Certificate, Claim, certify, p_value
 
 CALIBRATIONS = 300
