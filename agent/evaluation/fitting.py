@@ -122,19 +122,11 @@ def calibrate(
             f"{len(heard)} calibration texts are too few; give at least {2 * LEAST}, "
             "better some hundred"
         )
-    strange = [one for one in fitted if _is_strange(one, labels)]
-    inside = [one for one in fitted if not _is_strange(one, labels)]
-    outside = [*outside, *strange * STRANGE]
-    found = [
-        _kept(_fit(inside, outside, number), before[number] if before else None)
-        for number in range(len(tiers))
-    ]
-    for number in range(len(tiers) - 1):
-        found[number] = _with_floors(found, number, inside, outside)
-    found = [
-        _with_form_floor(one, number, inside, forms, early=number < len(tiers) - 1)
-        for number, one in enumerate(found)
-    ]
+    found = _fitted_tiers(fitted, outside, labels, len(tiers), before, forms)
+    proving = {
+        guarantee: [one for one in held if _says(one, guarantee, labels)]
+        for guarantee in _possible(heard, labels)
+    }
     return Calibration(
         fingerprint=fingerprint,
         runtime=runtime,
@@ -146,28 +138,39 @@ def calibrate(
         forms=None if forms == ANY_FORM else forms.told(),
         tiers=found,
         tables={
-            guarantee: table(
-                [h for h in held if _says(h, guarantee, labels)],
-                found,
-                tiers,
-                guarantee,
-                forms,
-            )
-            for guarantee in _possible(heard, labels)
+            guarantee: table(texts, found, tiers, guarantee, forms)
+            for guarantee, texts in proving.items()
         },
         claims={
-            guarantee: claims(
-                [h for h in held if _says(h, guarantee, labels)],
-                found,
-                tiers,
-                guarantee,
-                forms,
-                [*labels],
-            )
-            for guarantee in _possible(heard, labels)
+            guarantee: claims(texts, found, tiers, guarantee, forms, [*labels])
+            for guarantee, texts in proving.items()
             if labels and guarantee is not Guarantee.ENTITIES
         },
     )
+
+
+def _fitted_tiers(
+    fitted: Sequence[CalibrationSample],
+    outside: Sequence[CalibrationSample],
+    labels: Collection[str] | None,
+    tiers: int,
+    before: Sequence[TierCalibration],
+    forms: Forms,
+) -> list[TierCalibration]:
+    """Fit the scores of every tier, and the floors below which none answers alone."""
+    strange = [one for one in fitted if _is_strange(one, labels)]
+    inside = [one for one in fitted if not _is_strange(one, labels)]
+    outside = [*outside, *strange * STRANGE]
+    found = [
+        _kept(_fit(inside, outside, number), before[number] if before else None)
+        for number in range(tiers)
+    ]
+    for number in range(tiers - 1):
+        found[number] = _with_floors(found, number, inside, outside)
+    return [
+        _with_form_floor(one, number, inside, forms, early=number < tiers - 1)
+        for number, one in enumerate(found)
+    ]
 
 
 def _is_strange(heard: CalibrationSample, labels: Collection[str] | None) -> bool:
