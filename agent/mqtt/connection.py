@@ -455,14 +455,10 @@ class Connection:
             self._end(Ended("hung up"))
         elif flags.is_disconnect_packet_from_server:
             self._end(Ended(str(code), code.value == SESSION_TAKEN_OVER))
+        elif code.value == UNSPECIFIED:
+            self._end(Ended(CLOSED if self._accepted else UNANSWERED, None))
         else:
-            self._end(Ended(self._why(code), None))
-
-    def _why(self, code: ReasonCode) -> str:
-        """Say in our words why a connection ended that nobody ended with one."""
-        if code.value != UNSPECIFIED:
-            return str(code)
-        return CLOSED if self._accepted else UNANSWERED
+            self._end(Ended(str(code), None))
 
     def _end(self, ended: Ended) -> None:
         if self.ended.done():
