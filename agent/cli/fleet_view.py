@@ -122,7 +122,7 @@ class FleetView:
         return DeviceRow(
             device=device,
             status=self.status.get(device, "?"),
-            old=now - self.heard.get(device, now) > OLD_S,
+            old=now - self.heard[device] > OLD_S,
             received=health.received,
             percent_local=health.percent_local,
             ms_p50=health.ms_p50,

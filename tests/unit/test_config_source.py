@@ -307,3 +307,37 @@ def test_where_nothing_can_be_opened_nothing_runs(bench: Bench) -> None:
         steering.parts(None)
     with pytest.raises(ConfigError, match="bundle"):
         bench.start()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[device]\nid = " + b"9" * 5000,
+        b'[state]\ndir = "a\\u0000b"',
+        b"x = " + b"[" * 5000 + b"]" * 5000,
+        b"\xff\xfe",
+        b"[mqtt]\nkeepalive_s = nan",
+    ],
+)
+def test_a_reload_refuses_what_nobody_can_mean(bench: Bench, content: bytes) -> None:
+    """Whatever stands in the file now, the daemon goes on, and says why in a line."""
+    steering = bench.start()
+    (bench.folder / "agent.toml").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        steering.anew()
+    assert "\n" not in str(caught.value)
+    bench.write()
+    bench.reload(steering)
+
+
+def test_a_reload_survives_an_error_that_nobody_expected(bench: Bench) -> None:
+    """A bug of ours in reading a file is no end of a daemon that runs."""
+    steering = bench.start()
+
+    def broken(_config: Config) -> bool:
+        raise ZeroDivisionError("ours")
+
+    bench.fails = broken
+    bench.write("[engine]\nthreads = 2\n")
+    with pytest.raises(ConfigError, match="ZeroDivisionError: ours; please report it"):
+        steering.anew()
