@@ -2,6 +2,7 @@
 #   make run | test | check | bench    try it, test it, lint it, measure it
 #   make map                           the structure of the code, in figures
 #   make long | soak                   tests of minutes: everything killed; a week compressed
+#   make fuzz                          100,000 inputs for each parser of what others choose
 # To train models (extra `workshop`: torch, large):
 #   make workshop                      its tests
 #   make models DATA=DIR               every shipped bundle again, from the data sets in DIR;
@@ -10,6 +11,7 @@
 #   make deb [ARCH=arm64]              dist/slm-agent_<version>_<arch>.deb
 #   make system                        the package in a container under systemd
 #   make arm64                         the arm64 package, emulated, against the amd64 one
+#   make reproduce                     build it twice, and compare the bytes
 #   make lock                          pin the libraries inside, by hash
 # slm-agent and its tools live in .venv; nothing else is changed, except that missing Debian
 # packages are installed: python3-venv, mosquitto and openssl (test), debhelper (deb),
@@ -21,7 +23,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
 
-.PHONY: all run test map long workshop models check bench soak deb lock system arm64 clean
+.PHONY: all run test map fuzz long workshop models check bench soak deb reproduce lock system arm64 clean
 all: check test
 
 run: .venv/.run
@@ -35,6 +37,13 @@ test: .venv/.dev
 # The structure in figures: modules, imports, the longest chain, what is long.
 map:
 	$(PYTHON) -m harness.architecture
+
+# RUNS inputs for each parser, or for those of TARGETS=; what is found is kept in
+# tests/fuzz/corpus. Half an hour and more; x86-64 only.
+RUNS ?= 100000
+fuzz: .venv/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	nice $(BIN)/python -m harness.fuzz --runs $(RUNS) $(TARGETS)
 
 # Tests of minutes: 5,000 messages while everything is killed again and again. With
 # CHAOS=bench/results/chaos-$$(uname -m).json the figures are written to that file.
@@ -59,6 +68,7 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy agent
 	$(BIN)/slm-agent check
+	$(BIN)/python packaging/audit.py
 
 bench: .venv/.workshop
 	$(BIN)/slm-agent bench --out bench/results/$(shell uname -m).json
@@ -73,7 +83,14 @@ soak: .venv/.dev
 ARCH ?= $(shell dpkg --print-architecture)
 deb: .venv/.run
 	@command -v dh >/dev/null || { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends debhelper; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[package]'
 	packaging/build-deb $(ARCH) $(BIN)/python
+
+# Build the package of the last commit twice, in two places, and compare the bytes.
+reproduce: .venv/.run
+	@command -v dh >/dev/null || { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends debhelper; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[package]'
+	packaging/reproduce $(ARCH) $(BIN)/python
 
 # Pin the libraries of the package by hash: after a change of the dependencies, and now
 # and then for their bug fixes.
