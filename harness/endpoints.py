@@ -206,6 +206,7 @@ USELESS = (
     useless("thoughts as parts alone", says([THINKING])),
     useless("two answers that differ", says(f"{JSON} or {DECOYED}")),
     useless("half a character", says('{"label": "\\ud800"}')),
+    useless("half a character in the words", says("off \ud83d")),
     useless("too deep", says("[" * 9000)),
     useless("cut", says(JSON[:20], "length"), Kind.CUT),
     useless("cut while it thinks", says(f"<think>So {DECOYED}", "length"), Kind.CUT),

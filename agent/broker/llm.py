@@ -6,6 +6,7 @@ and tries again on its own; here it does none of that.
 """
 
 import asyncio
+import json
 import logging
 import os
 import warnings
@@ -249,7 +250,7 @@ def _completion(
     raw = exchange.response
     if raw is None or not is_openai(raw):
         headers = raw.headers if raw else {}
-        body = response.model_dump_json().encode("utf-8", "replace")
+        body = json.dumps(response.model_dump(), default=str).encode()
         raw = Response(200, {**headers, "content-encoding": ""}, body)
     cost = None
     if model.spec.price_in is None:  # LiteLLM knows about discounts

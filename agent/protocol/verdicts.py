@@ -5,6 +5,7 @@ completion was no paid answer. A status 400 is the request's own fault only if n
 else explains it; whether other requests fare alike, only the caller knows.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -300,9 +301,17 @@ def _code(document: Any, text: str) -> str:
 
 
 def _json(body: bytes) -> Any:
+    """Return a body as JSON, None where it is none; half a character becomes "?"."""
+    body = body.removeprefix(b"\xef\xbb\xbf").strip()
     try:
-        return from_json(body.removeprefix(b"\xef\xbb\xbf").strip())
+        return from_json(body)
     except ValueError:
+        if b"\\u" not in body:
+            return None
+    try:
+        text = json.dumps(json.loads(body), ensure_ascii=False)
+        return from_json(text.encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
         return None
 
 

@@ -138,7 +138,7 @@ def test_no_answer_in_the_journal(
     model.answer = lambda _call: {"choices": [odd], "model": "m"}
     one = fresh()
     device.send(one)
-    assert device.reply(one.id)["status"] == "error"
+    assert device.reply(one.id)["status"] == "abstain"
     assert not [line for line in broker.noise if "Miller" in line]
 
 
@@ -166,12 +166,9 @@ def test_nothing_fits(device: Device, model: Provider) -> None:
 @pytest.mark.parametrize(
     ("payload", "why"),
     [
-        (b"not JSON", "Invalid JSON"),
-        (b'{"id": "m-9"}', "device: Field required"),
-        (b"[1]", "object"),
-        (b"\xff\xfe", "Invalid JSON"),
+        (b'{"id": "m-9", "device": "pi"}', "pipeline: Field required"),
         (
-            b'{"id":"m-9","device":"d","pipeline":"p","text":"t","deadline_ms":1}',
+            b'{"id":"m-9","device":"pi","pipeline":"p","text":"t","deadline_ms":1}',
             "neither labels nor entities",
         ),
     ],
@@ -182,11 +179,42 @@ def test_broken_case(device: Device, model: Provider, payload: bytes, why: str) 
     reply = device.reply(b"c")
     assert reply["status"] == "error"
     assert why in reply["error"]
-    assert reply["id"] == ("m-9" if b"m-9" in payload else "")
+    assert reply["id"] == "m-9"
     one = fresh()
     device.send(one)
     device.reply(one.id)
     assert len(model.calls) == 1
+
+
+@pytest.mark.parametrize("payload", [b"not JSON", b'{"id": "m-9"}', b"[1]", b"\xff"])
+def test_broken_case_of_nobody(
+    broker: Broker, device: Device, model: Provider, payload: bytes
+) -> None:
+    """A broken case that names no device is counted, and answered to nobody.
+
+    Else it could have the broker write to any device.
+    """
+    before = broker.count_log("case")
+    device.send(payload, correlation=b"nobody")
+    broker.wait_log("case", before + 1)
+    one = fresh()
+    device.send(one)
+    device.reply(one.id)
+    assert b"nobody" not in device.replies
+    assert len(model.calls) == 1
+
+
+def test_another_device(broker: Broker, device: Device, model: Provider) -> None:
+    """A reply goes to the device that the case names, and to no other topic."""
+    for reply_to in (
+        "slm/pi-2/answer",
+        "zigbee2mqtt/lamp/set",
+        "slm/pi/request/reload",
+    ):
+        one = fresh()
+        device.send(one, reply_to=reply_to)
+        broker.wait_log("case", id=one.id, outcome="unaddressed")
+    assert model.calls == []
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
 """The table of verdicts: what responses mean, without a network."""
 
+import gzip
+import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.protocol.cases import LONGEST_ANSWER, Request, checked
 from agent.protocol.verdicts import Kind, Response, Verdict, judged
@@ -87,3 +92,49 @@ def test_usage() -> None:
         assert (
             judged(Response(200, head, says("{}")), ASKED, NOW).usage.cost == expected
         )
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *(
+                        "choices",
+                        "message",
+                        "content",
+                        "error",
+                        "code",
+                        "usage",
+                        "text",
+                    ),
+                    *("tool_calls", "function", "arguments", "detail", "model", "type"),
+                    *("finish_reason", "refusal", "reasoning_content", "prompt_tokens"),
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=30,
+)
+
+
+@given(
+    JUNK,
+    st.sampled_from([200, 204, 301, 400, 404, 422, 429, 500, 503, 599]),
+    st.dictionaries(
+        st.sampled_from(["retry-after", "retry-after-ms", "x-ratelimit-reset"])
+        | st.sampled_from(["content-encoding", "content-type"]),
+        st.text(max_size=9) | st.sampled_from(["gzip", "deflate", "1e9", "text/html"]),
+    ),
+)
+def test_whatever_comes(document: Any, status: int, head: dict[str, str]) -> None:
+    """No body, status or header is more than the verdicts can bear."""
+    body = json.dumps(document).encode()
+    for sent in (body, body[: len(body) // 2], gzip.compress(body), b"\xff" + body):
+        found = judged(Response(status, head, sent), ASKED, NOW)
+        if found.kind is not Kind.UNAVAILABLE:
+            json.dumps(found.answer).encode()
