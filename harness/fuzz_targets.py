@@ -33,7 +33,8 @@ from agent.core.errors import ConfigError, Unreadable
 from agent.core.types import DeadLetter, Message, Tier
 from agent.daemon.control import BadControlRequest, _echoed, _object
 from agent.daemon.discovery import COMPONENTS, told_before
-from agent.escalation.http import HttpTransport, Response
+from agent.escalation.http import HttpTransport, form_of
+from agent.escalation.transport import EncodeAgain, Rejected, Unavailable
 from agent.fleet.checks import check
 from agent.fleet.parse import read as read_fleet
 from agent.fleet.resolve import Resolver, stand_in
@@ -56,7 +57,8 @@ from agent.protocol.cases import (
 from agent.protocol.messages import dead_letter_object, guess_object
 from agent.protocol.payload import Reader, read
 from agent.protocol.prompt import messages
-from agent.protocol.prompt import parse as parse_content
+from agent.protocol.reading import read_answer
+from agent.protocol.verdicts import Response, judged
 from harness.stage import REPOSITORY
 
 CORPUS = REPOSITORY / "tests" / "fuzz" / "corpus"
@@ -270,13 +272,20 @@ def _transport() -> HttpTransport:
 
 def completion(data: bytes) -> None:
     """Take a chat completion by HTTP."""
-    _checked(_transport()._reply(REQUEST, Response(200, {}, data)))
+    response = Response(200, {}, data)
+    verdict = judged(response, REQUEST, datetime.now(UTC))
+    with suppress(EncodeAgain, Rejected, Unavailable):
+        _checked(
+            _transport()._reply(
+                REQUEST, form_of(_transport().encode(REQUEST, 100)), verdict
+            )
+        )
 
 
 def content(data: bytes) -> None:
     """Take what a language model wrote."""
     with suppress(ValueError):
-        _strict(to_json(parse_content(data.decode("utf-8", "replace"))))
+        _strict(to_json(read_answer(data.decode("utf-8", "replace"), {"label"})))
 
 
 def case(data: bytes) -> None:

@@ -96,8 +96,16 @@ def first(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     return _sentence(keys, _words(details))
 
 
+LONGEST_KEY = 300  # characters of a key that an error quotes
+
+
+def clipped(key: str) -> str:
+    """Return a key, or its beginning where nobody would read the rest."""
+    return key if len(key) <= LONGEST_KEY else f"{key[:LONGEST_KEY]}..."
+
+
 def _sentence(keys: tuple[str, ...], words: str) -> str:
-    key = ".".join(keys)
+    key = clipped(".".join(keys))
     return printable(f"{key}: {words}" if key else words)
 
 

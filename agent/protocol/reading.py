@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from agent.protocol.strict_json import strict_json
+
 MOST_CHARS = 100_000  # of what is said; more is no answer of ours
 MOST_STARTS = 200  # places where an object may begin that are tried
 AROUND = "\ufeff \t\r\n"
@@ -43,13 +45,13 @@ def read_answer(said: str, keys: Collection[str]) -> Any:
     """
     whole = said.strip(AROUND)
     try:  # as it is: what it quotes of the message may look like a mark
-        return _unwrapped(from_json(whole, allow_inf_nan=False), keys)
+        return _unwrapped(strict_json(whole.encode()), keys)
     except ValueError:
         text = spoken(whole)
     if not text:
         raise ValueError("nothing is said")
     try:
-        return _unwrapped(from_json(text, allow_inf_nan=False), keys)
+        return _unwrapped(strict_json(text.encode()), keys)
     except ValueError as error:
         why = str(error)
     found = [_unwrapped(one, keys) for one in _objects(text)]
@@ -88,7 +90,7 @@ def _objects(text: str) -> Iterator[Any]:
             continue
         try:
             _, end = _SCANNER.raw_decode(text, start)
-            yield from_json(text[start:end], allow_inf_nan=False)
+            yield strict_json(text[start:end].encode())
         except (ValueError, RecursionError):
             continue
 

@@ -273,9 +273,9 @@ async def test_useless_answers(device: Device, row: Row) -> None:
     assert [each["max_tokens"] for each in asked] == [400, 800 if longer else 400]
     assert len(asked[1]["messages"]) == (2 if longer else 4)
     assert await device.calls() == 2
-    said = device.upstream.summary(1)
-    assert said["invalid_answers"] == 1
-    assert said["unusable"]["cut" if longer else "no_json"] == 1
+    health = device.upstream.health(1)
+    assert health.invalid_answers == 1
+    assert health.unusable["cut" if longer else "no_json"] == 1
 
 
 @pytest.mark.parametrize("row", ANSWERS, ids=lambda row: row.name)

@@ -183,7 +183,6 @@ BAD: dict[str, Says | None] = {  # answers, by the text that is asked about
     "entity": Says(answer=GOOD | {"entities": [{"label": PLACE, "text": "the moon"}]}),
     "type": Says(answer=GOOD | {"entities": [{"label": "planet", "text": "turn"}]}),
     "json": Says("error"),
-    "list": Says(answer=[GOOD]),
     "huge": Says(raw=b" " * 10_000_000),
     "portal": Says(raw=b"<html>Please log in</html>"),
     "cut": Says(answer=GOOD, cut=True),
@@ -202,11 +201,12 @@ def test_unusable_answers(
     Where nobody answers it ends `timeout`, where nobody ever will `refused`; always
     with the best local guess.
     """
-    twice = {"label", "entity", "type", "json", "list", "huge", "portal"}
+    twice = {"label", "entity", "type", "json"}
     ways = {
         **dict.fromkeys(("null", "refusal", *twice), "abstained"),
-        **dict.fromkeys(("cut", "500", "404", "never"), "timeout"),
-        "413": "refused",
+        **dict.fromkeys(
+            ("huge", "portal", "cut", "500", "404", "413", "never"), "timeout"
+        ),
     }
     terms = "rate = 1000.0\nconcurrency = 16\ntimeout_s = 1.0\ndeadline_s = 3.0"
     with ScriptedLLM(lambda asked: BAD[asked.text.partition(":")[0]]) as llm:
@@ -242,7 +242,6 @@ def test_unusable_answers(
     assert "make_coffee_for_all" in repairs["label"][0]
     assert "is not one of the labels" in repairs["label"][1]
     assert "does not stand in the text" in repairs["entity"][1]
-    assert "more than 1000000 bytes" in repairs["huge"][1]
 
 
 def test_repaired(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
@@ -368,7 +367,7 @@ def test_field_rules(broker: Mosquitto, new_agent: NewAgent, client: Client) -> 
         '[upstream]\nprivacy = "allow"\n'
         '[fields.time]\nrequired = true\nlabels = ["alarm_set"]\n'
         '[fields.email_address]\ncheck = "EMAIL_ADDRESS"\n'
-        '[fields.house_place]\npattern = "(?!bedroom).*"\n'
+        '[fields.house_place]\npattern = "[^b].*"\n'
     )
     sent = {
         "set an alarm": "missing_field",
@@ -897,7 +896,7 @@ def test_upstream_removed(
         agent.start()
         for number in range(20):
             client.send(f"ask/{number}", f"{SURE} {number}", message_id=f"{number}")
-        llm.wait_asked(8)
+        llm.wait_asked(2)  # nobody answered yet: no more are asked
         client.wait(lambda: in_outbox(agent) == 20)
         agent.kill()
         asked = len(llm.asked)
