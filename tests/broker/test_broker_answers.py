@@ -166,7 +166,7 @@ def test_nothing_fits(device: Device, model: Provider) -> None:
 @pytest.mark.parametrize(
     ("payload", "why"),
     [
-        (b'{"id": "m-9", "device": "pi"}', "pipeline: Field required"),
+        (b'{"id": "m-9", "device": "pi"}', "pipeline: must be given"),
         (
             b'{"id":"m-9","device":"pi","pipeline":"p","text":"t","deadline_ms":1}',
             "neither labels nor entities",
