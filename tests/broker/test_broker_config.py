@@ -94,14 +94,14 @@ def test_missing_key(tmp_path: Path) -> None:
     ("topic", "may"),
     [
         ("slm/pi/answer", True),
-        ("a/b", True),
+        ("slm/other/answer", False),
+        ("zigbee2mqtt/lamp/set", False),
         ("", False),
         ("a/+", False),
         ("$SYS/a", False),
         ("slm/upstream/home", False),
         ("slm/broker/one/claim", False),
         ("x" * 2000, False),
-        ("slm/pi/\U0001f514 answer", True),
         ("a\x01b", False),
         ("a\x7fb", False),
         ("a\ufffeb", False),
@@ -109,4 +109,4 @@ def test_missing_key(tmp_path: Path) -> None:
 )
 def test_where_replies_go(tmp_path: Path, topic: str, *, may: bool) -> None:
     """Replies go to topics that somebody else may hear, and nowhere else."""
-    assert may_reply_to(topic, load(write(tmp_path, MODEL))) is may
+    assert may_reply_to(topic, "pi", load(write(tmp_path, MODEL))) is may
