@@ -181,7 +181,7 @@ def test_same_question(new_broker: New, device: Device, model: Provider) -> None
     text = "turn off the lights in the hall"
     device.send(case(1, text=text))
     device.reply("m-1")
-    device.send(case(2, text=text, device="other"))
+    device.send(case(2, text=text))
     reply = device.reply("m-2")
     assert (reply["id"], reply["answer"]) == ("m-2", json.loads(GOOD))
     assert reply["usage"] == {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}

@@ -697,7 +697,7 @@ def test_enough_is_enough(
     fails = Says(http=500)
     told = iter([fails, fails, None])
     with ScriptedLLM(lambda _: next(told, fails), port) as llm:
-        llm.wait_asked(3)
+        llm.wait_asked(2)
         agent.kill()
         agent.start()
         assert final(client, "ask/1")["upstream"] == "timeout"
@@ -946,7 +946,7 @@ def test_a_case_of_another_version(
         agent = new_agent(broker.port, upstream=http(llm), pipelines=ONE)
         agent.start()
         ask(client, range(3))
-        llm.wait_asked(3)
+        llm.wait_asked(2)
         agent.kill()
         with closing(sqlite3.connect(agent.state / "outbox.db")) as db, db:
             db.execute(
@@ -1031,12 +1031,12 @@ def test_stop_with_a_full_outbox(
             text = f"{number} {'x' * 9000}"
             client.send(f"ask/{number}", text, message_id=f"{number}")
         wait_alert(client, "outbox_full", up=True)
-        llm.wait_asked(8)
+        llm.wait_asked(2)
         agent.interrupt()
         agent.wait_told("STOPPING=1")
         may.set()
         assert agent.wait() == 0
-        assert len(llm.asked) == 8
+        assert len(llm.asked) == 2
         agent.start()
         wait_finals(client, 110)
         assert agent.terminate() == 0
