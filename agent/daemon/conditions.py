@@ -80,6 +80,7 @@ def signs(sources: Sources, *, hangs: bool) -> HealthSignals:
     return HealthSignals(
         connected=sources.link.connected,
         broken="a model hangs" if hangs else failed,
+        dropped=sources.link.dropped,
         refused=sources.rejected_topics.topics | sources.link.refused,
         uncalibrated=frozenset(_uncalibrated(sources)),
         unread=frozenset(sources.counters.unread(UNREAD)),

@@ -113,10 +113,10 @@ def test_a_version_that_makes_the_broker_hang_up(
     office.join(agent, probation_s=3600).start()
     office.push(office.signed(version(1, more=BREAKS[breaks])))
     agent.wait_log("stopping")
-    assert answers(client, ear, "meanwhile")
+    assert answers(client, ear, "meanwhile"), agent.tail()
     said = office.wait("pi", state="rolled_back", applied=None)
     assert "the broker ended 5 connections in a row" in said["reason"]
-    assert answers(client, ear, "after")
+    assert answers(client, ear, "after"), agent.tail()
 
 
 # -- whatever file
