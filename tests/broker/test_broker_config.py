@@ -1,5 +1,6 @@
 """broker.toml: what is meant is taken, anything else is one line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,22 @@ def test_missing_key(tmp_path: Path) -> None:
 def test_where_replies_go(tmp_path: Path, topic: str, *, may: bool) -> None:
     """Replies go to topics that somebody else may hear, and nowhere else."""
     assert may_reply_to(topic, "pi", load(write(tmp_path, MODEL))) is may
+
+
+@pytest.mark.parametrize(
+    ("filters", "topic", "may"),
+    [
+        (["site/+/+/answer"], "site/a/pi/answer", True),
+        (["site/+/+/answer"], "site/a/b/answer", False),
+        (["answers"], "answers", True),
+        (["#"], "a/b", True),
+        (["#"], "slm/broker/one/claim", False),
+        (["x", "slm/+/answer"], "slm/pi/answer", True),
+    ],
+)
+def test_where_an_operator_lets_replies_go(
+    tmp_path: Path, filters: list[str], topic: str, *, may: bool
+) -> None:
+    """A `+` stands for the device; a filter without one names nobody."""
+    text = f"{MODEL}\n[broker]\nreply_topics = {json.dumps(filters)}\n"
+    assert may_reply_to(topic, "pi", load(write(tmp_path, text))) is may

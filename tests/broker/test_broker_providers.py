@@ -112,8 +112,8 @@ async def test_example(name: str, tmp_path: Path) -> None:
     path, model, auth, schema_in = FORMS[name]
     with Provider(lambda _call: json.dumps(ANSWER)) as provider:
         file = example(name, provider.base, tmp_path)
-        [model] = llm.open_models(file)[:1]
-        said = await llm.ask(model, REQUEST, model.first_form, 1, 30)
+        opened = llm.open_models(file)[0]
+        said = await llm.ask(opened, REQUEST, opened.first_form, 1, 30)
     [call] = provider.calls
     assert call.path == path
     assert call.body.get("model") == model
@@ -153,8 +153,8 @@ async def test_claude_by_tool(tmp_path: Path) -> None:
         file = file.model_copy(
             update={"models": [file.models[0].model_copy(update=old)]}
         )
-        [model] = llm.open_models(file)[:1]
-        said = await llm.ask(model, REQUEST, model.first_form, 1, 30)
+        opened = llm.open_models(file)[0]
+        said = await llm.ask(opened, REQUEST, opened.first_form, 1, 30)
     [call] = provider.calls
     [tool] = call.body["tools"]
     assert call.body["tool_choice"] == {"type": "tool", "name": tool["name"]}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,6 +178,32 @@ def test_a_full_disk(
     assert device.reply("m-2")["status"] == "ok"
     assert broker.terminate() == 0
     assert len(model.calls) == 2
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_whose_answers_are_given_again(
+    new_broker: New, device: Device, model: Provider, *, shared: bool
+) -> None:
+    """What one device paid for is given to others only where the operator says so.
+
+    And whatever leads a model on, as a guess does, makes another question.
+    """
+    more = f"cache = {{shared = {str(shared).lower()}}}"
+    broker = new_broker(model.base, more=more)
+    broker.start()
+    text = "turn off the lights in the hall"
+
+    def answered(number: int, name: str, **having: Any) -> None:
+        one = case(number, text=text, device=name, **having)
+        device.send(one, reply_to=f"slm/{name}/answer")
+        broker.wait_log("case", id=one.id, outcome="ok")
+
+    answered(1, "pi")
+    answered(2, "pi-2")
+    assert len(model.calls) == (1 if shared else 2)
+    answered(3, "pi", guess={"label": "on", "entities": []})
+    answered(4, "pi")
+    assert len(model.calls) == (2 if shared else 3)
 
 
 def test_same_question(new_broker: New, device: Device, model: Provider) -> None:
