@@ -244,6 +244,47 @@ def test_unusable_answers(
     assert "does not stand in the text" in repairs["entity"][1]
 
 
+def test_useless_answers_are_told(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """Each is a warning with its reason; `explain`, health and an alert say why, too.
+
+    None of them tells what was asked or answered.
+    """
+    with ScriptedLLM(lambda _asked: Says(status="error")) as llm:
+        agent = new_agent(
+            broker.port,
+            upstream=http(llm),
+            pipelines=ONE,
+            hurry={"daemon.status.HEALTH_S": 0.2},
+        )
+        agent.start()
+        ask(client, range(3))
+        wait_finals(client, 3)
+        detail = wait_alert(client, "answers_unusable", up=True)
+        base = f"slm/{DEVICE}"
+        client.send(f"{base}/request/explain", json.dumps({"id": "q-1"}).encode())
+        client.wait(lambda: bool(client.said[f"{base}/response/explain"]))
+        explained = json.loads(client.said[f"{base}/response/explain"][-1])["data"]
+        client.wait(
+            lambda: (
+                b'"no_json":6' in client.said[f"{base}/health"][-1].replace(b" ", b"")
+            )
+        )
+        warning = agent.wait_log("answer_unusable", id="q-1")
+        assert agent.terminate() == 0
+    assert {said["upstream"] for said in finals(client).values()} == {"abstained"}
+    assert "6 of 6" in detail
+    assert "no_json 6" in detail
+    assert explained["unusable_answers"] == 2 * [
+        {"pipeline": "ask", "reason": "no_json"}
+    ]
+    assert warning["reason"] == "no_json"
+    words = f"{detail}{explained['unusable_answers']}{warning}"
+    assert "Certainly" not in words
+    assert question(1) not in words
+
+
 def test_repaired(broker: Mosquitto, new_agent: NewAgent, client: Client) -> None:
     """The second answer may be the right one; a long bad one is not sent back whole."""
 
@@ -1054,7 +1095,7 @@ def test_stop_without_a_broker(
             broker.port,
             upstream=http(llm),
             pipelines=ONE,
-            hurry={"daemon.app.FINISH_S": 1.0},
+            hurry={"daemon.app.FINISH_S": 1.0, **UNBROKEN},
         )
         agent.start()
         ask(client, range(4))
