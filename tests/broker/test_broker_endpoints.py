@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from agent.broker import llm, llm_router
@@ -16,6 +17,7 @@ from agent.broker.config import BrokerFile
 from agent.broker.counters import BrokerCounters
 from agent.broker.llm_router import SCOPE, LlmRouter
 from agent.broker.main import SCHEMA
+from agent.broker.wire import EXCHANGE, Exchange, Wire
 from agent.core import circuit
 from agent.outbox import spending
 from agent.outbox.store import Store
@@ -231,3 +233,18 @@ async def test_by_the_proxy_that_is_named(endpoint: ScriptedLLM, name: str) -> N
 def asked_for() -> Request:
     """Return a request."""
     return case(1, TEXT, labels=LABELS, entities={"place": "where"})
+
+
+async def test_the_wire_hides_where_a_redirect_leads(endpoint: ScriptedLLM) -> None:
+    """Whoever wants to follow cannot, and what no call of ours asks does not leave."""
+    endpoint.asked.clear()
+    head = {"Location": f"{endpoint.url}/elsewhere"}
+    endpoint.script = lambda _asked: Says(raw=b"", http=307, head=head)
+    async with Wire().client() as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.post(endpoint.url)
+        token = EXCHANGE.set(Exchange(proxy=""))
+        response = await client.post(endpoint.url, follow_redirects=True)
+        EXCHANGE.reset(token)
+    assert response.status_code == 307
+    assert len(endpoint.asked) == 1

@@ -65,6 +65,7 @@ def test_what_is_quoted_is_no_mark() -> None:
         r'{"label": "\ud800"} and',
         "<think>",
         "</think>",
+        f"{OFF}</think>",
     ],
 )
 def test_none(said: str) -> None:
