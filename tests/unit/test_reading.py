@@ -65,7 +65,7 @@ def test_what_is_quoted_is_no_mark() -> None:
         r'{"label": "\ud800"} and',
         "<think>",
         "</think>",
-        f"{OFF}</think>",
+        f"{OFF}<think>a</think>b</think>",
     ],
 )
 def test_none(said: str) -> None:
