@@ -79,7 +79,8 @@ def train_forms(
             torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
-    return head.eval()
+    head.eval()
+    return head
 
 
 def _read(
