@@ -171,12 +171,13 @@ def write_bundle(
     levels: int = 1,
     patterns: tuple[str, ...] = (),
     trunk: str | None = None,
-    heeds: float = 0.0,
+    prior_weight: float = 0.0,
 ) -> Path:
     """Write a complete bundle and return its folder.
 
-    A `cascade` has a linear tier before the encoder, which `heeds` it. With a `trunk`,
-    which stands beside it by `write_trunk`, the bundle itself has only the heads.
+    A `cascade` has a linear tier before the encoder, whose opinion counts
+    `prior_weight`. With a `trunk`, which stands beside it by `write_trunk`, the bundle
+    itself has only the heads.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = f"../{trunk}/" if trunk else ""
@@ -195,7 +196,7 @@ def write_bundle(
             "stride": stride,
             "outside": outside,
             "levels": levels,
-            "heeds": heeds,
+            "prior_weight": prior_weight,
         }
     ]
     if cascade:
@@ -304,10 +305,10 @@ def calibration(folder: Path) -> dict[str, object]:
     for number, tier in enumerate(manifest.tiers):
         last = tier.family == "encoder"
         # log-odds, margin, energy or margin alone; outside; log-odds by itself, where
-        # it heeds another; opinion of an earlier tier
+        # it weighs another; opinion of an earlier tier
         more = 1
         if tier.family == "encoder":
-            more = 2 + tier.outside + bool(tier.heeds) + (number > 0)
+            more = 2 + tier.outside + bool(tier.prior_weight) + (number > 0)
         found: dict[str, object] = {}
         if manifest.labels:
             found["label"] = {"weights": [1.0, *[0.0] * more], "bias": 0.0}

@@ -41,7 +41,7 @@ PENALTY = 1.0  # of the squared weights of standardised evidence
 STEPS = 50
 TINY = 1e-9
 FOLDS = 5
-STRANGE = 8  # texts that a text out of scope counts for: data has few, devices many
+STRANGE = 2  # texts that a text out of scope counts for: data has few, devices many
 # Share of the texts in scope, and rightly labelled, whose form may be doubted.
 FORMS_LOST, FORMS_LOST_EARLY = 0.015, 0.1
 FORM_FLOORS = (0.5, 0.95)  # the least and the most that is asked of a form

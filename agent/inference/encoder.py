@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from agent.core.errors import BundleError
 from agent.core.types import Entity, Form, RawPrediction, Tier
@@ -64,9 +64,12 @@ class EncoderSpec(BaseModel):
     """Whether the graph, or the trunk's, tells forms of utterances: `form_logits`."""
     levels: int = Field(default=1, ge=1, le=3)
     """How deep entities may lie in one another."""
-    heeds: float = Field(default=0.0, ge=0, le=1)
-    """How much the tier before has a say in the label: a product of experts, in which
-    its log-probabilities count so much and the encoder's own count 1."""
+    prior_weight: float = Field(
+        default=0.0, ge=0, le=1, validation_alias=AliasChoices("prior_weight", "heeds")
+    )
+    """Weight of the tier before in the label: a product of experts, in which its
+    log-probabilities count so much and the encoder's own count 1. Manifests up to
+    0.2 say `heeds`."""
     transitions: str | None = None
     """An .npy, levels x (tags + 1) x (tags + 1): which tags follow which (bio.py)."""
 
@@ -176,11 +179,11 @@ class Encoder:
 
         `label_evidence` has, in this order:
 
-        1. the log-odds of the best label, after the earlier tier's opinion (`heeds`);
+        1. the log-odds of the best label, the earlier tier's opinion weighed in;
         2. their margin to the log-odds of the second label;
         3. the energy: log-sum-exp of the labels' logits, the mean over windows;
         4. only with `outside`: (1) less the log-odds of being out of scope;
-        5. only with `heeds`: the log-odds of the best label by this tier alone.
+        5. only with `prior_weight`: the log-odds of the best label by this tier alone.
 
         `calibration.with_agreement` appends what the earlier tier says. A calibration
         has a weight for each: another order makes every calibration invalid.
@@ -235,8 +238,8 @@ class Encoder:
             known = len(self._labels)
             own = share[:known]
             mixed = own
-            if opinion and self._spec.heeds:
-                mixed = _heeding(own, opinion, self._spec.heeds)
+            if opinion and self._spec.prior_weight:
+                mixed = _with_prior(own, opinion, self._spec.prior_weight)
             index = int(mixed.argmax())
             label = self._labels[index]
             best, second = top_two(mixed)
@@ -246,7 +249,7 @@ class Encoder:
             if self._spec.outside:
                 outside = float(share[known])
                 label_evidence = (*label_evidence, odds - log_odds(outside))
-            if self._spec.heeds:  # its own opinion on this label
+            if self._spec.prior_weight:  # its own opinion on this label
                 label_evidence = (*label_evidence, log_odds(float(own[index])))
         entities: tuple[Entity, ...] = ()
         entities_evidence: tuple[float, ...] = ()
@@ -333,11 +336,11 @@ def _with_marks(text: str, end: int) -> int:
     return end
 
 
-def _heeding(share: Floats, opinion: Sequence[float], weight: float) -> Floats:
-    """Return probabilities, in all as many as before, that heed another opinion."""
+def _with_prior(share: Floats, opinion: Sequence[float], weight: float) -> Floats:
+    """Return probabilities, in all as many, with another opinion weighed in."""
     mixed = np.log(np.maximum(share, TINY)) + np.float32(weight) * np.asarray(opinion)
-    heeded = np.exp(_log_softmax(mixed)) * share.sum()
-    result: Floats = heeded.astype(np.float32)
+    weighed = np.exp(_log_softmax(mixed)) * share.sum()
+    result: Floats = weighed.astype(np.float32)
     return result
 
 

@@ -96,8 +96,9 @@ class Manifest(BundleSection):
         names = {name for tier in self.tiers for name in tier.files}
         what = {name: self.files[name].sha256 for name in names & self.files.keys()}
         for tier in self.tiers:
-            if isinstance(tier, EncoderSpec) and tier.heeds:
-                what[f"{tier.model} heeds"] = f"{tier.heeds:g}"
+            if isinstance(tier, EncoderSpec) and tier.prior_weight:
+                # The old word stays: calibrations of older bundles have this hash.
+                what[f"{tier.model} heeds"] = f"{tier.prior_weight:g}"
         return fingerprint(
             what, self.labels, [*self.entities, "", *self.patterns], runtime()
         )

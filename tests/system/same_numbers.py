@@ -45,10 +45,11 @@ def asked(graph: Path, feeds: list[Feed]) -> tuple[str, list[Feed]]:
     """Return the sha256 of all outputs, and what heads would get of them."""
     session = opened(graph)
     names = [output.name for output in session.get_outputs()]
+    wanted = [given.name for given in session.get_inputs()]
     digest = hashlib.sha256()
     handed = []
     for feed in feeds:
-        outputs = session.run(names, feed)
+        outputs = session.run(names, {name: feed[name] for name in wanted})
         for output in outputs:
             digest.update(output.tobytes())
         mask = feed["attention_mask"]

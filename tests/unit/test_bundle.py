@@ -355,11 +355,11 @@ def test_agreement_reaches_the_next_tier(bundle: Bundle) -> None:
     made = chain(bundle, Parrot(), Parrot())
     [_, second] = made.guesses("3 x")
     assert second.label_evidence == pytest.approx((3.0, 3.0486), abs=1e-4)
-    heeded = replace(
+    weighed = replace(
         made.stages[1],
         calibration=TierCalibration(label=Logistic(weights=(0.0, 1.0), bias=0.0)),
     )
-    made = replace(made, stages=(made.stages[0], heeded))
+    made = replace(made, stages=(made.stages[0], weighed))
     [found] = made.predict(["3 x"])
     assert found.score == pytest.approx(0.9547, abs=1e-4)
 
@@ -381,27 +381,27 @@ def test_real_cascade(cascade: Bundle) -> None:
         assert [e.text for e in prediction.entities] == entities
 
 
-def test_later_tier_heeds_the_earlier_one(folder: Path) -> None:
-    """Each text's answer heeds what the tier before said of that very text."""
+def test_later_tier_weighs_the_earlier_one(folder: Path) -> None:
+    """Each text's answer weighs what the tier before said of that very text."""
     plain = open_bundle(write_bundle(folder, cascade=True), 1)
-    heeding = open_bundle(write_bundle(folder, cascade=True, heeds=0.1), 1)
+    weighing = open_bundle(write_bundle(folder, cascade=True, prior_weight=0.1), 1)
     texts = ["turn on", "hello turn off", "the lamp", "turn off"]
-    found = heeding.predict(texts)
+    found = weighing.predict(texts)
     assert [p.label for p in found] == [p.label for p in plain.predict(texts)]
     for text, one, other in zip(texts, found, plain.predict(texts), strict=True):
         sure = text != "the lamp"  # of which nobody knows anything
         assert ((one.score or 0) > (other.score or 0)) == sure
-        assert heeding.predict([text]) == [one]
-        linear, encoder = heeding.guesses(text)
+        assert weighing.predict([text]) == [one]
+        linear, encoder = weighing.guesses(text)
         assert linear.opinion
         assert encoder.label == one.label
 
 
-def test_heeding_is_part_of_what_answers(folder: Path) -> None:
+def test_weighing_is_part_of_what_answers(folder: Path) -> None:
     """A calibration is for the weight it was made with."""
     marks = {
-        read_manifest(write_bundle(folder, heeds=heeds)).fingerprint()
-        for heeds in (0.0, 0.1, 0.3)
+        read_manifest(write_bundle(folder, prior_weight=weight)).fingerprint()
+        for weight in (0.0, 0.1, 0.3)
     }
     assert len(marks) == 3
 

@@ -288,10 +288,10 @@ def test_not_taught_what_is_outside(bundle: Bundle) -> None:
 
 
 @pytest.fixture(scope="module")
-def heeding(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    """Return an encoder that heeds an opinion half as much as itself."""
-    folder = tmp_path_factory.mktemp("models") / "heeding"
-    opened = open_bundle(write_bundle(folder, outside=True, heeds=0.5), 1)
+def weighing(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """Return an encoder that weighs an opinion half as much as itself."""
+    folder = tmp_path_factory.mktemp("models") / "weighing"
+    opened = open_bundle(write_bundle(folder, outside=True, prior_weight=0.5), 1)
     model = opened.stages[0].model
     assert isinstance(model, Encoder)
     return model
@@ -305,12 +305,12 @@ def heeding(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
         ((-1.0, -1.0, -1.0), "lamp_on"),  # nothing to say
     ],
 )
-def test_opinion_is_heeded(
-    heeding: Encoder, opinion: tuple[float, ...], label: str
+def test_opinion_is_weighed(
+    weighing: Encoder, opinion: tuple[float, ...], label: str
 ) -> None:
     """The label is that of the product of both, weighed; what is outside stays."""
-    [alone] = heeding.predict(["turn on"])
-    [found] = heeding.predict(["turn on"], [RawPrediction("chat", opinion=opinion)])
+    [alone] = weighing.predict(["turn on"])
+    [found] = weighing.predict(["turn on"], [RawPrediction("chat", opinion=opinion)])
     assert found.label == label
     assert found.outside == pytest.approx(alone.outside)
     product = np.exp(np.array([0.0, 6.0, 0.0]) + 0.5 * np.array(opinion))
@@ -325,10 +325,10 @@ def test_opinion_is_heeded(
     assert found.label_evidence[4] == pytest.approx(expected, rel=1e-3)
 
 
-def test_no_opinion(heeding: Encoder, bundle: Bundle) -> None:
-    """Without a tier before it, or where none is heeded, the encoder says its own."""
-    [alone] = heeding.predict(["turn on"])
-    assert heeding.predict(["turn on"], [RawPrediction("chat")]) == [alone]
+def test_no_opinion(weighing: Encoder, bundle: Bundle) -> None:
+    """Without a tier before it, or where none is weighed, the encoder says its own."""
+    [alone] = weighing.predict(["turn on"])
+    assert weighing.predict(["turn on"], [RawPrediction("chat")]) == [alone]
     deaf = bundle.stages[0].model
     said = [RawPrediction("lamp_off", opinion=(-0.1, -14.0, -9.0))]
     assert deaf.predict(["turn on"], said) == deaf.predict(["turn on"])

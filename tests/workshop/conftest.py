@@ -152,6 +152,7 @@ def recipe() -> Callable[..., Recipe]:
             "pretrained": pretrained,
             "vocabulary": {"frequent": 5},
             "training": {**schedule, **(training or {})},
+            "forms": {"made": 200},
             "probes": ["turn on the kitchen lamp", "wake me at noon", LONG, "\u2603!"],
             **sections,
         }

@@ -183,7 +183,7 @@ def finish(part: Path, piece: Workpiece, network: Network, report: Report) -> Fi
             outside=_encoded(piece).outside is not None,
             levels=recipe.levels,
             forms=bool(formed),
-            heeds=fitted_prior_weight(piece),
+            prior_weight=fitted_prior_weight(piece),
             transitions=TRANSITIONS if material.known.entities else None,
             folded=recipe.folded,
             lexicon=bundle.LEXICON if recipe.lexicon else None,

@@ -153,7 +153,8 @@ def stated(recipe: Recipe, material: Material) -> str:
     outside = sum(one.label == label for one in material.field) / len(material.field)
     return (
         f"{data}: {1 - plan.spoken:.0%} of the texts in scope as they are, "
-        f"{plan.spoken:.0%} said otherwise, and {outside:.0%} of all out of scope"
+        f"{plan.spoken:.0%} said otherwise in one way, "
+        f"and {outside:.0%} of all out of scope"
     )
 
 
@@ -240,7 +241,7 @@ def _in_the_field(
 def fitted_prior_weight(piece: Workpiece) -> float:
     """Return the weight of the linear tier's opinion on the label; 0: it has none."""
     linear = piece.recipe.linear
-    return linear.heeded if linear and piece.material.known.labels else 0.0
+    return linear.prior_weight if linear and piece.material.known.labels else 0.0
 
 
 def feeds(material: Material, tokenizer: Tokenizer, longest: int) -> list[Feed]:

@@ -303,7 +303,7 @@ def _finished(
         stride=spec.stride,
         levels=piece.recipe.levels,
         forms=True,
-        heeds=fitted_prior_weight(piece),
+        prior_weight=fitted_prior_weight(piece),
         transitions=TRANSITIONS if piece.material.known.entities else None,
     )
     return finish_bundle(piece, places, encoder, encoding, _named(name, report))

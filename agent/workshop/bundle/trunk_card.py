@@ -39,7 +39,7 @@ that.
 
 ## Scores
 
-What its members' encoder tiers, which heed the linear tiers, say to all validation
+What its members' encoder tiers, which weigh in the linear tiers, say to all validation
 texts in scope, one text at a time, with the code that ships:
 
 | | fp32 | int8 (this trunk) |

@@ -108,7 +108,7 @@ def mixed(
     say = accent("valid")
     label = recipe.outside.label if recipe.outside else NOBODYS
     found = [
-        say(one, chance) if chance.random() < plan.spoken else one for one in valid
+        say.once(one, chance) if chance.random() < plan.spoken else one for one in valid
     ]
     inside = sum(one.label != label for one in valid)
     wanted = round(plan.outside / (1 - plan.outside) * inside)

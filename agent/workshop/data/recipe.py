@@ -7,7 +7,7 @@ of its own, which names those of its members: the bundles that will stand on it.
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from agent.config.load import read_toml
 from agent.core.errors import ConfigError
@@ -142,7 +142,7 @@ class Mixture(RecipeModel):
     """What calibration texts are a mixture of; the rest are as the data has them."""
 
     spoken: float = Field(default=0.5, ge=0, le=1)
-    """Share of the texts in scope that are said otherwise (speech.py)."""
+    """Share of the texts in scope that are said otherwise, in one way (speech.py)."""
     outside: float = Field(default=0.1, ge=0, lt=1)
     """Share of all texts that are out of scope, or of a form that nobody wants."""
 
@@ -158,7 +158,9 @@ class LinearTier(RecipeModel):
     """Share of a text's features that are left out in training."""
     spoken: float = Field(default=0.4, ge=0, le=1)
     """Share of the texts in an epoch that are said otherwise (speech.py)."""
-    heeded: float = Field(default=0.3, ge=0, le=1)
+    prior_weight: float = Field(
+        default=0.3, ge=0, le=1, validation_alias=AliasChoices("prior_weight", "heeded")
+    )
     """How much its opinion on the label counts beside the encoder's; 0: not."""
 
 

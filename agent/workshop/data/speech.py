@@ -56,6 +56,12 @@ class Accent:
             example = change(example, chance, self.lists)
         return example
 
+    def once(self, example: Example, chance: random.Random) -> Example:
+        """Return the example said otherwise in one way."""
+        weights = [weight for *_, weight in self.changes]
+        [(_, change, _)] = chance.choices(self.changes, weights)
+        return change(example, chance, self.lists)
+
     @property
     def names(self) -> tuple[str, ...]:
         """What the ways of saying it otherwise are called."""
