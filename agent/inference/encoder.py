@@ -10,7 +10,7 @@ heads, which take `hidden` (float, batch x tokens x width) instead of `input_ids
 """
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ from agent.core.types import Entity, Form, RawPrediction, Tier
 from agent.inference.bio import Following, best_tags, following, runs
 from agent.inference.calibration import log_odds
 from agent.inference.folding import View, folded
-from agent.inference.lexicon import Lexicon, read_lexicon
+from agent.inference.lexicon import read_lexicon
 from agent.inference.linear import softmax, top_two
 from agent.inference.onnx import (
     FORMS,
@@ -35,6 +35,7 @@ from agent.inference.onnx import (
     open_tokenizer,
     open_trunk,
 )
+from agent.inference.reading import open_reading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -75,6 +76,8 @@ class EncoderSpec(BaseModel):
 
     folded: bool = False
     """Whether digits, hyphens and spaces are read as the plain ones (folding.py)."""
+    words: str | None = None
+    """Words that were taught: texts are read by them (reading.py)."""
     lexicon: str | None = None
     """A table of abbreviations: texts are read with them written out (lexicon.py)."""
 
@@ -92,7 +95,7 @@ class EncoderSpec(BaseModel):
     @property
     def needed(self) -> tuple[str, ...]:
         """The files without which the tier cannot be loaded."""
-        beside = (self.trunk, self.transitions, self.lexicon)
+        beside = (self.trunk, self.transitions, self.words, self.lexicon)
         return (self.model, self.tokenizer, *(name for name in beside if name))
 
     @property
@@ -112,11 +115,17 @@ class EncoderSpec(BaseModel):
         tokenizer, session = self._open(folder, threads)
         _check_widths(session, self, labels, entities)
         transitions = _open_transitions(folder, self, entities)
-        words = None
-        if self.lexicon:
-            words = read_lexicon((folder / self.lexicon).read_text("utf-8"))
+        read = self._view_of(folder)
         names = tuple(labels), tuple(entities)
-        return Encoder(self, tokenizer, session, *names, transitions, words)
+        return Encoder(self, tokenizer, session, *names, transitions, read)
+
+    def _view_of(self, folder: Path) -> Callable[[str], View]:
+        """Return how texts are read."""
+        if self.lexicon:
+            return read_lexicon((folder / self.lexicon).read_text("utf-8")).expanded
+        reading = open_reading(folder, self.words)
+        plain = folded if self.folded else View
+        return reading.view if reading else plain
 
     def _open(self, folder: Path, threads: int) -> tuple["Tokenizer", Session]:
         session = open_session(folder / self.model, threads)
@@ -150,7 +159,7 @@ class Encoder:
         labels: tuple[str, ...],
         entities: tuple[str, ...],
         transitions: Sequence[Following] | None = None,
-        lexicon: Lexicon | None = None,
+        read: Callable[[str], View] = View,
     ) -> None:
         """Take what `EncoderSpec.load` opened."""
         self._spec = spec
@@ -159,7 +168,7 @@ class Encoder:
         self._labels = labels
         self._entities = entities
         self._transitions = transitions
-        self._lexicon = lexicon
+        self._read = read
         self._outputs = [
             output.name
             for output in session.get_outputs()
@@ -196,9 +205,7 @@ class Encoder:
         ]
 
     def _windows(self, text: str) -> Iterator[Window]:
-        view = folded(text) if self._spec.folded else View(text)
-        if self._lexicon:
-            view = self._lexicon.expanded(text)
+        view = self._read(text)
         encoding = self._tokenizer.encode(view.text)
         for part in (encoding, *encoding.overflowing):
             first: dict[int, int] = {}

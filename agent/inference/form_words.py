@@ -81,7 +81,13 @@ FIRST = words(
     " unmute update vacuum wake warm water transfer terminate replay restart begin"
     " email email take"
 )
-SECOND = FIRST | words("bring check clear remind tell text wake move mark print")
+SECOND = FIRST | words(
+    "bring check clear remind tell text wake move mark print define translate spell"
+    " speak describe explain request ask say order warn look search calculate"
+)
+# What is wanted of us, not said to others.
+TOLD_ME = phrases("tell me|show me|give me|get me|read me|find me|bring me|spell it")
+SET = words("on off up down")
 JOINTS = words("and then & also plus while after or but") | STOPS
 BETWEEN = words(
     "please you could can would that next finally just afterwards to now i want need"
@@ -106,7 +112,10 @@ HELPERS = words(
     "is are was were do does did has have had am isn't aren't wasn't weren't don't"
     " doesn't didn't hasn't haven't hadn't should shouldn't must"
 )
+ABLE = words("can could will would")
 ASKED = PERSONS | words("any there people")
+SPOKEN_TO = words("you we i this that these those a an any")
+ASKED_SHORT = words("what's how's where's who's when's why's")
 ASKED_AT_ONCE = ASKING - {"that", "what"}
 TOLD = words("tell show explain teach check see verify confirm know wonder")
 REPORTED = words("if whether")
@@ -120,30 +129,48 @@ KNOWING = phrases(
 NOT = words(
     "don't never not no nope nah won't cannot can't shouldn't mustn't wouldn't needn't"
     " neither nor without nevermind refrain avoid cease forbid disregard abort undo"
-    " didn't doesn't isn't aren't haven't hasn't wasn't weren't couldn't"
 )
+# They say what is not so, unless what is not so is the need: "it isn't necessary to".
+NOT_SO = words("didn't doesn't isn't aren't haven't hasn't wasn't weren't couldn't")
+NEEDLESS = words("necessary needed required ask say want need what matter to")
+# Before or as a negation they say how things are: "it has not", "i cannot".
+IS_SO = words(
+    "is are was were has have had does did am i'm it's that's been got there's still"
+    " for with to be"
+)
+UNABLE = words("won't can't cannot")
+TOLD_NOT = words("you nobody and but so then please or")
+HELD = words("wait hold leave let")
+WAIT = words("time times for at on in")
+# What somebody waits for is no "wait": "how long should i wait".
+WAITING = words("to should i would the a long must can have we they will my me of")
 # After them they turn nothing round: "don't forget to", "not only", "no problem".
 HARMLESS_AFTER = words(
     "forget hesitate worry mind miss care only problem problems worries matter hurry"
-    " rush idea doubt one sooner"
+    " rush idea doubt one sooner far know understand recognize recognise remember work"
 )
 # Before them neither: "why don't you", "or not".
 HARMLESS_BEFORE = words("why or whether if")
 # "i don't see" is a reason to ask; "i don't want" is not.
-WANTED = words("want need wish like feel necessary needed time longer think reason")
+WANTED = words(
+    "want need wish like feel necessary needed time longer think reason"
+    " asking trying looking telling saying"
+)
 SAID = words("say said ask asked tell told mean meant turn switch")
 TAKEN_BACK = by_first(
     phrases(
         "never mind|nevermind|scratch that|scratch it|strike that|belay that|forget it"
-        "|forget that|forget about it|forget i asked|forget i said|cancel that"
-        "|cancel it|ignore that|ignore it|ignore what|disregard|disregard that"
+        "|forget that|forget about it|forget i asked|forget i said|ignore that"
+        "|ignore it|ignore what|disregard|disregard that"
         "|undo that|no wait|wait no|wait don't|wait stop|stop stop|abort|actually no"
         "|hold on|on second thought|on second thoughts|changed my mind|just kidding"
         "|only joking|was joking|kidding|rather not|better not|maybe not|take it back"
         "|take that back|leave it as|leave it|let it be|skip it|hang on|oops|wait"
-        "|instead of|rather than|or rather|i mean|i meant|correction"
+        "|or rather|i mean|i meant|correction"
     )
 )
+# What else takes a request back; in a question or a report they are part of it.
+REPLACED = by_first(phrases("instead of|rather than|cancel that|cancel it"))
 TAKEN_BACK_AHEAD = phrases("instead of|rather than|forget about|hold off|nobody wants")
 
 WHENEVER = words("if unless whenever provided assuming supposing")
@@ -157,13 +184,17 @@ POLITE = phrases(
 )
 TIMES_OF = words("when until till before after once while")
 SINCE = words("until till before after")  # "after the movie" is a later time
+SAYING = words("ask say tell request")
 CONTENT = (["tell", "them"], ["tell", "him"], ["tell", "her"], ["tell", "me"])
-CLAUSES = (PERSONS - words("a an that this the")) | words("it's i'm we're he's she's")
+CLAUSES = (PERSONS - words("a an that this the")) | words(
+    "it's i'm we're he's she's they're you're i've you've we've they've it'll i'll"
+)
 CONDITIONS = phrases(
     "as soon as|so long as|as long as|by the time|the moment the|the moment i"
     "|the moment it|every time i|every time the|every time it|in case it|in case i"
     "|in case the|in case there|in case he|on condition that|provided that it"
-    "|wait until i|wait until the|wait until it"
+    "|wait until i|wait until the|wait until it|next time i|next time the|next time it"
+    "|next time he|next time she|next time you|at the end|in case it's|in case i'm"
 )
 
 LATER = words("later tomorrow tonight afterwards")
@@ -197,7 +228,14 @@ TELLING = words(
     " says wants likes went came got gave took tried managed remembered plays turns"
     " sets keeps runs calls sends wakes love hate enjoy used"
 )
-ADVERBS = words("already just always never usually also often really only still")
+QUOTING = words("said says told asked tells asks wants wanted")
+PAST = words(
+    "was were had did got went made took tried paid sent came left lost saw put bought"
+    " set used withdrew topped"
+)
+ADVERBS = words(
+    "already just always never usually also often really only still definitely surely"
+)
 TELLING_OF_SELF = words("i've you've we've they've he's she's they're")
 ABOUT_SELF = words("i'm i'll we're we'll you're")
 # "i have to", "i will need": wishes, not reports.

@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from agent.core.errors import BundleError
 from agent.core.types import Form, RawPrediction, Tier
 from agent.inference.calibration import log_odds
+from agent.inference.folding import View
+from agent.inference.reading import Reading, open_reading
 
 WORD = re.compile(r"\w+|[^\w\s]")
 LONGEST_WORD = 40  # characters of a word that are used; hostile texts have longer ones
@@ -41,6 +43,8 @@ class LinearSpec(BaseModel):
     """Whether the column after the labels is for texts out of scope."""
     forms: bool = False
     """Whether the last columns are for the forms of utterances."""
+    words: str | None = None
+    """Words that were taught: texts are read by them (reading.py)."""
 
     @property
     def by(self) -> Tier:
@@ -50,7 +54,7 @@ class LinearSpec(BaseModel):
     @property
     def needed(self) -> tuple[str, ...]:
         """The files without which the tier cannot be loaded."""
-        return (self.weights,)
+        return (self.weights, self.words) if self.words else (self.weights,)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -79,7 +83,9 @@ class LinearSpec(BaseModel):
             raise BundleError(
                 f"{self.weights}: scale or bias has numbers that are none"
             )
-        return Linear(self, weights, scale, bias, tuple(labels), bool(entities))
+        reading = open_reading(folder, self.words)
+        names = tuple(labels)
+        return Linear(self, weights, scale, bias, names, reading, bool(entities))
 
 
 class Linear:
@@ -92,6 +98,7 @@ class Linear:
         scale: Floats,
         bias: Floats,
         labels: tuple[str, ...],
+        reading: Reading | None,
         extracts: bool,  # noqa: FBT001
     ) -> None:
         """Take what `LinearSpec.load` opened."""
@@ -100,6 +107,7 @@ class Linear:
         self._scale = scale
         self._bias = bias
         self._labels = labels
+        self._reading = reading
         self._extracts = extracts
 
     def predict(
@@ -112,7 +120,8 @@ class Linear:
         `opinion` is the log-probability of each label.
         """
         del earlier  # a linear tier is the first
-        return [self._guess(self._logits(text)) for text in texts]
+        read = self._reading.view if self._reading else View
+        return [self._guess(self._logits(read(text).text)) for text in texts]
 
     def _logits(self, text: str) -> Floats:
         rows = features(text, self._spec.bits)

@@ -121,7 +121,7 @@ def test_a_string_that_paho_rejects_at_the_broker_side(
     """A case with such a property, and what comes behind it, is answered there."""
     with closing(Device(broker.port)) as device:
         publish(broker, "slm/upstream/home", '{"id": "m"', "\n".join(STRINGS[kind]))
-        device.send(b"no case", b"second")
+        device.send(b'{"device": "pi"}', b"second")
         assert device.reply("second")["status"] == "error"
         assert beside.count_log("disconnected") == 0
         device.send(case(1, deadline_ms=1), b"late")

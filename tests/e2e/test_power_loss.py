@@ -21,7 +21,7 @@ import apsw
 import pytest
 
 from agent.config.section import Limit
-from agent.outbox import SCHEMA, answers, cases, ledger, spending, store
+from agent.outbox import SCHEMA, answers, cases, ledger, opening, spending, store
 from agent.outbox.cases import CaseRow
 from agent.outbox.ledger import Egress
 from agent.outbox.spending import Spend
@@ -251,7 +251,7 @@ def record(folder: Path, groups: int) -> tuple[list[Event], list[Dump]]:
     states: list[Dump] = []
     workload = Workload(random.Random(7))  # noqa: S311
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "sqlite3", recorded_sqlite3(events))
+        patch.setattr(opening, "sqlite3", recorded_sqlite3(events))
         patch.setattr(store, "SLACK", 8)  # so that the file gives pages back
         for _ in range(2):  # the second finds a file that was closed in order
             opened = Store(folder / "outbox.db", SCHEMA, MAX_BYTES)
@@ -387,7 +387,7 @@ def test_the_simulation_finds_losses(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a sync at each commit the same crashes lose what was told."""
-    monkeypatch.setitem(store.PRAGMAS, "synchronous", "NORMAL")
+    monkeypatch.setitem(opening.PRAGMAS, "synchronous", "NORMAL")
     events, states = record(memory, 60)
     found = crash_all(events, states, memory, CRASHES // 4)
     assert found["lost"] > CRASHES // 16

@@ -13,6 +13,7 @@ from agent.workshop.data.forms import (
     allowed,
     form_of_data,
     imperative,
+    joined,
     lessons,
     read_templates,
     speaker,
@@ -51,6 +52,24 @@ def test_what_validates_did_not_teach() -> None:
             assert some
             assert kept[form][kind]
             assert not set(some) & set(kept[form][kind]) - {"{vp}", "{vp} and {other}"}
+
+
+def test_two_texts_become_one() -> None:
+    """Two texts with different labels, of whatever form, are joined by other words."""
+    texts = [
+        Example(text="where is my card?", label="card"),
+        Example(text="how do I top up", label="top"),
+        Example(text=" ".join(["a", "text", "too", "long"] * 5), label="long"),
+    ]
+    taught, kept = (
+        {*joined(texts, 200, random.Random(1), split)}  # noqa: S311
+        for split in ("train", "valid")
+    )
+    assert "where is my card and how do I top up" in taught
+    assert "how do I top up; where is my card?" in taught
+    assert not any("long" in text for text in taught | kept)
+    assert kept - taught
+    assert not [*joined(texts[:1], 3, random.Random(1), "train")]  # noqa: S311
 
 
 @pytest.mark.parametrize("form", Form)

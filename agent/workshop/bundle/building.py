@@ -184,6 +184,7 @@ def finish(part: Path, piece: Workpiece, network: Network, report: Report) -> Fi
             levels=recipe.levels,
             forms=bool(formed),
             prior_weight=fitted_prior_weight(piece),
+            words=bundle.WORDS if material.known.labels else None,
             transitions=TRANSITIONS if material.known.entities else None,
             folded=recipe.folded,
             lexicon=bundle.LEXICON if recipe.lexicon else None,

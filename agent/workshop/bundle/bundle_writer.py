@@ -21,6 +21,7 @@ MODEL = "encoder.onnx"
 HEADS = "heads.onnx"  # of a bundle on a trunk
 TOKENIZER = "tokenizer.json"
 LEXICON = "lexicon.tsv"
+WORDS = "words.tsv"
 
 STEADY = 0.03  # a text whose score changes more by quantising is no probe
 

@@ -26,9 +26,10 @@ from agent.inference.linear import LinearSpec
 from agent.inference.manifest import CARD
 from agent.workshop.bundle import bundle_writer as bundle
 from agent.workshop.bundle.card import Encoding, Field, Measured, sources, write_card
-from agent.workshop.data.material import Material, Workpiece
+from agent.workshop.data.material import Material, Workpiece, dictionary
 from agent.workshop.data.recipe import Recipe
 from agent.workshop.data.speech import accent
+from agent.workshop.data.spelling import word_table
 from agent.workshop.export.rounding import Feed
 from agent.workshop.training.linear_training import train_linear, write_linear
 from agent.workshop.training.scoring import Figures, certifiable, figures
@@ -96,7 +97,11 @@ def finish_bundle(
         )
         for place in places.all:
             np.save(place / TRANSITIONS, follow, allow_pickle=False)
-    specs: Specs = [*_linear(piece, places, report), encoder]
+    if encoder.words:
+        table = word_table(material.train, dictionary(recipe.pretrained))
+        for place in places.all:
+            (place / encoder.words).write_text(table, "utf-8")
+    specs: Specs = [*_linear(piece, places, encoder.words, report), encoder]
     manifest = _manifest(piece, specs, encoding)
     made = _calibrated(piece, specs, places, manifest, report)
     bundle.write_calibration(part, made)
@@ -254,7 +259,9 @@ def feeds(material: Material, tokenizer: Tokenizer, longest: int) -> list[Feed]:
     return inputs
 
 
-def _linear(piece: Workpiece, places: Places, report: Report) -> list[LinearSpec]:
+def _linear(
+    piece: Workpiece, places: Places, words: str | None, report: Report
+) -> list[LinearSpec]:
     """Train the linear tier, if the recipe has one."""
     recipe, material = piece.recipe, piece.material
     if recipe.linear is None:
@@ -271,7 +278,7 @@ def _linear(piece: Workpiece, places: Places, report: Report) -> list[LinearSpec
     for place in places.all:
         write_linear(place, arrays)
     report("linear", 1, 1, "")
-    return [spec]
+    return [spec.model_copy(update={"words": words})]
 
 
 def _heard(

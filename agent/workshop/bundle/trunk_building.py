@@ -304,6 +304,7 @@ def _finished(
         levels=piece.recipe.levels,
         forms=True,
         prior_weight=fitted_prior_weight(piece),
+        words=bundle.WORDS if piece.material.known.labels else None,
         transitions=TRANSITIONS if piece.material.known.entities else None,
     )
     return finish_bundle(piece, places, encoder, encoding, _named(name, report))

@@ -17,8 +17,9 @@ from typing import Any
 
 from agent.core.types import Form
 from agent.evaluation.examples import Example
-from agent.inference.forms import opened, plain, ruled, words_of
+from agent.inference.forms import ruled
 from agent.inference.manifest import FormTable
+from agent.inference.utterance import opened, plain, words_of
 from agent.workshop.data.recipe import FormsPlan
 from agent.workshop.data.speech import KEPT, Verb, accent, verbs
 
@@ -27,6 +28,7 @@ TEMPLATES = HERE / "forms.toml"
 LONGEST = 14  # words of a request that something is made of
 SHORTEST = 2
 SPOKEN = 0.4  # of the texts are said otherwise
+JOINED = 0.15  # as many as of all that is made, two texts each
 # What a label may be asked in by nature.
 USUAL = (Form.QUESTION, Form.STATEMENT, Form.CONDITIONAL, Form.DELAYED)
 PLURAL = re.compile(r"^(?:the|my) (?:\w+ )?\w+s(?: in the \w+)?$")
@@ -116,9 +118,29 @@ class Speaker:
         return SLOT.sub(lambda match: slots[match[1]], template)
 
 
+def joined(
+    examples: Sequence[Example], number: int, chance: random.Random, split: str
+) -> Iterator[str]:
+    """Yield so many utterances of two texts with different labels, of any form.
+
+    None where all texts that are short enough have one label.
+    """
+    short = [one for one in examples if one.label and len(one.text.split()) <= LONGEST]
+    if len({one.label for one in short}) < SHORTEST:
+        return
+    joints = _part(read_templates()["joints"], split)
+    while number:
+        first, second = chance.sample(short, 2)
+        if first.label != second.label:
+            number -= 1
+            ahead = first.text.strip().rstrip(".?!,; ")
+            yield f"{ahead}{chance.choice(joints)}{second.text.strip()}"
+
+
 def speaker(texts: Sequence[str], split: str = "train") -> Speaker:
     """Return who makes utterances of the requests among these texts."""
     content = read_templates()
+    content.pop("joints")
     given = [*texts, *_part(content.pop("requests"), split)]
     found = list(dict.fromkeys(filter(None, map(imperative, given))))
     lists = {k: _part(v, split) for k, v in content.items() if isinstance(v, list)}
@@ -233,7 +255,8 @@ def lessons(
 ) -> list[Formed]:
     """Return texts with their forms: of the data, as they are and said otherwise; made.
 
-    `plan.made` are made of the requests of the data, so many as plan says.
+    `plan.made` are made of the requests of the data, and JOINED of that beside them of
+    two texts each.
     """
     say = accent(split)
     found: list[Formed] = []
@@ -244,7 +267,9 @@ def lessons(
         said = say(example, chance) if chance.random() < SPOKEN else example
         found.append(Formed(said.text, form))
     texts = [example.text for example in examples]
-    for one in speaker(texts, split).some(plan.made, chance):
+    two = joined(examples, round(JOINED * plan.made), chance, split)
+    made = (Formed(text, Form.SEVERAL) for text in two)
+    for one in (*speaker(texts, split).some(plan.made, chance), *made):
         said = Example(text=one.text)
         if chance.random() < SPOKEN:
             said = say(said, chance)

@@ -15,7 +15,7 @@ from agent.inference.manifest import FormTable
 from agent.inference.patterns import find
 from agent.workshop.data.catalogue import Catalogue, catalogue
 from agent.workshop.data.everyday import read_lines
-from agent.workshop.data.forms import Formed, allowed, lessons, speaker
+from agent.workshop.data.forms import Formed, allowed, joined, lessons, speaker
 from agent.workshop.data.negatives import Negatives, negatives
 from agent.workshop.data.personal import generate
 from agent.workshop.data.recipe import Data, Pretrained, Recipe
@@ -116,8 +116,11 @@ def mixed(
     if spare is None or not missing:
         return found
     made = round(FORMED * missing)
-    maker = speaker([one.text for one in valid if one.label != label], "valid")
-    texts = [maker.one(chance.choice(NEVER), chance) for _ in range(made)]
+    ours = [one for one in valid if one.label != label]
+    maker = speaker([one.text for one in ours], "valid")
+    two = [*joined(ours, made // 5, chance, "valid")]
+    rest = range(made - len(two))
+    texts = [*two, *(maker.one(chance.choice(NEVER), chance) for _ in rest)]
     outside = [Example(text=text, label=label) for text in texts]
     return [*found, *outside, *spare.some(missing - made, MIXTURE_SEED)]
 

@@ -1,0 +1,108 @@
+"""What people say around a request for courtesy: where it ends, and where it begins.
+
+"Good morning, I hope you are well, could you possibly dim the lamp? Many thanks!" asks
+to dim the lamp. Models read that; what they were taught has few courtesies of such
+length, and would take them for the message.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from agent.inference.form_words import STOPS, by_first, words
+from agent.inference.utterance import Words, are
+
+_CHOICE = re.compile(r"\(([^)]*)\)")
+LEAST = 2  # words that must be left
+SHORT = 3  # words in front that are left where they are: "good morning, ..."
+MOST = 12  # courtesies one behind the other
+HOPED = 10  # words of "i hope you are having a lovely day"
+ENDS = frozenset(".?!")  # of the message itself
+NAMED = 2  # words of a name and the comma before it
+
+
+def phrases(table: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Yield all phrases of a table; `(a|b|)` is a choice of words."""
+    for line in table:
+        parts = enumerate(_CHOICE.split(line))
+        choices = [part.split("|") if odd % 2 else [part] for odd, part in parts]
+        for chosen in itertools.product(*choices):
+            yield tuple(" ".join(chosen).split())
+
+
+_LINES = (Path(__file__).parent / "courtesies.txt").read_text("utf-8").splitlines()
+_AHEAD, _BEHIND = _LINES[: _LINES.index("")], _LINES[_LINES.index("") + 1 :]
+AHEAD = by_first({*phrases(line for line in _AHEAD if line[0] != "#")})
+BEHIND = by_first({tuple(reversed(phrase)) for phrase in phrases(_BEHIND)})
+HOPING = frozenset({"hope", "trust"})
+HOPED_OF = words("you you're your this everyone everything all things it i'm i")
+ASKING_NOW = words("could can would will please")
+
+
+def bare(said: Words) -> tuple[int, int]:
+    """Return where the message in these words and stops begins, and where it ends.
+
+    All of them where what is around it is short, or is all there is.
+    """
+    start, end = _begun(said), _ended(said)
+    cut = sum(word not in STOPS for word in said[:start])
+    start = start if cut >= SHORT else 0
+    while 0 < start < end and said[start] in STOPS:
+        start += 1
+    while start < end < len(said) and said[end - 1] in STOPS - ENDS:
+        end -= 1
+    left = sum(word not in STOPS for word in said[start:end])
+    return (start, end) if left >= LEAST else (0, len(said))
+
+
+def _begun(said: Words) -> int:
+    place = 0
+    for _ in range(MOST):
+        after = _skipped(said, place)
+        if after == place:
+            break
+        place = after
+    return place
+
+
+def _skipped(said: Words, place: int) -> int:
+    """Return where the next courtesy in front ends; the place itself: there is none."""
+    at = place
+    while at < len(said) and said[at] in STOPS:
+        at += 1
+    hoping = at + (said[at : at + 1] in (["i"], ["we"]))
+    told = said[hoping : hoping + 1]
+    if told and told[0] in HOPING and set(said[hoping + 1 : hoping + 2]) & HOPED_OF:
+        ends = STOPS | ASKING_NOW
+        reach = range(hoping + 2, min(len(said), hoping + HOPED))
+        return next((end for end in reach if said[end] in ends), place)
+    for phrase in AHEAD.get(said[at], ()) if at < len(said) else ():
+        if are(said, at, phrase):
+            return at + len(phrase)
+    return place
+
+
+def _ended(said: Words) -> int:
+    """Return where the message ends, before what is courteous behind it."""
+    turned = [*reversed(said)]
+    place = 0
+    for _ in range(MOST):
+        after = _ended_once(turned, place)
+        if after == place:
+            break
+        place = after
+    return len(said) - place
+
+
+def _ended_once(turned: Words, place: int) -> int:
+    at = place
+    while at < len(turned) and turned[at] in STOPS | {"and"}:
+        at += 1
+    named = turned[at + 1 : at + 1 + NAMED]
+    if "regards" in named:  # "kind regards, Anna"
+        at += 1 + [*named].index("regards")
+    for phrase in BEHIND.get(turned[at], ()) if at < len(turned) else ():
+        if are(turned, at, phrase):
+            return at + len(phrase)
+    return place
