@@ -84,7 +84,7 @@ def heard(agent: Agent) -> list[bytes]:
             "ask/1",
         ),
         ("cases", "escalation.cases.Escalation._expire", "hang", "ask/1"),
-        ("privacy", "escalation.upstream.redact", "sleep", "hide/1"),
+        ("privacy", "escalation.questions.redact", "sleep", "hide/1"),
     ],
 )
 def test_what_hangs_is_not_fed(
