@@ -144,7 +144,7 @@ def decision_object(decision: Decision) -> dict[str, Any]:
 def guess_object(prediction: Prediction | None) -> dict[str, Any]:
     """Return who says what, how sure, with entities by character offsets.
 
-    `form` is that of the utterance, where anybody looked for it.
+    `form` is that of the utterance, where it seems to be no plain request.
     """
     if prediction is None:
         return {"by": None, "label": None, "score": None, "entities": []}
@@ -163,7 +163,7 @@ def guess_object(prediction: Prediction | None) -> dict[str, Any]:
             }
             for entity in prediction.entities
         ],
-        **({"form": _wire(form)} if form else {}),
+        **({} if form in {None, Form.REQUEST} else {"form": _wire(form)}),
     }
 
 

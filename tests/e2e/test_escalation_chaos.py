@@ -120,7 +120,8 @@ class Storm:
             number = int(name.removeprefix("q-"))
             expected = "upstream" if number % ten < asked else "encoder"
             assert said["by"] in {expected, "linear"}
-            assert said["status"] == "resolved"
+            # Upstream settles all it is asked; the model leaves what it doubts.
+            assert said["status"] == "resolved" or expected != "upstream"
             assert said["topic"].endswith(f"/{number}")
         return sum(len(heard) for heard in results(client).values()) - len(ended)
 

@@ -227,12 +227,12 @@ def test_vocabulary(vocabulary: type[Reason | Tier | Outcome]) -> None:
     [
         ((), (), None),
         ((Form.QUESTION,), (), "question"),
-        ((), (0.9, 0.1, 0, 0, 0, 0, 0), "request"),
+        ((), (0.9, 0.1, 0, 0, 0, 0, 0), None),
         ((Form.STATEMENT,), (0.1, 0.9, 0, 0, 0, 0, 0), "negated"),  # the gravest
         ((), (0, 0, 0, 0, 0, 0, 1.0), "conditional"),  # what is wanted later
     ],
 )
-def test_the_form_is_told_where_anybody_looked(
+def test_the_form_is_told_where_it_is_no_plain_request(
     ruled: tuple[Form, ...], forms: tuple[float, ...], form: str | None
 ) -> None:
     """A result tells the form of the utterance, and has no such key otherwise."""
