@@ -40,7 +40,8 @@ from agent.fleet.parse import read as read_fleet
 from agent.fleet.resolve import Resolver, stand_in
 from agent.fleet.signing import Content, Untrusted, opened
 from agent.fleet.state import Damaged, StateStore
-from agent.mqtt.connection import Connection, Endpoint
+from agent.mqtt.connection import Connection
+from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.subscriptions import FILE, obsolete
 from agent.mqtt.topic_filters import checked_filter
 from agent.protocol.cases import (

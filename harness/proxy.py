@@ -24,8 +24,10 @@ class Way(Enum):
     BROKER = auto()
 
 
-CONNACK, PUBLISH, PUBACK = 2, 3, 4  # packet types (MQTT 5, 2.1.2)
-Gate = Callable[[Way, bytes], Fate]  # asked for every packet
+# Packet types (MQTT 5, 2.1.2).
+CONNACK, PUBLISH, PUBACK, SUBSCRIBE, PINGREQ = 2, 3, 4, 8, 12
+# Asked for every packet; bytes are passed on in its place.
+Gate = Callable[[Way, bytes], Fate | bytes]
 
 
 def kind(packet: bytes) -> int:
@@ -123,7 +125,9 @@ class Proxy:
                 fate = self.gate(way, packet)
                 if fate is Fate.CUT:
                     break
-                if fate is Fate.PASS:
+                if isinstance(fate, bytes):
+                    sink.sendall(fate)
+                elif fate is Fate.PASS:
                     sink.sendall(packet)
         for sock in (source, sink):
             with contextlib.suppress(OSError):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 
 CONNECT, PUBLISH, PUBACK, SUBSCRIBE = 1, 3, 4, 8
 Script = Callable[["Peer"], Awaitable[None]]

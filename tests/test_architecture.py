@@ -78,7 +78,13 @@ PURE = (
 # The workshop is a home of its own: it may use what it likes.
 HOMES = {
     "prometheus_client": {"telemetry.metrics", "broker.metrics"},
-    "paho": {"mqtt.connection", "mqtt.properties", "mqtt.reader"},
+    "paho": {
+        "mqtt.abilities",
+        "mqtt.connection",
+        "mqtt.endpoint",
+        "mqtt.properties",
+        "mqtt.reader",
+    },
     "msgspec": {"protocol.payload"},
     "onnxruntime": {"inference"},
     "tokenizers": {"inference"},
@@ -146,7 +152,7 @@ MEDIAN_FUNCTION = 8
 LONGEST_CHAIN = 11
 # One subject each: splitting them would only satisfy the number.
 LONG_MODULES = {
-    "mqtt.connection": 610,
+    "mqtt.connection": 570,
     "inference.encoder": 415,
     "evaluation.fitting": 500,  # scores and thresholds of one calibration
     "escalation.cases": 410,

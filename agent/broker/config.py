@@ -14,7 +14,7 @@ from agent.config.load import login_of, read_file
 from agent.config.section import YEAR_S, Limits, Name, Place, Section, default_state
 from agent.core.errors import ConfigError
 from agent.core.files import first_line
-from agent.mqtt.connection import Endpoint, Will, tls_context
+from agent.mqtt.endpoint import Endpoint, Will, tls_context
 from agent.mqtt.topic_filters import (
     checked_base,
     checked_filter,

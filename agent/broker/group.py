@@ -31,7 +31,8 @@ from agent.broker.config import BrokerTopics
 from agent.broker.membership import Membership
 from agent.core.errors import Refused, TooLarge, Undelivered
 from agent.core.types import Message
-from agent.mqtt.connection import MQTT5, Connection, Endpoint
+from agent.mqtt.connection import MQTT5, Connection
+from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.link import Link
 from agent.mqtt.message_ids import new_ulid, ulid_text
 

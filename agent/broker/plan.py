@@ -7,7 +7,7 @@ from agent.broker import llm
 from agent.broker.config import BrokerFile, cases_filter, endpoints, load
 from agent.broker.llm import LanguageModel
 from agent.core.errors import refusing
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)

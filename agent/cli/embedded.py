@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from agent.core.errors import ConfigError, Undelivered
 from agent.core.interpreter import PYTHON, environment, pip_install
 from agent.core.types import Message
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.side_connection import SideConnection, side_connection
 from agent.protocol.messages import Topics
 

@@ -16,7 +16,7 @@ from agent.core.errors import ConfigError
 from agent.core.explain import explain
 from agent.core.files import exists, first_line, read_bytes
 from agent.core.words import nearest
-from agent.mqtt.connection import Login
+from agent.mqtt.endpoint import Login
 
 DEFAULT_PATH = Path("/etc/slm-agent/agent.toml")
 

@@ -27,7 +27,8 @@ from agent.daemon.opened import transport_of
 from agent.escalation.mqtt import endpoint_of
 from agent.fleet.status import FleetStatus
 from agent.inference.pipeline import bundles_of, open_pipelines
-from agent.mqtt.connection import Connection, Endpoint
+from agent.mqtt.connection import Connection
+from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.side_connection import side_connection
 from agent.protocol.homeassistant import status_topic
 from agent.protocol.messages import Topics

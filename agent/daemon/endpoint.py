@@ -4,7 +4,7 @@ import ssl
 
 from agent.config.load import Config
 from agent.core.errors import ConfigError
-from agent.mqtt.connection import Endpoint, Will, tls_context
+from agent.mqtt.endpoint import Endpoint, Will, tls_context
 from agent.protocol.messages import Topics
 
 

@@ -12,7 +12,7 @@ from agent.escalation.transports import open_transport
 from agent.fleet.values import Values
 from agent.inference.bundle import open_bundle
 from agent.inference.pipeline import Pipeline, open_pipelines
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 
 PRIVACY = "privacy"  # the bundle that finds personal data
 

@@ -22,7 +22,7 @@ from agent.mqtt.message_ids import IdTable
 from agent.mqtt.side_connection import publish_aside
 
 if TYPE_CHECKING:
-    from agent.mqtt.connection import Endpoint
+    from agent.mqtt.endpoint import Endpoint
 
 FAREWELL_MAX_S = 5.0
 

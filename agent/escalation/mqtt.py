@@ -33,13 +33,8 @@ from agent.escalation.transport import (
     Unavailable,
     priced,
 )
-from agent.mqtt.connection import (
-    MQTT5,
-    Connection,
-    Endpoint,
-    Login,
-    tls_context,
-)
+from agent.mqtt.connection import MQTT5, Connection
+from agent.mqtt.endpoint import Endpoint, Login, tls_context
 from agent.mqtt.link import Link
 from agent.mqtt.message_ids import new_ulid
 from agent.mqtt.properties import Envelope

@@ -5,7 +5,7 @@ from typing import assert_never
 from agent.config.agent_file import HttpUpstreamSection, MqttUpstreamSection, Upstream
 from agent.escalation.mqtt import MqttTransport, endpoint_of
 from agent.escalation.transport import Transport
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 
 
 def open_transport(upstream: Upstream, device: str, own: Endpoint) -> Transport:

@@ -13,10 +13,9 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -30,6 +29,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.core.errors import NobodyListens, Refused, TooLarge, Undelivered
 from agent.core.types import Message
+from agent.mqtt.abilities import Abilities, abilities_of
+from agent.mqtt.endpoint import Endpoint, connect_properties, tls_context
 from agent.mqtt.incoming import Incoming
 from agent.mqtt.message_ids import IdTable, checked_id, new_ulid, ulid_text
 from agent.mqtt.packets import (
@@ -53,7 +54,6 @@ port, with TLS if the url says mqtts://?"""
 NO_SUBSCRIBERS = 0x10
 FAILURE = 0x80
 SESSION_TAKEN_OVER = 0x8E
-DEFAULT_RECEIVE_MAXIMUM = 65_535
 V311_WINDOW = 20  # what brokers keep in flight by default; 3.1.1 cannot tell
 OUR_WINDOW = 100
 ANSWER_WAIT_S = 10.0  # for CONNACK and SUBACK
@@ -61,40 +61,6 @@ PARTING_S = 2.0  # how long we wait for the broker to close after we did
 DISCONNECT = b"\xe0\x00"  # normal, in both versions
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """User name and password."""
-
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Will:
-    """What the broker says when we vanish; retained, QoS 1."""
-
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Everything a connection needs to know."""
-
-    url: str
-    client_id: str
-    login: Login = Login()
-    version: int = 5  # or 4 for MQTT 3.1.1
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    keepalive_s: int = 30
-    session_expiry_s: int = 604_800
-    max_inflight: int = 64
-    max_packet_bytes: int = 16 * 2**20
-    will: Will | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +95,8 @@ class Connection:
         v5 = endpoint.version == MQTT5
         ours = max(endpoint.max_packet_bytes, LEAST_PACKET)
         self.max_packet_bytes = LARGEST_PACKET if v5 else ours
+        self.abilities = Abilities()
+        self.refusal = 0  # the reason code of a CONNACK that refused us
         self.greeted = False  # whether our CONNECT may have reached the broker
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Ended] = self._loop.create_future()
@@ -161,7 +129,7 @@ class Connection:
         if self.is_v5:
             kwargs = {
                 "clean_start": self._endpoint.session_expiry_s == 0,
-                "properties": _connect_properties(self._endpoint),
+                "properties": connect_properties(self._endpoint),
             }
         connect = partial(
             self._client.connect,
@@ -204,7 +172,8 @@ class Connection:
                     retainHandling=retained,
                 )
                 properties = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]
-                properties.SubscriptionIdentifier = number_of(topic)
+                if self.abilities.identifiers:
+                    properties.SubscriptionIdentifier = number_of(topic)
                 _, mid = self._client.subscribe(
                     topic, options=options, properties=properties
                 )
@@ -256,9 +225,18 @@ class Connection:
             self._window.release()
             answer.set_exception(Undelivered(self.ended.result().why))
             return answer
+        can = self.abilities
         info = self._client.publish(
-            topic, payload, qos=1, retain=retain, properties=properties
+            topic,
+            payload,
+            qos=can.qos,
+            retain=retain and can.retain,
+            properties=properties,
         )
+        if can.qos == 0:  # nobody says whether it came
+            self._window.release()
+            answer.set_result(None)
+            return answer
         self._puback[info.mid] = topic, answer
         if heard:
             self._to_be_heard.add(info.mid)
@@ -347,7 +325,10 @@ class Connection:
             client.tls_set_context(tls_context(endpoint))
         if endpoint.will:
             client.will_set(
-                endpoint.will.topic, endpoint.will.payload, qos=1, retain=True
+                endpoint.will.topic,
+                endpoint.will.payload,
+                qos=endpoint.will.qos,
+                retain=endpoint.will.retain,
             )
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
@@ -409,7 +390,8 @@ class Connection:
         if not self._parting:
             self._client.loop_misc()
         if not self.ended.done():
-            pause = self._endpoint.keepalive_s / 4
+            ours, theirs = self._endpoint.keepalive_s, self.abilities.keepalive_s
+            pause = (ours if theirs is None else theirs) / 4
             self._tick = self._loop.call_later(pause, self._keep_alive)
 
     def _connected(
@@ -423,15 +405,19 @@ class Connection:
         if self._connack.done():
             return
         if code.value >= FAILURE:
+            self.refusal = code.value
             self._connack.set_exception(Refused(f"connection refused: {code}"))
             return
         self._accepted = True
         self.session_present = flags.session_present
         window = V311_WINDOW
         if self.is_v5:
-            window = getattr(properties, "ReceiveMaximum", DEFAULT_RECEIVE_MAXIMUM)
-            limit = getattr(properties, "MaximumPacketSize", self.max_packet_bytes)
-            self.max_packet_bytes = limit
+            self.abilities = abilities_of(properties)
+            window = self.abilities.window
+            self.max_packet_bytes = self.abilities.packet_bytes or LARGEST_PACKET
+            if self._tick:  # the first pause was chosen by our own keep alive
+                self._tick.cancel()
+                self._keep_alive()
         self._window = asyncio.Semaphore(min(window, OUR_WINDOW))
         if self.max_packet_bytes < LEAST_PACKET:
             limit = self.max_packet_bytes
@@ -575,24 +561,3 @@ class Connection:
 
 def _nothing() -> None:
     """Acknowledge a QoS 0 message: nobody waits for it."""
-
-
-def _connect_properties(endpoint: Endpoint) -> Properties:
-    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-    properties.SessionExpiryInterval = endpoint.session_expiry_s
-    properties.ReceiveMaximum = endpoint.max_inflight
-    properties.MaximumPacketSize = endpoint.max_packet_bytes
-    return properties
-
-
-def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
-    """Verify the broker, always; show our certificate if there is one.
-
-    Raises OSError (ssl.SSLError included) for unusable files.
-    """
-    context = ssl.create_default_context(
-        cafile=None if endpoint.ca_file is None else str(endpoint.ca_file)
-    )
-    if endpoint.cert_file:
-        context.load_cert_chain(endpoint.cert_file, endpoint.key_file)
-    return context

@@ -4,13 +4,15 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from agent.core.errors import Refused, Undelivered
 from agent.core.types import Message
-from agent.mqtt.connection import Connection, Endpoint
+from agent.mqtt.abilities import QOS_NOT_SUPPORTED, RETAIN_NOT_SUPPORTED
+from agent.mqtt.connection import Connection
+from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.message_ids import IdTable
 from agent.mqtt.side_connection import side_connection
 from agent.mqtt.topic_filters import number_of
@@ -77,6 +79,7 @@ class Link:
         self._trying_since: float | None = None
         self._in_order = False
         self._refused = ""
+        self._costs: dict[str, str] = {}  # of the broker's limits, as was logged
         self._dropped = 0
         self._hung_up = False  # the current connection, by us
 
@@ -196,6 +199,7 @@ class Link:
         try:
             await connection.open()
         except Undelivered as error:
+            self._heed(connection)
             # A lost CONNACK may have said that our session is gone: the next one will
             # find the new session, and must not be believed that it is the old one.
             self._unheard |= connection.greeted and not isinstance(error, Refused)
@@ -205,6 +209,10 @@ class Link:
         self._unheard = False
         self._connection = connection
         self._hung_up = False
+        costs = connection.abilities.costs()
+        if costs != self._costs:
+            self._costs = costs
+            log.warning("broker_limits", **costs)
         try:
             await connection.subscribe(self._filters, self._anew)
             async with asyncio.timeout(INTRODUCTION_S):
@@ -235,6 +243,14 @@ class Link:
             session_present=connection.session_present,
         )
         return connection
+
+    def _heed(self, connection: Connection) -> None:
+        """Ask for less where the broker refused how our last will is to be sent."""
+        will = self._endpoint.will
+        if will and connection.refusal == RETAIN_NOT_SUPPORTED:
+            self._endpoint = replace(self._endpoint, will=replace(will, retain=False))
+        elif will and connection.refusal == QOS_NOT_SUPPORTED:
+            self._endpoint = replace(self._endpoint, will=replace(will, qos=0))
 
     async def _outlived(self, connection: Connection) -> bool:
         """Tell whether a connection ends soon while one with another id lives on.

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from agent.core.errors import Undelivered
 from agent.core.types import Message
-from agent.mqtt.connection import ANSWER_WAIT_S, Connection, Ended, Endpoint
+from agent.mqtt.connection import ANSWER_WAIT_S, Connection, Ended
+from agent.mqtt.endpoint import Endpoint
 
 
 class SideConnection:

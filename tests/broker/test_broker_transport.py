@@ -7,7 +7,7 @@ import pytest
 
 from agent.escalation.mqtt import MqttTransport
 from agent.escalation.transports import open_transport
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 from agent.protocol.cases import checked
 from harness.brokers import Broker, case
 from harness.provider import Provider

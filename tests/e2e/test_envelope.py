@@ -6,7 +6,8 @@ import pytest
 
 from agent.core.errors import NobodyListens
 from agent.core.types import Message
-from agent.mqtt.connection import Connection, Endpoint
+from agent.mqtt.connection import Connection
+from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.properties import Envelope
 from harness.stage import Mosquitto
 

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.link import Link
 
 CONNACK = b"\x20\x02\x00\x00"  # of MQTT 3.1.1: accepted, no session

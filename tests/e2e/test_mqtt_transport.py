@@ -19,7 +19,7 @@ from agent.escalation.mqtt import MqttTransport
 from agent.escalation.transport import Rejected, Unavailable
 from agent.escalation.transports import open_transport
 from agent.mqtt import link
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 from agent.protocol.cases import LONGEST_ANSWER, Reply, Request
 from harness.proxy import PUBACK, PUBLISH, Fate, Proxy, Way, all_drop, all_pass, kind
 from harness.stage import BROKER, Mosquitto

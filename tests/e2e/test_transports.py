@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from agent.escalation.mqtt import MqttTransport
 from agent.escalation.transport import Rejected, Transport, Unavailable
 from agent.escalation.transports import open_transport
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 from agent.protocol.cases import Repair, Reply, Request, Usage
 from harness.proxy import Proxy
 from harness.stage import Mosquitto, free_port

@@ -13,7 +13,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.core.types import Message
-from agent.mqtt.connection import Connection, Endpoint
+from agent.mqtt.connection import Connection
+from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.incoming import Incoming, Malformed, decode_publish
 from agent.mqtt.properties import Envelope, publish_properties
 from agent.mqtt.reader import KEPT_BYTES, Reader

@@ -22,7 +22,7 @@ from agent.escalation.privacy_gate import Finder, Redacted, redact
 from agent.escalation.transport import Transport
 from agent.escalation.upstream import UpstreamClient, UpstreamSettings
 from agent.inference.pipeline import EscalationSpec
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.properties import Envelope
 from agent.outbox import SCHEMA
 from agent.outbox.store import Store

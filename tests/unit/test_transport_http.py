@@ -11,7 +11,7 @@ import pytest
 from agent.core.errors import ConfigError
 from agent.escalation.http import HttpTransport, form_of, open_http
 from agent.escalation.transport import priced
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 from agent.protocol.cases import Repair, Request, Usage
 from agent.protocol.forms import Form
 from agent.protocol.prompt import messages, response_format
@@ -156,7 +156,7 @@ def test_httpx_is_loaded_for_http_only() -> None:
     code = """\
 import sys
 from agent.escalation.transports import open_transport
-from agent.mqtt.connection import Endpoint
+from agent.mqtt.endpoint import Endpoint
 from harness.upstreams import http_upstream, mqtt_upstream
 own = Endpoint("mqtt://127.0.0.1:1883", "device")
 open_transport(mqtt_upstream(), "pi", own)

@@ -8,7 +8,7 @@ import pytest
 
 from agent.core.errors import ConfigError
 from agent.escalation.mqtt import MqttTransport, endpoint_of
-from agent.mqtt.connection import Endpoint, Login, Will
+from agent.mqtt.endpoint import Endpoint, Login, Will
 from agent.protocol.cases import LONGEST_ANSWER, Request, decode_request
 from harness.upstreams import mqtt_upstream, opened_as_told
 
