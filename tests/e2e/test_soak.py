@@ -7,7 +7,7 @@ import pytest
 from bench import soak
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_short(capsys: pytest.CaptureFixture[str]) -> None:
     """5,000 messages in three rounds: the same files after each of them.
