@@ -5,6 +5,7 @@ observed event can make true, and it fails at its deadline.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+PORTS = itertools.cycle(range(10_000 + os.getpid() % 100 * 200, 30_000))
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEADLINE_S = 60.0
 DEVICE = "pi"
@@ -52,11 +54,16 @@ bundle = "home"
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a loopback TCP port that nobody listens on now.
+
+    Below those that the kernel gives to connections, and of each process its own: no
+    other test takes it before its server does.
+    """
+    while True:
+        port = next(PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class Mosquitto:

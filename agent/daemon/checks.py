@@ -9,7 +9,7 @@ from agent.config.load import Config
 from agent.core.files import exists
 from agent.core.findings import Finding
 from agent.core.jsonl import read_records
-from agent.core.types import Decision, Guarantee
+from agent.core.types import Decision, Form, Guarantee
 from agent.daemon.endpoint import endpoint
 from agent.daemon.opened import finder_of, transport_of
 from agent.evaluation.evaluate import answer
@@ -170,7 +170,7 @@ def differences(case: ExampleCase, decision: Decision) -> Iterator[str]:
         "label": said["label"],
         "entities": [(e["label"], e["text"]) for e in said["entities"]],
         "reason": said["reason"],
-        "form": said.get("form"),
+        "form": said.get("form", Form.REQUEST.value),
     }
     wanted = {
         "status": case.status,
