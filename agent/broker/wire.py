@@ -66,6 +66,11 @@ class Wire(httpx.AsyncBaseTransport):
             response.status_code, headers=headers, stream=httpx.ByteStream(body)
         )
 
+    async def aclose(self) -> None:
+        """Close the connections of this event loop."""
+        for way in self._ways.pop(asyncio.get_running_loop(), {}).values():
+            await way.aclose()
+
     def client(self) -> httpx.AsyncClient:
         """Return a client that has no other way."""
         return httpx.AsyncClient(

@@ -1,6 +1,7 @@
 """What the tests of the broker share: MQTT, models, brokers, and a device that asks."""
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,16 @@ from harness.brokers import GOOD, SETTINGS, Broker, Device
 from harness.provider import Provider
 from harness.proxy import Proxy
 from harness.stage import Mosquitto
+
+
+@pytest.fixture(autouse=True)
+async def hung_up() -> AsyncIterator[None]:
+    """Close the connections that LiteLLM keeps: they belong to the loop of one test."""
+    yield
+    litellm = sys.modules.get("litellm")
+    session = getattr(litellm, "aclient_session", None)
+    if session is not None:
+        await session._transport.aclose()
 
 
 @pytest.fixture
