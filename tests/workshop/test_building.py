@@ -79,7 +79,8 @@ def test_other_domains_are_unresolved(built: Path, data: Path) -> None:
     bundle = open_bundle(built, threads=1)
     row = bundle.calibration.threshold(Guarantee.LABEL, 0.1)
     assert row is not None
-    policy = Policy(Guarantee.LABEL, row.threshold)
+    forms = bundle.manifest.forms.allowing()
+    policy = Policy(Guarantee.LABEL, row.threshold, forms=forms)
 
     def ask(texts: list[str]) -> list[Unresolved]:
         found = bundle.predict(texts, lambda p: passes(p, policy))
@@ -94,15 +95,16 @@ def test_other_domains_are_unresolved(built: Path, data: Path) -> None:
     assert ask(["wake me at noon", "turn on the kitchen lamp"]) == []
 
 
+@pytest.mark.usefixtures("tiny")
 def test_texts_from_outside_fit_but_do_not_certify(
     data: Path, cascade: Recipe, built: Path
 ) -> None:
-    """Of the texts in the calibration's counts, all are of the validation file."""
+    """All texts in the calibration's counts are of the mixture that it states."""
     material = read_material(cascade, data)
     assert {example.label for example in material.outside} == {"oos"}
     assert len(material.outside) == 20
     made = open_bundle(built, threads=1).calibration
-    assert made.fitted_on + made.certified_on == len(material.valid)
+    assert made.fitted_on + made.certified_on == len(material.field)
 
 
 def test_graph_names_no_path(built: Path) -> None:
