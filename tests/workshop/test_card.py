@@ -84,7 +84,9 @@ def test_all_sources_are_named(name: str) -> None:
     recipe = read_any(SHIPPED / f"{name}.toml")
     outside = recipe.outside if isinstance(recipe, Recipe) else None
     for other in outside.others if outside else ():
-        assert re.search(r"; (CC BY 4\.0|CC BY 3\.0|CC BY-SA 4\.0|CC0|MIT)$", other.source)
+        assert re.search(
+            r"; (CC BY 4\.0|CC BY 3\.0|CC BY-SA 4\.0|CC0|MIT)$", other.source
+        )
 
 
 def test_card_says_what_it_is(card: str) -> None:

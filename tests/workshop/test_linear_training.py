@@ -19,9 +19,13 @@ PLAN = LinearTier(bits=10, epochs=6)
 
 
 @pytest.fixture(scope="module")
-def material(data: Path, recipe: Callable[..., Recipe]) -> Material:
+def material(
+    data: Path, recipe: Callable[..., Recipe], encoder_package: Path
+) -> Material:
     """Return the tiny data set, with texts out of scope."""
-    return read_material(recipe(outside={"share": 0.3}), data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(encoder_package)
+        return read_material(recipe(outside={"share": 0.3}), data)
 
 
 def _train(material: Material) -> tuple[LinearSpec, dict[str, np.ndarray]]:
