@@ -181,7 +181,7 @@ def test_cards_name_each_other(models: Path) -> None:
 
 
 def test_certificates_are_those_of_its_own_data(models: Path) -> None:
-    """A calibration counts the member's validation texts, and one in ten from outside."""
+    """A calibration counts the validation texts, and one in ten from outside."""
     made = open_bundle(models / ALARMS, threads=1).calibration
     assert 203 < made.fitted_on + made.certified_on <= 203 / 0.9
     assert made.tables.keys() == {Guarantee.LABEL}
