@@ -45,6 +45,7 @@ STRANGE = 2  # texts that a text out of scope counts for: data has few, devices 
 # Share of the texts in scope, and rightly labelled, whose form may be doubted.
 FORMS_LOST, FORMS_LOST_EARLY = 0.015, 0.1
 FORM_FLOORS = (0.5, 0.95)  # the least and the most that is asked of a form
+FORMS_UNHEEDED = 0.1  # what refuses more of the right texts is no judge of forms
 LONG = 0.95  # of the texts in scope are no longer than what an early tier reads
 SLACK = 0.002  # share of the texts, or one, on which an early tier may be worse
 
@@ -377,7 +378,8 @@ def _with_form_floor(
     """Set how likely an allowed form must be, and how long a text an early tier reads.
 
     As much is asked as leaves nearly all texts in scope; of an early tier more, as a
-    later one is asked about the others.
+    later one is asked about the others. Nothing is asked of a last tier that would
+    refuse many even so, as few lines may teach it: the rules judge alone.
     """
     changes: dict[str, float | int] = {}
     shares = [
@@ -389,7 +391,9 @@ def _with_form_floor(
         lost = FORMS_LOST_EARLY if early else FORMS_LOST
         least, most = FORM_FLOORS
         floor = float(np.quantile(shares, lost))
-        changes["form_floor"] = round(min(max(floor, least), most), 4)
+        refused = float(np.mean(np.asarray(shares) < least))
+        heeded = early or refused <= FORMS_UNHEEDED
+        changes["form_floor"] = round(min(max(floor, least), most), 4) * heeded
     lengths = [len(h.example.text) for h in heard]
     if early and len(lengths) >= LEAST // 2:
         changes["longest"] = int(np.quantile(lengths, LONG))

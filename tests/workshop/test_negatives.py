@@ -31,7 +31,8 @@ def folder(tmp_path: Path) -> Path:
 def _others(**given: object) -> Outside:
     bank = Other(file="bank.{split}.jsonl")
     home = Other(file="home.{split}.jsonl", without=["lamp_*"])
-    return Outside(others=[bank, home], foreign=False, nonsense=False, **given)
+    alone = {"foreign": False, "nonsense": False, "strangers": False}
+    return Outside(others=[bank, home], **alone, **given)
 
 
 def test_same_seed_same_texts() -> None:
