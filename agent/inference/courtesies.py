@@ -7,7 +7,7 @@ length, and would take them for the message.
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from agent.inference.form_words import STOPS, by_first, words
@@ -45,7 +45,8 @@ def bare(said: Words) -> tuple[int, int]:
 
     All of them where what is around it is short, or is all there is.
     """
-    start, end = _begun(said), _ended(said)
+    start = _repeated(_after_one, said)
+    end = len(said) - _repeated(_before_one, [*reversed(said)])
     cut = sum(word not in STOPS for word in said[:start])
     start = start if cut >= SHORT else 0
     while 0 < start < end and said[start] in STOPS:
@@ -56,17 +57,18 @@ def bare(said: Words) -> tuple[int, int]:
     return (start, end) if left >= LEAST else (0, len(said))
 
 
-def _begun(said: Words) -> int:
+def _repeated(step: Callable[[Words, int], int], said: Words) -> int:
+    """Return where one courtesy after the other ends."""
     place = 0
     for _ in range(MOST):
-        after = _skipped(said, place)
+        after = step(said, place)
         if after == place:
             break
         place = after
     return place
 
 
-def _skipped(said: Words, place: int) -> int:
+def _after_one(said: Words, place: int) -> int:
     """Return where the next courtesy in front ends; the place itself: there is none."""
     at = place
     while at < len(said) and said[at] in STOPS:
@@ -83,19 +85,8 @@ def _skipped(said: Words, place: int) -> int:
     return place
 
 
-def _ended(said: Words) -> int:
-    """Return where the message ends, before what is courteous behind it."""
-    turned = [*reversed(said)]
-    place = 0
-    for _ in range(MOST):
-        after = _ended_once(turned, place)
-        if after == place:
-            break
-        place = after
-    return len(said) - place
-
-
-def _ended_once(turned: Words, place: int) -> int:
+def _before_one(turned: Words, place: int) -> int:
+    """Do the same with a courtesy behind, in the words from the last to the first."""
     at = place
     while at < len(turned) and turned[at] in STOPS | {"and"}:
         at += 1

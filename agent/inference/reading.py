@@ -7,6 +7,7 @@ taught often ("lihgts") is read as that. What is found in the words that are rea
 on what was typed.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,11 +20,12 @@ WORD = re.compile(r"(?<![\w'])[A-Za-z]{4,20}(?![\w'])")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MARKS = ".?!"
 ENDINGS = "sdrny"
+MOST = 40  # strange words of a text that are looked at: each has some 600 slips
 SURE = 5  # letters from which on the first one may be wrong, too
 
 
 def slips(word: str) -> Iterator[str]:
-    """Yield all words one slip away: a letter dropped, doubled, swapped or another."""
+    """Yield all words one slip away: a letter dropped, added, swapped or another."""
     for place in range(len(word) + 1):
         ahead, rest = word[:place], word[place:]
         if rest:
@@ -61,8 +63,9 @@ class Reading:
         starts: list[int] = []
         ends: list[int] = []
         at = start
-        for match in WORD.finditer(text, start, end):
-            word = self._mended(match)
+        strange = filter(self._is_strange, WORD.finditer(text, start, end))
+        for match in itertools.islice(strange, MOST):
+            word = self._meant(match[0].lower())
             if word is None:
                 continue
             first, last = match.span()
@@ -88,14 +91,14 @@ class Reading:
         bared = read.rstrip(self._unread)
         return start, start + len(bared) if bared not in {"", read} else end
 
-    def _mended(self, match: re.Match[str]) -> str | None:
-        """Return the word that was meant; None: the one that stands there."""
+    def _is_strange(self, match: re.Match[str]) -> bool:
+        """Tell whether a word is neither known nor a name."""
         typed = match[0]
-        if typed[0].isupper() and not typed.isupper() and match.start():
-            return None  # a name
-        word = typed.lower()
-        if word in self._words:
-            return None
+        name = typed[0].isupper() and not typed.isupper() and match.start() > 0
+        return not name and typed.lower() not in self._words
+
+    def _meant(self, word: str) -> str | None:
+        """Return the taught word that a strange one is a slip of; None: of none."""
         meant = [
             (count, other)
             for other in slips(word)

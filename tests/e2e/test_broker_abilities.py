@@ -66,27 +66,21 @@ def answers(client: Client, agent: Agent) -> None:
     assert agent.count_log("disconnected") == 0, agent.tail()
 
 
-@pytest.mark.parametrize("limits", ["max_qos 0"])
-def test_no_acknowledgements(
-    broker: Mosquitto, client: Client, new_agent: NewAgent
+@pytest.mark.parametrize(
+    ("limits", "limit", "cost"),
+    [
+        ("max_qos 0", "qos", "lost"),
+        ("retain_available false", "retain", "comes later"),
+    ],
+)
+def test_what_a_limit_costs_is_said(
+    broker: Mosquitto, client: Client, new_agent: NewAgent, limit: str, cost: str
 ) -> None:
-    """Where QoS 0 is all there is, results come at that, and the log says the cost."""
+    """With QoS 0 alone, or nothing retained, results come; the log says the cost."""
     agent = new_agent(broker.port)
     agent.start()
     answers(client, agent)
-    assert "lost" in agent.wait_log("broker_limits")["qos"]
-    assert agent.terminate() == 0
-
-
-@pytest.mark.parametrize("limits", ["retain_available false"])
-def test_nothing_is_retained(
-    broker: Mosquitto, client: Client, new_agent: NewAgent
-) -> None:
-    """Where nothing is retained, our status is not, and the last will neither."""
-    agent = new_agent(broker.port)
-    agent.start()
-    answers(client, agent)
-    assert "later" in agent.wait_log("broker_limits")["retain"]
+    assert cost in agent.wait_log("broker_limits")[limit]
     assert agent.terminate() == 0
 
 

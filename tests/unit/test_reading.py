@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.inference.reading import Reading, read_words, slips
+from agent.inference.reading import MOST, Reading, read_words, slips
 
 WORDS = {
     "lights": 90,
@@ -122,6 +122,12 @@ def test_any_text_is_read(text: str) -> None:
     for place in range(len(view.text)):
         first, last = view.span(place, place + 1)
         assert 0 <= first < last <= len(text)
+
+
+def test_a_text_of_strange_words_is_little_work() -> None:
+    """Of a text that nobody can mean, some words are looked at and no more."""
+    view = Reading(WORDS).view("lihgts " * 10_000)
+    assert view.text.split().count("lights") == MOST
 
 
 def test_a_table_is_read() -> None:
