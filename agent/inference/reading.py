@@ -122,5 +122,7 @@ def read_words(lines: str) -> Reading:
     words = {}
     for line in lines.splitlines():
         word, _, count = line.partition("\t")
+        if not (word and count.isdecimal()):
+            raise ValueError(f"no line of a table of words: {line[:60]!r}")
         words[word] = int(count)
     return Reading(words)
