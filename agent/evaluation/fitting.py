@@ -6,22 +6,19 @@ is worth nothing on data that its scores were fitted to. Scores have a handful o
 weights, certificates want numbers: three in ten fit, seven certify.
 """
 
-import hashlib
-from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.core.errors import ConfigError
-from agent.core.types import Entity, Form, Guarantee, Prediction, RawPrediction, Tier
-from agent.evaluation.examples import Example, Span
-from agent.evaluation.scoring import aurc, place
+from agent.core.types import Form, Guarantee, Prediction, RawPrediction, Tier
+from agent.evaluation.regression import judge, told_apart
+from agent.evaluation.samples import LEAST, CalibrationSample, parted, places
+from agent.evaluation.scoring import place
 from agent.inference.calibration import (
     STEPS_OF_SCORES,
     Calibration,
-    Logistic,
     Threshold,
     TierCalibration,
     log_odds,
@@ -35,12 +32,6 @@ MAX_ERRORS = (
     0.15, 0.20, 0.25, 0.30, 0.40, 0.50,
 )
 # fmt: on
-LEAST = 40  # texts; with fewer nothing can be fitted, let alone certified
-FITTING = 0.3  # of the texts fit the scores
-PENALTY = 1.0  # of the squared weights of standardised evidence
-STEPS = 50
-TINY = 1e-9
-FOLDS = 5
 STRANGE = 2  # texts that a text out of scope counts for: data has few, devices many
 # Share of the texts in scope, and rightly labelled, whose form may be doubted.
 FORMS_LOST, FORMS_LOST_EARLY = 0.015, 0.1
@@ -48,49 +39,6 @@ FORM_FLOORS = (0.5, 0.95)  # the least and the most that is asked of a form
 FORMS_UNHEEDED = 0.1  # what refuses more of the right texts is no judge of forms
 LONG = 0.95  # of the texts in scope are no longer than what an early tier reads
 SLACK = 0.002  # share of the texts, or one, on which an early tier may be worse
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationSample:
-    """A labelled text and what every tier says of it, cheapest first."""
-
-    example: Example
-    guesses: Sequence[RawPrediction]
-
-    def label_right(self, tier: int) -> bool:
-        """Whether the tier gave the true label; never so for one it cannot give."""
-        return self.guesses[tier].label == self.example.label
-
-    def entities_right(self, tier: int) -> bool:
-        """Whether the tier found all entities and no other."""
-        return places(self.guesses[tier].entities) == places(self.example.marked)
-
-
-def places(spans: Sequence[Entity | Span]) -> set[tuple[int, int, str]]:
-    """Return what must agree for two sets of entities to be the same."""
-    return {place(span) for span in spans}
-
-
-def parted(
-    heard: Sequence[CalibrationSample],
-) -> tuple[list[CalibrationSample], list[CalibrationSample]]:
-    """Part the texts by their hash, the same way each time: to fit, and to certify.
-
-    A text that comes again is hashed with how often it came before. Were its copies
-    kept together, those of a frequent one might all fit, and none certify.
-    """
-    parts: tuple[list[CalibrationSample], list[CalibrationSample]] = ([], [])
-    seen: Counter[str] = Counter()
-    for one in heard:
-        text = one.example.text
-        again = f"\0{seen[text]}" if seen[text] else ""
-        seen[text] += 1
-        digest = hashlib.sha256(f"{text}{again}".encode("utf-8", "surrogatepass"))
-        parts[digest.digest()[0] >= FITTING * 256].append(one)
-    return parts
 
 
 def calibrate(
@@ -243,93 +191,23 @@ def _fit(
     extracting = [h for h in marked if h.guesses[tier].entities_evidence]
     entities = [(h, e) for h in extracting for e in h.guesses[tier].entities]
     return TierCalibration(
-        label=_judge(
+        label=judge(
             [h.guesses[tier].label_evidence for h in labelled],
             [h.label_right(tier) for h in labelled],
         ),
-        inside=_told_apart(
+        inside=told_apart(
             [h.guesses[tier].label_evidence for h in labelled],
             [h.guesses[tier].label_evidence for h in strange],
         ),
-        entities=_judge(
+        entities=judge(
             [h.guesses[tier].entities_evidence for h in extracting],
             [h.entities_right(tier) for h in extracting],
         ),
-        entity=_judge(
+        entity=judge(
             [(log_odds(entity.score or 0.0),) for _, entity in entities],
             [place(entity) in places(h.example.marked) for h, entity in entities],
         ),
     )
-
-
-def _told_apart(
-    inside: Sequence[tuple[float, ...]], outside: Sequence[tuple[float, ...]]
-) -> Logistic | None:
-    """Return what tells texts in scope from others, if there are both."""
-    if not (inside and outside):
-        return None
-    evidence = np.array([*inside, *outside], np.float64)
-    return logistic(evidence, np.arange(len(evidence)) < len(inside))
-
-
-def _judge(
-    evidence: Sequence[tuple[float, ...]], right: Sequence[bool]
-) -> Logistic | None:
-    """Return what tells right from wrong best: the first evidence alone, or all of it.
-
-    Judged by the area under the risk-coverage curve, cross-validated.
-    """
-    if not evidence:
-        return None
-    all_of_it = np.array(evidence, np.float64)
-    truth = np.array(right)
-    first = all_of_it.copy()
-    first[:, 1:] = 0.0  # evidence that is always 0 gets the weight 0
-    candidates = (first, all_of_it) if all_of_it.shape[1] > 1 else (first,)
-    best = min(candidates, key=lambda columns: _crossed(columns, truth))
-    return logistic(best, truth)
-
-
-def _crossed(evidence: Floats, right: Bools) -> float:
-    scores = np.zeros(len(right))
-    fold = np.arange(len(right)) % FOLDS
-    for number in range(FOLDS):
-        held = fold == number
-        if held.all() or not held.any():
-            continue
-        made = logistic(evidence[~held], right[~held])
-        scores[held] = [made(row) for row in evidence[held].tolist()]
-    return aurc(scores.tolist(), (~right).tolist()) or 0.0
-
-
-def logistic(evidence: Floats, right: Bools) -> Logistic:
-    """Fit by Newton's method, with a penalty that keeps it finite on separable data.
-
-    `evidence`: texts x numbers. One imagined right and one wrong answer keep the bias
-    finite where all answers are right.
-    """
-    mean = evidence.mean(axis=0)
-    spread = evidence.std(axis=0)
-    spread[spread < TINY] = np.inf  # constant evidence says nothing
-    inner = np.column_stack([(evidence - mean) / spread, np.ones(len(evidence))])
-    imagined = np.zeros((2, inner.shape[1]))
-    imagined[:, -1] = 1.0
-    columns = np.vstack([inner, imagined])
-    truth = np.append(right.astype(np.float64), [1.0, 0.0])
-    weights = np.zeros(columns.shape[1])
-    ridge = np.full(columns.shape[1], PENALTY)
-    ridge[-1] = 0.0
-    for _ in range(STEPS):
-        share = 1.0 / (1.0 + np.exp(-np.clip(columns @ weights, -30, 30)))
-        slope = columns.T @ (truth - share) - ridge * weights
-        bend = (columns * (share * (1 - share))[:, None]).T @ columns + np.diag(ridge)
-        step = np.linalg.solve(bend + TINY * np.eye(len(weights)), slope)
-        weights = weights + np.clip(step, -4.0, 4.0)
-        if np.abs(step).max() < TINY:
-            break
-    scaled = weights[:-1] / spread
-    bias = float(weights[-1] - (scaled * mean).sum())
-    return Logistic(weights=tuple(round(float(w), 9) for w in scaled), bias=bias)
 
 
 # -- thresholds

@@ -12,7 +12,8 @@ from agent.core.errors import ConfigError, Unreadable
 from agent.core.files import replace
 from agent.core.types import Guarantee
 from agent.evaluation.examples import Example
-from agent.evaluation.fitting import CalibrationSample, calibrate
+from agent.evaluation.fitting import calibrate
+from agent.evaluation.samples import CalibrationSample
 from agent.inference.bundle import open_bundle
 from agent.inference.calibration import Calibration
 from agent.inference.encoder import runtime

@@ -22,7 +22,7 @@ from agent.core.errors import ConfigError
 from agent.core.types import Decision, Guarantee, Resolved
 from agent.evaluation.evaluate import evaluate
 from agent.evaluation.examples import Columns, Example
-from agent.evaluation.fitting import places
+from agent.evaluation.samples import places
 from agent.inference.bundle import CALIBRATION, read_calibration
 from agent.inference.decide import confidence
 from agent.inference.pipeline import open_pipelines

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.core.errors import ConfigError, Unreadable
 from agent.evaluation.examples import Columns, Example, read_examples
-from agent.evaluation.fitting import LEAST, CalibrationSample, parted
+from agent.evaluation.samples import LEAST, CalibrationSample, parted
 from agent.protocol.payload import checked
 
 Warn = Callable[[str], None]

@@ -13,13 +13,9 @@ from agent.core.errors import ConfigError
 from agent.core.types import Entity, Guarantee, RawPrediction, Tier
 from agent.evaluation import fitting
 from agent.evaluation.examples import Example, Span
-from agent.evaluation.fitting import (
-    CalibrationSample,
-    calibrate,
-    logistic,
-    parted,
-    table,
-)
+from agent.evaluation.fitting import calibrate, table
+from agent.evaluation.regression import logistic
+from agent.evaluation.samples import CalibrationSample, parted
 from agent.inference import certify as certifying
 from agent.inference.calibration import (
     Calibration,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.types import Prediction, Tier
-from agent.evaluation.fitting import CalibrationSample
+from agent.evaluation.samples import CalibrationSample
 from agent.inference.bundle import CALIBRATION, PROBES
 from agent.inference.calibration import Calibration
 from agent.inference.manifest import CARD, MANIFEST, Manifest

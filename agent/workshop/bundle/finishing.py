@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 
 from agent.core.types import Guarantee, Tier
 from agent.evaluation.examples import Example
-from agent.evaluation.fitting import CalibrationSample, calibrate
+from agent.evaluation.fitting import calibrate
+from agent.evaluation.samples import CalibrationSample
 from agent.inference.bundle import guesses
 from agent.inference.calibration import Calibration
 from agent.inference.decide import ANY_FORM

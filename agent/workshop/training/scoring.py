@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.core.types import Decision, Guarantee, Prediction, Resolved, Tier
-from agent.evaluation.fitting import CalibrationSample
+from agent.evaluation.samples import CalibrationSample
 from agent.evaluation.scoring import Scoreboard, ScoredAnswer, scoreboard
 from agent.inference.calibration import Calibration
 from agent.inference.decide import (
