@@ -85,7 +85,7 @@ def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 def _place(text: str) -> float:
     """Return a number from 0 to 1 that is the text's own.
 
-    Not that by which `evaluation.fitting.parted` parts the validation texts again.
+    Not that by which `evaluation.samples.parted` parts the validation texts again.
     """
     digest = hashlib.sha256(f"split\0{text_key(text)}".encode()).digest()
     return float(int.from_bytes(digest[:6]) / 2**48)
