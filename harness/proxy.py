@@ -25,7 +25,8 @@ class Way(Enum):
 
 
 # Packet types (MQTT 5, 2.1.2).
-CONNACK, PUBLISH, PUBACK, SUBSCRIBE, PINGREQ = 2, 3, 4, 8, 12
+CONNECT, CONNACK, PUBLISH, PUBACK = 1, 2, 3, 4
+SUBSCRIBE, SUBACK, PINGREQ = 8, 9, 12
 # Asked for every packet; bytes are passed on in its place.
 Gate = Callable[[Way, bytes], Fate | bytes]
 

@@ -140,6 +140,7 @@ class Daemon:
             on_up=self._introduce,
             on_stolen=self._was_stolen,
             anew=[self._config_source.topic],
+            needs_all=False,
         )
 
     def _new_engine(self, ids: IdTable | None) -> Engine:

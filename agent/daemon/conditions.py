@@ -38,7 +38,10 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rules go by; pipelines by their names, `active` are the alerts."""
+    """What the rules go by; pipelines by their names, `active` are the alerts.
+
+    `refused`: what the broker said of the filters that it refuses us.
+    """
 
     host: HostVitals
     active: Collection[str] = ()
@@ -46,6 +49,7 @@ class Facts:
     outbox: OutboxHealth | None = None
     uncalibrated: Sequence[str] = ()
     stalled: Sequence[str] = ()
+    refused: Sequence[str] = ()
 
 
 def facts(sources: Sources) -> Facts:
@@ -58,6 +62,7 @@ def facts(sources: Sources) -> Facts:
         sources.escalation.outbox() if sources.escalation else None,
         _uncalibrated(sources),
         _stalled(sources),
+        _refused(sources),
     )
 
 
@@ -81,7 +86,7 @@ def signs(sources: Sources, *, hangs: bool) -> HealthSignals:
         connected=sources.link.connected,
         broken="a model hangs" if hangs else failed,
         dropped=sources.link.dropped,
-        refused=sources.rejected_topics.topics | sources.link.refused,
+        refused=sources.rejected_topics.topics | set(sources.link.refused),
         uncalibrated=frozenset(_uncalibrated(sources)),
         unread=frozenset(sources.counters.unread(UNREAD)),
         stalled=frozenset(_stalled(sources)),
@@ -101,6 +106,16 @@ def _stalled(sources: Sources) -> list[str]:
         heard = sources.counters.heard.get(name, sources.since)
         if wanted and time.perf_counter() - heard > wanted:
             found.append(name)
+    return found
+
+
+def _refused(sources: Sources) -> list[str]:
+    """Return what the broker said of each filter that it refuses, and who wanted it."""
+    wanted = sources.parts.config.pipelines.items()
+    found = []
+    for topic, why in sources.link.refused.items():
+        names = ", ".join(n for n, spec in wanted if topic in spec.input.topics)
+        found.append(f"pipeline {names}: {why}" if names else why)
     return found
 
 
@@ -139,10 +154,15 @@ def _input_stalled(found: Facts) -> str:
     return f"no message for {names}" if names else ""
 
 
+def _subscription_refused(found: Facts) -> str:
+    return "; ".join(found.refused)
+
+
 RULES: Mapping[str, Callable[[Facts], str]] = {
     "disk_low": _disk_low,
     "clock_wrong": _clock_wrong,
     "outbox_filling": _outbox_filling,
     "calibration_mismatch": _calibration_mismatch,
     STALLED: _input_stalled,
+    "subscription_refused": _subscription_refused,
 }

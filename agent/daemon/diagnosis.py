@@ -140,6 +140,8 @@ async def _broker(found: FleetStatus) -> AsyncIterator[Finding]:
         async with side_connection(known, NAME) as aside:
             connection = aside.connection
             yield Finding("ok", "broker", f"{known.url} accepts us")
+            for limit, cost in connection.abilities.costs().items():
+                yield Finding("warning", "broker", f"limits {limit}: {cost}")
             heard = [topics.alert(POISON)] + [topics.fleet] * (found.state is not None)
             for topic in heard:
                 with suppress(Undelivered):

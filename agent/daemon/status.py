@@ -82,6 +82,7 @@ class StatusPublisher:
                 if again:
                     await self.introduce(connection)
                 else:
+                    await self._link.ask_again()
                     self._look()
                     await self._beat(connection)
             except Undelivered as error:

@@ -29,6 +29,17 @@ class Abilities:
     client_id: str | None = None
     """The one that it gave us, where it did not take ours."""
 
+    def refusal_of(self, topic_filter: str) -> str:
+        """Return why it would refuse a filter, if it would.
+
+        To send one all the same is a protocol error, and it hangs up (3.2.2.3).
+        """
+        if not self.shared and topic_filter.startswith("$share/"):
+            return "the broker has no shared subscriptions"
+        if not self.wildcards and {"+", "#"} & set(topic_filter):
+            return "the broker takes no wildcards"
+        return ""
+
     def costs(self) -> dict[str, str]:
         """Return what its limits cost us, by limit, for people."""
         costs = {

@@ -161,6 +161,8 @@ class Connection:
         does not answer.
         """
         for topic in filters:
+            if why := self.abilities.refusal_of(topic):
+                raise Refused(f"{topic}: {why}", topic)
             if self.is_v5:
                 retained = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
                 if topic in anew:
@@ -179,7 +181,9 @@ class Connection:
                 )
             else:
                 _, mid = self._client.subscribe(topic, qos=1)
-            await self._granted("subscription", topic, mid)
+            codes = await self._granted("subscription", topic, mid)
+            if self.abilities.qos and codes[0].value == 0:
+                log.warning("subscribed_at_qos_0", topic=topic)
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
         """Take back subscriptions of this session; raises Undelivered."""
@@ -187,17 +191,21 @@ class Connection:
             _, mid = self._client.unsubscribe(topic)
             await self._granted("end of subscription", topic, mid)
 
-    async def _granted(self, wish: str, topic: str, mid: int | None) -> None:
+    async def _granted(
+        self, wish: str, topic: str, mid: int | None
+    ) -> list[ReasonCode]:
         if mid is None:
             raise Undelivered("connection lost")
         answer = self._suback[mid] = self._loop.create_future()
         try:
             async with asyncio.timeout(ANSWER_WAIT_S):
-                codes = await answer
+                codes: list[ReasonCode] = await answer
         except TimeoutError:
             raise Undelivered(f"no answer: {wish} {topic}") from None
         if any(code.value >= FAILURE for code in codes):
-            raise Refused(f"{wish} {topic} refused: {codes[0]}", topic)
+            why = f"{codes[0]} (0x{codes[0].value:02X})"
+            raise Refused(f"{wish} {topic} refused: {why}", topic)
+        return codes
 
     async def publish(
         self,
@@ -420,12 +428,8 @@ class Connection:
                 self._keep_alive()
         self._window = asyncio.Semaphore(min(window, OUR_WINDOW))
         if self.max_packet_bytes < LEAST_PACKET:
-            limit = self.max_packet_bytes
-            self._loop.call_soon(
-                self.abandon,
-                f"the broker takes packets of {limit} bytes at most, {LEAST_PACKET} are"
-                " needed",
-            )
+            why = f"the broker takes packets of {self.max_packet_bytes} bytes at most"
+            self._loop.call_soon(self.abandon, f"{why}, {LEAST_PACKET} are needed")
             return
         self._connack.set_result(None)
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -15,6 +15,7 @@ from agent.mqtt.connection import Connection
 from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.message_ids import IdTable
 from agent.mqtt.side_connection import side_connection
+from agent.mqtt.subscribing import Subscriptions
 from agent.mqtt.topic_filters import number_of
 
 STABLE_S = 60.0  # a connection that lasted this long forgives the failures before it
@@ -57,19 +58,21 @@ class Link:
         on_up: Callable[[Connection], Awaitable[None]],
         on_stolen: Callable[[], Awaitable[None]],
         anew: Collection[str] = (),
+        *,
+        needs_all: bool = True,
     ) -> None:
         """Take all that a connection needs; `run` opens it.
 
-        By the filters `anew` what is retained comes with each connection.
+        By the filters `anew` what is retained comes with each connection. `needs_all`:
+        without one of the filters the connection is of no use.
         """
         self.counters = LinkCounters()
         self._endpoint = endpoint
-        self._filters = list(dict.fromkeys(filters))
+        self._subscriptions = Subscriptions(filters, anew, needs_all=needs_all)
         self._ids = ids
         self._on_message = on_message
         self._on_up = on_up
         self._on_stolen = on_stolen
-        self._anew = frozenset(anew)
         self._epoch = 0
         self._session_since = 0  # the first epoch of the session the broker has now
         self._unheard = False  # whether a CONNACK may have been lost since the last one
@@ -78,15 +81,14 @@ class Link:
         self._up_since = 0.0
         self._trying_since: float | None = None
         self._in_order = False
-        self._refused = ""
         self._costs: dict[str, str] = {}  # of the broker's limits, as was logged
         self._dropped = 0
         self._hung_up = False  # the current connection, by us
 
     @property
-    def refused(self) -> frozenset[str]:
-        """The topic for which the broker let us in and not on; mostly none."""
-        return frozenset({self._refused} - {""})
+    def refused(self) -> Mapping[str, str]:
+        """The filters that the broker refuses us, mostly none, and what it says."""
+        return self._subscriptions.refused
 
     @property
     def dropped(self) -> int:
@@ -96,7 +98,7 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether a CONNACK and every SUBACK said yes and nothing broke since."""
+        """Whether the broker let us in, answered each SUBSCRIBE, and is still there."""
         return self._up.is_set()
 
     @property
@@ -130,7 +132,7 @@ class Link:
     def filters_of(self, message: Message) -> list[str] | None:
         """Return the filters that the broker says the message matched (MQTT 5)."""
         numbers = set(message.subscriptions)
-        found = [topic for topic in self._filters if number_of(topic) in numbers]
+        found = [t for t in self._subscriptions.filters if number_of(t) in numbers]
         return found or None  # None, too, for those of an earlier configuration
 
     def hang_up(self) -> None:
@@ -148,6 +150,11 @@ class Link:
             log.warning("fetching_again")
             self._in_order = self._hung_up = True
             self._connection.leave()
+
+    async def ask_again(self) -> None:
+        """Ask for the filters that were refused; raises Undelivered."""
+        if self._connection and self.refused:
+            await self._subscriptions.retry(self._connection)
 
     async def close(self) -> None:
         """Disconnect politely, if connected."""
@@ -209,20 +216,22 @@ class Link:
         self._unheard = False
         self._connection = connection
         self._hung_up = False
+        if connection.abilities.client_id:  # our session is that of this id
+            self._endpoint = replace(
+                self._endpoint, client_id=connection.abilities.client_id
+            )
         costs = connection.abilities.costs()
         if costs != self._costs:
             self._costs = costs
             log.warning("broker_limits", **costs)
         try:
-            await connection.subscribe(self._filters, self._anew)
+            await self._subscriptions.make(connection)
             async with asyncio.timeout(INTRODUCTION_S):
                 await self._on_up(connection)
         except TimeoutError:
             connection.hang_up()
             raise Undelivered("the broker takes no messages") from None
-        except Undelivered as error:
-            if isinstance(error, Refused):
-                self._refused = error.topic
+        except Undelivered:
             self._dropped += connection.ended.done()
             connection.hang_up()
             raise
@@ -232,7 +241,6 @@ class Link:
         if connection.ended.done():
             self._dropped += 1
             raise Undelivered(connection.ended.result().why)
-        self._refused = ""
         self.counters.connects += 1
         self._up_since = time.monotonic()
         self._up.set()

@@ -27,6 +27,7 @@ NAMES = (
     "disk_low",
     "input_stalled",
     "result_refused",
+    "subscription_refused",
     POISON,
     STATE_DAMAGED,
     STOLEN,

@@ -1,9 +1,10 @@
 """A broker that cannot do all of MQTT 5: devices are online, messages are answered.
 
 Mosquitto refuses by its own configuration what it can refuse. A proxy in front of it
-says that there are no subscription identifiers, and hangs up on who sends them.
+says what else it cannot do, and hangs up on who asks for it all the same.
 """
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from harness.proxy import CONNACK, PINGREQ, SUBSCRIBE, Fate, Proxy, Way, kind
+from harness.proxy import (
+    CONNACK,
+    CONNECT,
+    PINGREQ,
+    SUBACK,
+    SUBSCRIBE,
+    Fate,
+    Proxy,
+    Way,
+    kind,
+)
 from harness.stage import (
     BROKER,
     DEADLINE_S,
@@ -24,7 +35,10 @@ from harness.stage import (
 )
 
 NewAgent = Callable[..., Agent]
-NO_IDENTIFIERS = b"\x29\x00"  # a property of CONNACK (MQTT 5, 3.2.2.3.12)
+# Properties of CONNACK (MQTT 5, 3.2.2.3).
+NO_WILDCARDS, NO_IDENTIFIERS, NO_SHARED = b"\x28\x00", b"\x29\x00", b"\x2a\x00"
+ASSIGNED = b"\x12\x00\x08assigned"
+NOT_AUTHORIZED = 0x87
 IDENTIFIER = 0x0B  # a property of SUBSCRIBE
 
 
@@ -125,6 +139,127 @@ def test_no_subscription_identifiers(
     assert proxy.connections == 1
     assert client.results[topic_of(1)][0]["label"] is not None
     assert agent.terminate() == 0
+
+
+def other_and_homes(other: str) -> dict[str, tuple[list[str], str]]:
+    """Return two pipelines; the topic of the first is the one that is refused."""
+    return {"other": ([other], ""), "homes": (["home/k/utterance"], "")}
+
+
+def refused_alone(client: Client, agent: Agent, topic: str, why: str) -> None:
+    """See that an alert names topic and reason, and that the other pipeline answers."""
+    alert = f"slm/{DEVICE}/alert/subscription_refused"
+    client.wait(lambda: any(client.said[alert]))
+    detail = json.loads(next(filter(None, client.said[alert])))["detail"]
+    assert detail.startswith("pipeline other: ")
+    assert topic in detail
+    assert why in detail
+    client.send("home/k/utterance", "turn off the lights in the kitchen")
+    client.wait(lambda: "home/k/utterance" in client.results)
+    assert agent.terminate() == 0
+
+
+def test_one_refused_subscription(
+    proxy: Proxy, client: Client, new_agent: NewAgent
+) -> None:
+    """A subscription that is not authorised costs its pipeline, until it is granted."""
+    allowed = threading.Event()
+    mids = set()
+
+    def gate(way: Way, packet: bytes) -> Fate | bytes:
+        if way is Way.DEVICE and kind(packet) == SUBSCRIBE and b"else/" in packet:
+            mids.add(packet[2:4])
+        if way is Way.BROKER and kind(packet) == SUBACK and packet[2:4] in mids:
+            mids.discard(packet[2:4])
+            if not allowed.is_set():
+                return packet[:-1] + bytes([NOT_AUTHORIZED])
+        return Fate.PASS
+
+    proxy.gate = gate
+    agent = new_agent(
+        proxy.port,
+        pipelines=other_and_homes("else/x"),
+        hurry={"daemon.status.HEALTH_S": 0.5},
+    )
+    agent.start()
+    agent.wait_log("alert", alert="subscription_refused")
+    allowed.set()
+    agent.wait_log("alert_cleared", alert="subscription_refused")
+    client.send("else/x", "play some jazz")
+    client.wait_answered(1)
+    refused_alone(client, agent, "else/x", "Not authorized (0x87)")
+    assert proxy.connections == 1
+
+
+def test_a_broker_that_hangs_up_at_a_subscription(
+    proxy: Proxy, client: Client, new_agent: NewAgent
+) -> None:
+    """Where the broker hangs up at one filter each time, the others are served."""
+
+    def gate(way: Way, packet: bytes) -> Fate:
+        cut = way is Way.DEVICE and kind(packet) == SUBSCRIBE and b"else/" in packet
+        return Fate.CUT if cut else Fate.PASS
+
+    proxy.gate = gate
+    agent = new_agent(proxy.port, pipelines=other_and_homes("else/x"))
+    agent.start()
+    refused_alone(client, agent, "else/x", "hung up")
+
+
+@pytest.mark.parametrize(
+    ("lacks", "topic", "why"),
+    [
+        (NO_WILDCARDS, "else/+/x", "wildcards"),
+        (NO_SHARED, "$share/us/else/x", "shared"),
+    ],
+)
+def test_filters_that_a_broker_lacks(
+    proxy: Proxy,
+    client: Client,
+    new_agent: NewAgent,
+    lacks: bytes,
+    topic: str,
+    why: str,
+) -> None:
+    """A filter that the broker cannot serve is not sent: it would hang up."""
+
+    def gate(way: Way, packet: bytes) -> Fate | bytes:
+        if way is Way.BROKER and kind(packet) == CONNACK:
+            return _with_property(packet, lacks)
+        cut = way is Way.DEVICE and kind(packet) == SUBSCRIBE and b"else/" in packet
+        return Fate.CUT if cut else Fate.PASS
+
+    proxy.gate = gate
+    agent = new_agent(proxy.port, pipelines=other_and_homes(topic))
+    agent.start()
+    refused_alone(client, agent, topic, why)
+    assert agent.wait_log("broker_limits")
+    assert proxy.connections == 1
+
+
+def test_a_client_id_from_the_broker(
+    proxy: Proxy, client: Client, new_agent: NewAgent
+) -> None:
+    """The next connection has the id, and so the session, that the broker gave us."""
+    ids = []
+
+    def gate(way: Way, packet: bytes) -> Fate | bytes:
+        if way is Way.DEVICE and kind(packet) == CONNECT:
+            ids.append(b"assigned" in packet)
+        if way is Way.BROKER and kind(packet) == CONNACK:
+            return _with_property(packet, ASSIGNED)
+        return Fate.PASS
+
+    proxy.gate = gate
+    agent = new_agent(proxy.port)
+    agent.start()
+    agent.wait_log("connected")
+    proxy.drop_connections()
+    agent.wait_log("connected", 2)
+    assert ids == [False, True]
+    client.ask([1])
+    client.wait_answered(1)
+    assert "assigned" in agent.wait_log("broker_limits")["client_id"]
 
 
 def _with_property(packet: bytes, one: bytes) -> bytes:
