@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from agent.protocol.figures import Counter, Gauge, Quantile
-from agent.protocol.health import Amounts
+from agent.protocol.health import UNUSABLE, Amounts
 
 VERSION = 1
 LATENCY = "Arrival to reply, of the last messages"
 LEFT = "What is left of the day's budget"
+OUTCOMES = ("ok", "abstain", "error", "budget", "expired", "broken", "unaddressed")
 FAILURES = "Failed calls, as <model>: <trouble>"
 
 
@@ -29,7 +30,8 @@ class BrokerHealth:
     models: Sequence[str]
     received: Annotated[int, Counter("received", "Cases received")]
     cases: Annotated[
-        Mapping[str, int], Counter("cases", "Ended cases by outcome", ("outcome",))
+        Mapping[str, int],
+        Counter("cases", "Ended cases by outcome", ("outcome",), OUTCOMES),
     ]
     calls: Annotated[int, Counter("calls", "Calls to models")]
     repairs: Annotated[int, Counter("repairs", "Calls that asked for a better answer")]
@@ -44,7 +46,7 @@ class BrokerHealth:
     ]
     unusable: Annotated[
         Mapping[str, int],
-        Counter("unusable", "Answers of no use, by reason", ("reason",)),
+        Counter("unusable", "Answers of no use, by reason", ("reason",), UNUSABLE),
     ]
     failures: Annotated[Mapping[str, int], Counter("failures", FAILURES, ("failure",))]
     input_tokens: Annotated[int, Counter("input_tokens", "Tokens sent")]

@@ -80,11 +80,12 @@ class BrokerStatus:
         """Return how we are: the numbers of the metrics, too."""
         counters = self._counters
         p50, p99 = percentiles(counters.latencies)
+        models = [model.model for model in self._file.models]
         return BrokerHealth(
             name=self._file.broker.name,
             group=self._file.broker.group,
             version=__version__,
-            models=[model.model for model in self._file.models],
+            models=models,
             received=counters.received,
             cases=dict(counters.outcomes),
             calls=counters.calls,
@@ -93,7 +94,7 @@ class BrokerStatus:
             duplicates=counters.repeated,
             answered_by_others=counters.taken_over,
             undeliverable=counters.undeliverable,
-            answers=dict(counters.answers),
+            answers={**dict.fromkeys(models, 0), **counters.answers},
             failures=dict(counters.failures),
             unusable=dict(counters.unusable),
             input_tokens=counters.input_tokens,

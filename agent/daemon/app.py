@@ -22,6 +22,7 @@ from agent.daemon.delivery import Delivery
 from agent.daemon.fleet_updates import FleetUpdates
 from agent.daemon.history import History, decision_terms
 from agent.daemon.intake import Intake
+from agent.daemon.old_name import clear_old_name
 from agent.daemon.opened import Opened
 from agent.daemon.status import StatusPublisher
 from agent.daemon.supervise import Lifetime, Supervision, one_line
@@ -86,7 +87,7 @@ class Daemon:
         self._config_source = this.config_source
         self._topics = Topics(config.agent.device.id)
         self._filters = self._wanted()
-        self._counters = Counters()
+        self._counters = Counters([pipeline.name for pipeline in parts.pipelines])
         self._link = self._new_link(ids)
         self._alerts = Alerts(self._link, self._topics)
         self._alerts.state_damaged(ids.damage if ids else "")
@@ -310,9 +311,11 @@ class Daemon:
 
     async def _introduce(self, connection: Connection) -> None:
         """Say who is here, each time we come, once the subscriptions are ours."""
-        folder = self._parts.config.agent.state.dir
+        agent = self._parts.config.agent
+        folder = agent.state.dir
         damage = await supervise.keep_subscriptions(connection, folder, self._filters)
         self._alerts.state_damaged(damage)
+        await clear_old_name(connection, folder, agent.device.id, self._alerts)
         await self._status_publisher.introduce(connection)
         await self._fleet_updates.introduce(connection)
         if not self.introduced:

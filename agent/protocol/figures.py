@@ -24,11 +24,16 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A number that only grows, until the next start; else as `Gauge`."""
+    """A number that only grows, until the next start; else as `Gauge`.
+
+    `values` of the last label are 0 from the start: who alerts on a rate would miss
+    the first of a number that was not there before.
+    """
 
     name: str
     help: str
     labels: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

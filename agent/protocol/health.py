@@ -11,12 +11,26 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from agent.core.types import Outcome, Reason, Tier
+from agent.protocol.cases import Unusable
 from agent.protocol.figures import Counter, Gauge, Info, Quantile, Sensor
 
 VERSION = 1
 LATENCY = "Arrival to publish, of the last messages"
 CASE_LATENCY = "Arrival to final result, of the last messages"
 SPENT, LEFT = "Spent today (UTC)", "What is left of the day's budget"
+
+OUTCOMES = tuple(Outcome)
+UNUSABLE = tuple(Unusable)
+TIERS = tuple(Tier)
+ENDS = ("dead_letter", "escalated", "resolved", "unresolved")
+REASONS = tuple(Reason)
+DEAD = REASONS[REASONS.index(Reason.NOT_UTF8) :]
+OPEN = (
+    *REASONS[: REASONS.index(Reason.NOT_UTF8)],
+    Reason.MISSING_FIELD,
+    Reason.TOO_LONG,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,7 @@ class CasesHealth:
     """How cases ended; on the wire the outcomes stand beside the quantiles."""
 
     outcomes: Annotated[
-        ByName, Counter("cases", "Ended cases by outcome", ("outcome",))
+        ByName, Counter("cases", "Ended cases by outcome", ("outcome",), OUTCOMES)
     ] = field(default_factory=dict)
     ms_p50: Annotated[Share, Quantile("case_latency", CASE_LATENCY, "0.5")] = None
     ms_p99: Annotated[Share, Quantile("case_latency", CASE_LATENCY, "0.99")] = None
@@ -85,7 +99,9 @@ class UpstreamHealth:
     ] = None
     unusable: Annotated[
         ByName,
-        Counter("upstream_unusable", "Answers of no use, by reason", ("reason",)),
+        Counter(
+            "upstream_unusable", "Answers of no use, by reason", ("reason",), UNUSABLE
+        ),
     ] = field(default_factory=dict)
     from_cache: Annotated[
         Number, Counter("upstream_from_cache", "Cases answered from the cache")
@@ -142,17 +158,18 @@ class Health:
     ] = None
     pipelines: Annotated[
         Mapping[str, ByName],
-        Counter("messages", "Messages by outcome", ("pipeline", "outcome")),
+        Counter("messages", "Messages by outcome", ("pipeline", "outcome"), ENDS),
     ] = field(default_factory=dict)
     by: Annotated[
         ByName,
-        Counter("resolved_by", "Resolved messages by who answered", ("tier",)),
+        Counter("resolved_by", "Resolved messages by who answered", ("tier",), TIERS),
     ] = field(default_factory=dict)
     unresolved: Annotated[
-        ByName, Counter("unresolved", "Unresolved messages by reason", ("reason",))
+        ByName,
+        Counter("unresolved", "Unresolved messages by reason", ("reason",), OPEN),
     ] = field(default_factory=dict)
     dead_letters: Annotated[
-        ByName, Counter("dead_letters", "Dead letters by reason", ("reason",))
+        ByName, Counter("dead_letters", "Dead letters by reason", ("reason",), DEAD)
     ] = field(default_factory=dict)
     ms_p50: Annotated[Share, Quantile("latency", LATENCY, "0.5")] = None
     ms_p99: Annotated[

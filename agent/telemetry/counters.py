@@ -13,8 +13,12 @@ RECENT = 1000  # messages that the latency quantiles are taken over
 
 @dataclass(slots=True)
 class Counters:
-    """Counters of one process; nothing here is durable."""
+    """Counters of one process; nothing here is durable.
 
+    `known` are the names of its pipelines.
+    """
+
+    known: Sequence[str] = ()
     results: Counter[tuple[str, str]] = field(default_factory=Counter)
     unresolved: Counter[str] = field(default_factory=Counter)
     dead_letters: Counter[str] = field(default_factory=Counter)
@@ -75,7 +79,7 @@ class Counters:
 
     def by_pipeline(self) -> dict[str, dict[str, int]]:
         """Return how messages ended, by pipeline and outcome."""
-        pipelines: dict[str, dict[str, int]] = {}
+        pipelines: dict[str, dict[str, int]] = {name: {} for name in self.known}
         for (pipeline, outcome), number in sorted(self.results.items()):
             pipelines.setdefault(pipeline, {})[outcome] = number
         return pipelines

@@ -32,7 +32,7 @@ from agent.protocol.health import Health
 WAIT_S = 5.0  # for the event loop, which has better things to do
 
 T = TypeVar("T")
-Samples = Iterator[tuple[list[str], float]]
+Samples = Iterator[tuple[tuple[str, ...], float]]
 log = structlog.get_logger()
 
 
@@ -78,14 +78,26 @@ def _family(name: str, note: Metric) -> Family:
 
 def _add(family: Any, note: Metric, value: Any) -> None:
     match note:
-        case Gauge() | Counter():
+        case Gauge():
             for labels, number in _samples(value):
+                family.add_metric(labels, number)
+        case Counter():
+            numbers = _zeros(note, value) | dict(_samples(value))
+            for labels, number in numbers.items():
                 family.add_metric(labels, number)
         case Quantile():
             family.add_metric([note.quantile], value / 1000)
         case Info():
             for label, word in value.items():
                 family.add_metric([label], {note.word: word})
+
+
+def _zeros(note: Counter, value: Any) -> dict[tuple[str, ...], float]:
+    """Return the numbers that are there before anything is counted."""
+    if not note.values:
+        return {}
+    outer = [(key,) for key in value] if len(note.labels) > 1 else [()]
+    return {(*keys, last): 0 for keys in outer for last in note.values}
 
 
 def _samples(value: Any, labels: tuple[str, ...] = ()) -> Samples:
@@ -98,7 +110,7 @@ def _samples(value: Any, labels: tuple[str, ...] = ()) -> Samples:
         for key, inner in value.items():
             yield from _samples(inner, (*labels, key))
     elif value is not None:
-        yield list(labels), value
+        yield labels, value
 
 
 @contextmanager

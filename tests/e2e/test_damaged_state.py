@@ -15,6 +15,7 @@ from harness.stage import Agent, Client, Mosquitto, text_of
 from harness.upstreams import ScriptedLLM
 
 FILES = {
+    "device": "state_damaged",
     "subscriptions": "state_damaged",
     "homeassistant.json": "state_damaged",
     "inflight.ids": "state_damaged",
@@ -22,6 +23,7 @@ FILES = {
     "outbox.db": "outbox_damaged",
 }
 DAMAGED = [
+    ("device", "random"),
     ("subscriptions", "random"),
     ("subscriptions", "folder"),
     ("subscriptions", "huge"),

@@ -54,6 +54,33 @@ def test_what_is_not_known_has_no_sample() -> None:
         assert not any(absent in name for name in names), names
 
 
+def test_labelled_counters_begin_with_zero() -> None:
+    """Before the first message each reason and outcome of a pipeline has its 0."""
+    counters = Counters(["home"])
+    found = collected(
+        Health(
+            pipelines=counters.by_pipeline(),
+            cases=counters.cases(),
+            upstream=UpstreamHealth(),
+        )
+    )
+    ends = {"resolved", "unresolved", "escalated", "dead_letter"}
+    numbers = {
+        ("slm_messages_total", (("outcome", end), ("pipeline", "home"))) for end in ends
+    }
+    numbers |= {
+        ("slm_unresolved_total", (("reason", "low_confidence"),)),
+        ("slm_unresolved_total", (("reason", "missing_field"),)),
+        ("slm_dead_letters_total", (("reason", "missing_field"),)),
+        ("slm_dead_letters_total", (("reason", "poison"),)),
+        ("slm_resolved_by_total", (("tier", "upstream"),)),
+        ("slm_cases_total", (("outcome", "timeout"),)),
+        ("slm_upstream_unusable_total", (("reason", "no_json"),)),
+    }
+    assert {found[number] for number in numbers} == {0}
+    assert ("slm_dead_letters_total", (("reason", "negated"),)) not in found
+
+
 def test_every_figure_is_there() -> None:
     """Counts by outcome, reason and tier, alerts, models, outbox, cases, budget."""
     counters = Counters()
