@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable
 
+from agent.mqtt.message_ids import new_ulid
 from harness.stage import Agent, Client, Mosquitto
 
 
 def retained(broker: Mosquitto, name: str) -> dict[str, bytes]:
     """Return what is retained under a device's name, as who comes now hears it."""
-    probe = f"slm/probe/{name}"
-    with Client(broker.port, f"late-{name}") as late:
+    probe = f"slm/probe/{new_ulid().hex()}"  # each time a new client: no old session
+    with Client(broker.port, probe[-23:]) as late:
         late.send(probe, b"x")  # comes after all that was retained
         late.wait(lambda: probe in late.said)
         return {t: said[-1] for t, said in late.said.items() if f"/{name}/" in t}
