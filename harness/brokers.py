@@ -13,7 +13,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from agent.broker.llm import QUIET
 from agent.protocol.cases import Request, encode_request
+from harness.launch import Template, template
 from harness.stage import DEADLINE_S, Agent, part
 
 LABELS = {"on": "switch on", "off": "switch off"}
@@ -73,7 +75,11 @@ class Broker(Agent):
         self._program = ["-c", "\n".join(lines)]
         self._prepare(config)
 
+    def _template(self) -> Template:
+        return template("agent.cli.main", "agent.broker.service", "litellm", **QUIET)
+
     def _prepare(self, config: Path) -> None:
+        self._fresh = False
         self.device = ""
         self.lines = []
         self.noise = []

@@ -16,10 +16,10 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import paho.mqtt.client as paho
 import psutil  # type: ignore[import-untyped]
@@ -27,6 +27,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+
+from harness.launch import Process, Template, template
 
 PORTS = itertools.cycle(range(10_000 + os.getpid() % 100 * 200, 30_000))
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -134,6 +136,8 @@ class Mosquitto:
 class Agent:
     """Owns the daemon: `slm-agent run` in a process of its own, as systemd has it."""
 
+    forks: ClassVar = False  # of a template, for many tests; else each starts afresh
+
     def __init__(
         self,
         folder: Path,
@@ -149,8 +153,9 @@ class Agent:
         upstream: str = "",
         outbox: str = "",
         state: Path | str = "state",
+        fresh: bool = False,
     ) -> None:
-        """Write the configuration.
+        """Write the configuration; `fresh`: never a fork, as what is measured.
 
         `mqtt`, `upstream` and `outbox` hold lines of those tables; `pipelines` topics
         and more lines of `[input]`, and tables after it, by name; None: the shipped
@@ -165,6 +170,7 @@ class Agent:
             lines += [f"import agent.{name.rpartition('.')[0]}" for name in hurry]
             lines += [f"agent.{name} = {value}" for name, value in hurry.items()]
             self._program = ["-c", "\n".join([*lines, broken, "agent.cli.main.main()"])]
+        self._fresh = fresh
         self.device = device
         self.lines: list[dict[str, Any]] = []  # of its log
         self.noise: list[str] = []  # on standard error, but no log line
@@ -211,13 +217,8 @@ class Agent:
         self._runtime = runtime
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(f"{runtime.name}/notify")
-        self._process = subprocess.Popen(
-            [sys.executable, *self._program, "run", "--config", self.config],
-            cwd=REPOSITORY,
-            env=os.environ | UNIT | {"NOTIFY_SOCKET": f"{runtime.name}/notify"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        env = os.environ | UNIT | {"NOTIFY_SOCKET": f"{runtime.name}/notify"}
+        self._process = self._launch("run", env=env)
         self._reader = threading.Thread(target=self._read, args=(self._process,))
         self._reader.start()
         if ready:
@@ -225,13 +226,25 @@ class Agent:
 
     def command(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start another command of slm-agent, with this agent's configuration."""
+        return self._launch(*arguments, env=os.environ, stdout=True)
+
+    def _launch(
+        self, *arguments: str, env: Mapping[str, str], stdout: bool = False
+    ) -> "subprocess.Popen[str]":
+        program = [*self._program, *arguments, "--config", str(self.config)]
+        if self.forks and not self._fresh:
+            return Process(self._template(), program, env, stdout=stdout)
         return subprocess.Popen(
-            [sys.executable, *self._program, *arguments, "--config", self.config],
+            [sys.executable, *program],
             cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
+            env=env,
+            stdout=subprocess.PIPE if stdout else None,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def _template(self) -> Template:
+        return template("agent.cli.main", "agent.daemon.app")
 
     def wait_told(self, word: str, seconds: float = DEADLINE_S) -> str:
         """Return the next message to the service manager that contains a word."""
@@ -305,12 +318,14 @@ class Agent:
 
     def peak_mb(self) -> float:
         """Return the most resident memory it ever had, in MB (a million bytes)."""
+        assert self._fresh or not self.forks, "a fork has what its template had"
         status = Path(f"/proc/{self.pid}/status").read_text("utf-8")
         [line] = [each for each in status.splitlines() if each.startswith("VmHWM")]
         return int(line.split()[1]) * 1024 / 1e6
 
     def resident_mb(self) -> float:
         """Return its resident memory in MB (a million bytes)."""
+        assert self._fresh or not self.forks, "a fork has what its template had"
         return float(psutil.Process(self.pid).memory_info().rss / 1e6)
 
     def tail(self) -> str:

@@ -2,6 +2,9 @@
 
 import pytest
 
+from harness.stage import Agent
+
+Agent.forks = True  # hundreds of starts, a second of imports each
 # Files of a minute and more, the longest first; then all that start processes.
 LONG = (
     "e2e/test_fleet_hostile",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli import tables
+from agent.cli.dry_run import show_would_leave
 from agent.cli.options import CONFIG, JSON
 from agent.core.files import exists
 from agent.core.words import printable
@@ -34,9 +35,13 @@ HASH_SHOWN = 8  # characters of a hash, in tables
 @click.option(
     "--summary", is_flag=True, help="Add up by day (UTC) and pipeline instead."
 )
+@click.option("--dry-run", metavar="TEXT", help="Show what would leave of a text.")
+@click.option("--pipeline", default="", help="The pipeline that reads it.")
 def egress(
     config: Path | None,
     last: int | None,
+    dry_run: str | None,
+    pipeline: str,
     *,
     as_json: bool,
     verify: bool,
@@ -58,7 +63,13 @@ def egress(
       slm-agent egress --json | jq .redactions  one object a line, all of them
       slm-agent egress --summary                by day and pipeline
       slm-agent egress --verify                 for a daily job
+      slm-agent egress --dry-run "tell Ann Lee I am late" --pipeline home
     """  # noqa: D301  \b is click's mark of a paragraph to leave as it is
+    if dry_run is not None:
+        if not pipeline:
+            raise click.UsageError("--dry-run needs --pipeline NAME")
+        show_would_leave(dry_run, pipeline, config, as_json=as_json)
+        return
     from agent.config.load import load
     from agent.outbox import OUTBOX, ledger_reading
 

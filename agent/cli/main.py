@@ -12,6 +12,7 @@ from agent.cli.check import check
 from agent.cli.demo import demo
 from agent.cli.doctor import doctor
 from agent.cli.egress import egress
+from agent.cli.erase import erase
 from agent.cli.eval import eval_
 from agent.cli.fleet import fleet
 from agent.cli.options import coloured
@@ -30,6 +31,7 @@ COMMANDS = (
     demo,
     doctor,
     egress,
+    erase,
     eval_,
     fleet,
     run,

@@ -58,13 +58,23 @@ def put_aside(path: Path) -> Path:
     return aside
 
 
+def put_asides(path: Path) -> list[Path]:
+    """Return the files that were put aside, without their logs, the oldest first."""
+    return sorted(path.parent.glob(f"{path.name}.damaged-*Z"))
+
+
 def remove_older(path: Path) -> int:
     """Remove all but the newest that were put aside; return how many went."""
-    older = sorted(path.parent.glob(f"{path.name}.damaged-*Z"))[:-KEPT]
+    older = put_asides(path)[:-KEPT]
     for aside in older:
-        for ending in ENDINGS:
-            _remove(Path(f"{aside}{ending}"))
+        remove_aside(aside)
     return len(older)
+
+
+def remove_aside(aside: Path) -> None:
+    """Remove what was put aside, with its log."""
+    for ending in ENDINGS:
+        _remove(Path(f"{aside}{ending}"))
 
 
 def _remove(path: Path) -> None:

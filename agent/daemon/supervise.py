@@ -24,6 +24,8 @@ from agent.mqtt.link import Link
 from agent.mqtt.subscriptions import obsolete, write_down
 
 PARTING_S = 2.0  # for the last words
+M_MMAP_THRESHOLD = -3  # malloc.h of glibc
+LARGE_BLOCK = 2**20  # bytes; larger ones go back to the system when they are free
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -72,6 +74,7 @@ async def one_after_another(
     ConfigError or Unready; then `instead` says what runs in its place, or raises.
     Returns what did not run any more. Nothing here holds on to what has run.
     """
+    give_large_blocks_back()
     following: T | None = begin()
     while following is not None and not supervision.stop.is_set():
         begun = following
@@ -231,6 +234,16 @@ async def part(say: Callable[[], Awaitable[None]], *links: Link) -> None:
         for link in links:
             link.hang_up()
     await asyncio.gather(*(link.close() for link in links))
+
+
+def give_large_blocks_back() -> None:
+    """Let no message of megabytes make the process larger for good.
+
+    glibc learns from the first large block that is freed to keep such blocks; with a
+    fixed threshold it does not.
+    """
+    with suppress(AttributeError, OSError):  # only glibc has it
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def give_back_memory() -> None:

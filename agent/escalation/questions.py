@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agent.core.types import Entity
 from agent.escalation.privacy_gate import (
     Finder,
     Redacted,
@@ -44,6 +46,38 @@ class Question:
         return replace(self, max_output_tokens=2 * self.max_output_tokens)
 
 
+def request_for(
+    case: Case, plan: EscalationSpec, hidden: Redacted, device: str, name: str
+) -> Request:
+    """Return what is asked of a case whose text went through the privacy gate.
+
+    `name` is its id upstream: the producer's may hold personal data.
+    """
+    return Request(
+        id=name,
+        device=device,
+        pipeline=case.pipeline,
+        text=hidden.text,
+        labels=dict(plan.labels),
+        entities=dict(plan.entities),
+        guess=guess_without(guess_object(case.guess), case.text, hidden),
+        redacted=sum(hidden.counters.values()),
+        deadline_ms=int(case.deadline.timestamp() * 1000),
+    )
+
+
+def in_the_open(text: str) -> Redacted:
+    """Return a text of which nothing is hidden."""
+    return Redacted(text, {}, {})
+
+
+def hide_in(
+    text: str, find: Callable[[str], Sequence[Entity]], plan: EscalationSpec
+) -> Redacted:
+    """Hide in a text what is found in it, as far as the pipeline wants it; blocks."""
+    return redact(text, withheld(text, find(text), plan))
+
+
 class Questions:
     """Owns the thread in which texts are searched for personal data."""
 
@@ -73,17 +107,7 @@ class Questions:
         name = await self._store.read(lambda db: wire_id(db, case.key))
         try:
             hidden = await self._redacted(case.text, plan)
-            request = Request(
-                id=name,  # the producer's may hold personal data
-                device=self._device,
-                pipeline=case.pipeline,
-                text=hidden.text,
-                labels=dict(plan.labels),
-                entities=dict(plan.entities),
-                guess=guess_without(guess_object(case.guess), case.text, hidden),
-                redacted=sum(hidden.counters.values()),
-                deadline_ms=int(case.deadline.timestamp() * 1000),
-            )
+            request = request_for(case, plan, hidden, self._device, name)
         except Exception as error:
             why = f"the privacy gate failed: {type(error).__name__}"
             raise Rejected(why, sure=True) from error
@@ -100,7 +124,7 @@ class Questions:
 
     async def _redacted(self, text: str, plan: EscalationSpec) -> Redacted:
         if not plan.redacts:
-            return Redacted(text, {}, {})
+            return in_the_open(text)
         if self._finder is None:
             raise AssertionError("a pipeline redacts, and nothing was opened for it")
         find = self._finder.find
@@ -108,7 +132,7 @@ class Questions:
         def hide() -> Redacted:
             self._hiding_since = time.monotonic()
             try:
-                return redact(text, withheld(text, find(text), plan))
+                return hide_in(text, find, plan)
             finally:
                 self._hiding_since = None
 

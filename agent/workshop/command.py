@@ -1,6 +1,8 @@
 """What `slm-agent train` does: read a recipe, build its bundle, show how far it is."""
 
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -99,7 +101,9 @@ def build_own(
 
 
 def _shown(work: Callable[[Report], T]) -> T:
-    """Do the work with a progress bar for each stage."""
+    """Do the work with a progress bar for each stage, or lines where nobody watches."""
+    if not CONSOLE.is_terminal:
+        return work(Lines(_tell).report)
     with _progress(CONSOLE) as bar:
         stages: dict[str, TaskID] = {}
 
@@ -109,6 +113,33 @@ def _shown(work: Callable[[Report], T]) -> T:
             bar.update(stages[stage], completed=done, total=total, detail=detail)
 
         return work(report)
+
+
+class Lines:
+    """Tells progress in a log: a line as each stage and each epoch begins and ends."""
+
+    def __init__(
+        self, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` is in seconds."""
+        self._tell = tell
+        self._clock = clock
+        self._begun: dict[str, tuple[float, int]] = {}  # by stage: when, and what was
+        self._said: dict[str, str] = {}  # by stage: the epoch of the last line
+
+    def report(self, stage: str, done: int, total: int, detail: str) -> None:
+        """Take a `Report`; most of them say nothing new."""
+        epoch = detail.partition(",")[0]
+        if done < total and self._said.get(stage) == epoch:
+            return
+        self._said[stage] = epoch
+        now = self._clock()
+        since, before = self._begun.setdefault(stage, (now, done))
+        line = [f"{stage}: {done / total:.0%}" if total else stage, detail]
+        if before < done < total:
+            left = (now - since) / (done - before) * (total - done)
+            line.append(f"{timedelta(seconds=round(left))} left")
+        self._tell(", ".join(filter(None, line)))
 
 
 def _tell(line: str) -> None:

@@ -37,7 +37,7 @@ def test_bad_input(
 
     Round after round the daemon's memory stays what it was.
     """
-    agent = new_agent(broker.port, pipelines=PIPELINES)
+    agent = new_agent(broker.port, pipelines=PIPELINES, fresh=True)
     agent.start()
     memory = []
     for round_ in range(ROUNDS):

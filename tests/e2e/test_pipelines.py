@@ -25,7 +25,7 @@ def test_all_pipelines(
     broker: Mosquitto, client: Client, new_agent: Callable[..., Agent]
 ) -> None:
     """Every shipped example case comes back as it says, in at most 220 MB resident."""
-    agent = new_agent(broker.port, enable=list(TOPICS))
+    agent = new_agent(broker.port, enable=list(TOPICS), fresh=True)
     agent.start()
     asked: dict[str, ExampleCase] = {}
     for name, topic in TOPICS.items():

@@ -151,7 +151,9 @@ def test_memory_bombs(
         "note": (["note/+/utterance"], 'text = "text"'),
         "home": (["home/+/utterance"], ""),
     }
-    agent = new_agent(broker.port, pipelines=pipelines, mqtt=f"version = {version}")
+    agent = new_agent(
+        broker.port, pipelines=pipelines, mqtt=f"version = {version}", fresh=True
+    )
     agent.start()
     heard = version != "5" or size <= 16 * 2**20
     for number, (begin, filling, end) in enumerate(BOMBS.values()):

@@ -108,7 +108,8 @@ def _train(
         whole.train()
         for number, (pupil, batch) in enumerate(run.epoch(epoch)):
             loss = run.step(pupil, batch.to(device))
-            report(epoch * run.batches + number + 1, total, f"loss {loss:.3f}")
+            detail = f"epoch {epoch + 1} of {plan.epochs}, loss {loss:.3f}"
+            report(epoch * run.batches + number + 1, total, detail)
         run.save(checkpoint, epoch + 1)
     run.take_average()
     for network in (whole, *asked):
