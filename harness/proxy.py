@@ -36,6 +36,15 @@ def kind(packet: bytes) -> int:
     return packet[0] >> 4
 
 
+def topic_of(packet: bytes) -> bytes:
+    """Return the topic of a PUBLISH."""
+    start = 1
+    while packet[start] > 127:  # the remaining length (MQTT 5, 2.1.4)
+        start += 1
+    size = int.from_bytes(packet[start + 1 : start + 3], "big")
+    return packet[start + 3 : start + 3 + size]
+
+
 def all_pass(_way: Way, _packet: bytes) -> Fate:
     """Let everything through: a good network."""
     return Fate.PASS

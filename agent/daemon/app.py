@@ -313,7 +313,9 @@ class Daemon:
         """Say who is here, each time we come, once the subscriptions are ours."""
         agent = self._parts.config.agent
         folder = agent.state.dir
-        damage = await supervise.keep_subscriptions(connection, folder, self._filters)
+        damage = await supervise.keep_subscriptions(
+            connection, folder, self._filters, self._link.refused
+        )
         self._alerts.state_damaged(damage)
         await clear_old_name(connection, folder, agent.device.id, self._alerts)
         await self._status_publisher.introduce(connection)

@@ -16,6 +16,7 @@ from agent.daemon.opened import Opened
 from agent.mqtt.connection import Connection
 from agent.protocol import homeassistant
 from agent.telemetry.alerts import Alerts
+from agent.telemetry.rejected_topics import RejectedTopics
 
 COMPONENTS = "homeassistant.json"  # what it was told last, below state.dir
 LARGEST_COMPONENTS = 2**20  # bytes
@@ -25,8 +26,16 @@ log = structlog.get_logger()
 Told = Mapping[str, Mapping[str, str]]  # platforms of components, by topic
 
 
-async def discover(connection: Connection, parts: Opened, alerts: Alerts) -> None:
-    """Publish what is new or gone; raises Undelivered."""
+async def discover(
+    connection: Connection,
+    parts: Opened,
+    alerts: Alerts,
+    rejected_topics: RejectedTopics,
+) -> None:
+    """Publish what is new or gone; raises Undelivered.
+
+    Where the broker refuses it, Home Assistant sees nothing, and all else goes on.
+    """
     agent = parts.config.agent
     device, home = agent.device.id, agent.homeassistant
     names = [pipeline.name for pipeline in parts.pipelines]
@@ -49,9 +58,12 @@ async def discover(connection: Connection, parts: Opened, alerts: Alerts) -> Non
             now = {}
         except Refused as error:
             if place in now:
-                raise
-            # The access list may forbid us by now what we said once.
-            log.warning("discovery_not_taken_back", topic=place, why=str(error))
+                rejected_topics.refused(error)
+                now = {}
+            else:  # the access list may forbid us by now what we said once
+                log.warning("discovery_not_taken_back", topic=place, why=str(error))
+        else:
+            rejected_topics.took(place)
     if now != before:
         try:
             replace(path, json.dumps(now).encode())

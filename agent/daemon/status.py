@@ -48,7 +48,8 @@ class StatusPublisher:
     async def introduce(self, connection: Connection) -> None:
         """Say who is here, each time we come: brokers forget retained messages too."""
         self._look()
-        await discover(connection, self._parts, self._alerts)
+        rejected = self._sources.rejected_topics
+        await discover(connection, self._parts, self._alerts, rejected)
         await (await connection.publish(self._topics.status, b"online", retain=True))
         await publish_object(connection, self._topics.birth, self.birth())
         await self._say_health(connection)

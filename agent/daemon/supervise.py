@@ -9,7 +9,15 @@ import ctypes
 import gc
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,17 +209,20 @@ async def feed_watchdog(hung: Callable[[], Sequence[str]]) -> None:
 
 
 async def keep_subscriptions(
-    connection: Connection, folder: Path, filters: Sequence[str]
+    connection: Connection,
+    folder: Path,
+    filters: Sequence[str],
+    refused: Collection[str] = (),
 ) -> str:
     """Take back what an earlier configuration subscribed to; raises Undelivered.
 
-    `folder` is where that is remembered. Return what an alert says of the file there,
-    if it was damaged.
+    `folder` is where that is remembered, and what of `filters` was not `refused`.
+    Return what an alert says of the file there, if it was damaged.
     """
     gone, damage = obsolete(folder, filters)
     await connection.unsubscribe(gone)
     try:
-        write_down(folder, filters)
+        write_down(folder, set(filters) - set(refused))
     except OSError as error:
         log.warning("subscriptions_not_written_down", why=str(error))
     return damage

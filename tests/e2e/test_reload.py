@@ -62,8 +62,12 @@ def test_a_reload_during_a_reload_is_not_lost(
     path.write_text(f"{text}[decide]\nmax_error = 0.1\n", "utf-8")
     os.kill(agent.pid, signal.SIGHUP)
     agent.wait_log("ready", 3)
-    birth = json.loads(client.said[f"slm/{DEVICE}/birth"][-1])
-    assert birth["pipelines"]["one"]["max_error"] == 0.1
+
+    def taken() -> bool:
+        birth = json.loads(client.said[f"slm/{DEVICE}/birth"][-1])
+        return bool(birth["pipelines"]["one"]["max_error"] == 0.1)
+
+    client.wait(taken)
 
 
 def test_a_reload_during_the_start_is_not_lost(

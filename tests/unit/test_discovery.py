@@ -4,9 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
-
-import pytest
+from typing import Any
 
 from agent.core.errors import Refused
 from agent.daemon.discovery import COMPONENTS, discover
@@ -38,8 +36,13 @@ class Broker:
         return answer
 
 
-async def told(folder: Path, broker: Broker) -> list[str]:
-    """Tell Home Assistant; return what an alert says of damage."""
+async def told(
+    folder: Path, broker: Broker, rejected: list[str] | None = None
+) -> list[str]:
+    """Tell Home Assistant; return what an alert says of damage.
+
+    `rejected` takes the topics that the broker refuses.
+    """
     agent = SimpleNamespace(
         device=SimpleNamespace(id="pi"),
         homeassistant=SimpleNamespace(prefix="homeassistant", enable=True),
@@ -50,7 +53,14 @@ async def told(folder: Path, broker: Broker) -> list[str]:
     )
     damages: list[str] = []
     alerts = SimpleNamespace(state_damaged=damages.append)
-    await discover(cast("Any", broker), cast("Any", parts), cast("Any", alerts))
+    topics = SimpleNamespace(
+        refused=lambda error: (
+            None if rejected is None else rejected.append(error.topic)
+        ),
+        took=lambda _topic: None,
+    )
+    whole: Any = (broker, parts, alerts, topics)
+    await discover(*whole)
     return [each for each in damages if each]
 
 
@@ -64,9 +74,11 @@ async def test_what_cannot_be_taken_back_keeps_nobody_off(tmp_path: Path) -> Non
 
 
 async def test_what_is_refused_now_is_told(tmp_path: Path) -> None:
-    """The topic of now is a fault that somebody must mend, and may be a version's."""
-    with pytest.raises(Refused):
-        await told(tmp_path, Broker(NEW))
+    """The topic of now is a fault that somebody must mend; the device goes on."""
+    rejected: list[str] = []
+    await told(tmp_path, Broker(NEW), rejected)
+    assert rejected == [NEW]
+    assert not (tmp_path / COMPONENTS).exists()  # said again with the next connection
 
 
 async def test_a_damaged_memory(tmp_path: Path) -> None:
