@@ -146,7 +146,7 @@ class Agent:
         url: str = "",
         device: str = DEVICE,
         mqtt: str = "",
-        hurry: dict[str, float] | None = None,
+        hurry: dict[str, object] | None = None,
         broken: str = "",
         pipelines: dict[str, tuple[list[str], str]] | None = None,
         enable: list[str] | None = None,

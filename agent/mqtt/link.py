@@ -180,7 +180,9 @@ class Link:
                 continue
             self._trying_since = None
             said = ""
+            # Nothing is published meanwhile: some brokers hang up at what we publish.
             outlived = flaps >= FLAPS and await self._outlived(connection)
+            self._go_up(connection)
             ended = await connection.ended
             self._up.clear()
             lasted = time.monotonic() - self._up_since
@@ -241,9 +243,6 @@ class Link:
         if connection.ended.done():
             self._dropped += 1
             raise Undelivered(connection.ended.result().why)
-        self.counters.connects += 1
-        self._up_since = time.monotonic()
-        self._up.set()
         log.info(
             "connected",
             url=self._endpoint.url,
@@ -251,6 +250,12 @@ class Link:
             session_present=connection.session_present,
         )
         return connection
+
+    def _go_up(self, connection: Connection) -> None:
+        self.counters.connects += 1
+        self._up_since = time.monotonic()
+        if not connection.ended.done():
+            self._up.set()
 
     def _heed(self, connection: Connection) -> None:
         """Ask for less where the broker refused how our last will is to be sent."""

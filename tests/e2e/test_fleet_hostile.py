@@ -117,7 +117,8 @@ def test_a_version_that_makes_the_broker_hang_up(
     proxy.gate = cutting
     pipelines = {"one": ([READ], "")}
     spoken = f"version = {mqtt}"
-    agent = new_agent(proxy.port, hurry=HASTE, mqtt=spoken, pipelines=pipelines)
+    hurry = HASTE | {"mqtt.link.FLAP_S": 5, "mqtt.link.backoff": "lambda _: 0.3"}
+    agent = new_agent(proxy.port, hurry=hurry, mqtt=spoken, pipelines=pipelines)
     office.join(agent, probation_s=3600).start()
     office.push(office.signed(version(1, more=BREAKS[breaks])))
     agent.wait_log("stopping")
