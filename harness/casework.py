@@ -4,16 +4,25 @@ import json
 import os
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from agent.core.deaths import Deaths
+from agent.escalation.budget import BudgetLedger
+from agent.escalation.privacy_gate import Finder
+from agent.escalation.questions import Questions
+from agent.escalation.transport import Transport
+from agent.escalation.upstream import UpstreamClient, UpstreamSettings
 from agent.outbox import ledger
 from agent.outbox.ledger import LedgerEntry
+from agent.outbox.store import Store
 from harness.stage import DEADLINE_S, DEVICE, Agent, Client, text_of
 from harness.upstreams import Asked, Says, Scripted, ScriptedLLM
 
+NOWHERE = Path("/nowhere/hiding.cases")  # where nothing is counted
 PLACE = "house_place"
 LABEL = "iot_hue_lightoff"
 # Who fails is asked again after a second, not after half a minute.
@@ -163,3 +172,22 @@ def wait_alert(client: Client, name: str, *, up: bool) -> str:
 def _ended(client: Client) -> int:
     heard = list(client.results.values())
     return sum(any(result["final"] for result in each) for each in heard)
+
+
+def upstream_client(
+    terms: UpstreamSettings,
+    transport: Transport,
+    budget: BudgetLedger,
+    store: Store,
+    finder: Finder | None,
+    deaths: Path = NOWHERE,
+    on_poison: Callable[[str], None] = print,
+) -> UpstreamClient:
+    """Return a client of the device `pi`, with a thread of its own for the gate.
+
+    `deaths` is the file that counts how often the gate ended the process.
+    """
+    worker = ThreadPoolExecutor(1)
+    most = terms.max_output_tokens
+    questions = Questions("pi", store, finder, worker, most, Deaths(deaths))
+    return UpstreamClient(terms, transport, budget, store, questions, on_poison)

@@ -178,6 +178,10 @@ class BrokerTopics:
         """Retained: counters as JSON."""
         return f"slm/broker/{self.name}/health"
 
+    def alert(self, name: str) -> str:
+        """Retained while the alert is active, emptied when it is cleared."""
+        return f"slm/broker/{self.name}/alert/{name}"
+
     @property
     def members(self) -> str:
         """Under it retained, by name: online | offline, as the group sees it."""

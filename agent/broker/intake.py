@@ -34,8 +34,9 @@ class Intake:
         counters: BrokerCounters,
         on_up: Callable[[Connection], Awaitable[None]],
         on_stolen: Callable[[], Awaitable[None]],
+        on_poison: Callable[[str], None],
     ) -> None:
-        """Wire it; nothing is connected yet."""
+        """Wire it; nothing is connected yet. `on_poison` hears of malformed packets."""
         self._file = plan.file
         self._coordinator = coordinator
         self._counters = counters
@@ -43,6 +44,7 @@ class Intake:
         self._backlog = Backlog(mqtt.max_backlog, mqtt.max_backlog_bytes)
         self._tasks: asyncio.TaskGroup | None = None
         self._closed = False
+        self._on_poison = on_poison
         self.idle = asyncio.Event()
         self.idle.set()
         self.link = Link(
@@ -110,6 +112,8 @@ class Intake:
         try:
             request = _read(message)
         except BadRequest as why:
+            if message.defect:
+                self._on_poison(f"case on {message.topic[:200]}: {message.defect}")
             broken = Reply(id=_id_of(message), status="error", error=str(why)[:2000])
             return "broken", broken, None
         address = _address(message, request)

@@ -32,10 +32,14 @@ from agent.daemon.supervise import (
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
 from agent.outbox.store import Store
+from agent.telemetry.alerts import POISON, STATE_DAMAGED, Alerts
 from agent.telemetry.metrics import served
+from agent.telemetry.poison import PoisonAlert
 
 FINISH_S = 30.0  # how long a stop waits for what is in hand
 PARTING_S = 2.0
+REFUSED = "reload_refused"
+ALERTS = (POISON, REFUSED, STATE_DAMAGED)
 CONNECT_S = 240.0  # a try to connect that takes longer is hung: names, TCP, MQTT
 
 log = structlog.get_logger()
@@ -85,7 +89,12 @@ class Service:
             self._counters,
             on_up=self._introduce,
             on_stolen=self._stolen,
+            on_poison=self._poisoned,
         )
+        self._alerts = Alerts(self._intake.link, self._topics, ALERTS)
+        self._poison = PoisonAlert(self._alerts)
+        if plan.refused:
+            self._alerts.activate(REFUSED, plan.refused)
         self._status = BrokerStatus(
             file,
             self._topics,
@@ -111,6 +120,7 @@ class Service:
             "learn": self._learn(),
             "link": self._intake.link.run(),
             "heartbeat": self._status.run(),
+            "alerts": self._alerts.run(),
         }
 
     def exposed(self) -> AbstractContextManager[None]:
@@ -144,6 +154,7 @@ class Service:
             why = one_line(error)
             log.error("reload_refused", why=why)  # noqa: TRY400
             self._status.reload_refused(why)
+            self._alerts.activate(REFUSED, why)
             raise
         log.info("reloading")
         self.life.make_room(following)
@@ -168,13 +179,16 @@ class Service:
 
     # -- what we say of ourselves
 
+    def _poisoned(self, detail: str) -> None:
+        self._poison.tell(detail)
+
     async def _introduce(self, connection: Connection) -> None:
         filters = [cases_filter(self._file)]
         damage = await keep_subscriptions(connection, self._file.state.dir, filters)
-        if damage:
-            log.error("state_damaged", detail=damage)
+        self._alerts.state_damaged(damage)
         await self._group.link.connection()
         await self._status.introduce(connection)
+        self._alerts.repeat()
         notify(f"READY=1\nSTATUS=connected to {self._plan.cases.url}")
 
     async def _stolen(self) -> None:

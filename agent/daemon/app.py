@@ -97,7 +97,12 @@ class Daemon:
         self._poison = PoisonAlert(self._alerts)
         self._rejected_topics = RejectedTopics(self._alerts, self._counters)
         self._escalation = open_escalation(
-            parts, self._link, self._alerts, self._counters, self._rejected_topics
+            parts,
+            self._link,
+            self._alerts,
+            self._counters,
+            self._rejected_topics,
+            self._poison.tell,
         )
         self._history = lasting.history
         self._history.govern(decision_terms(parts.pipelines, parts.values))

@@ -1,6 +1,7 @@
 """Outbox and upstream, put together as the configuration says."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -8,13 +9,16 @@ from pathlib import Path
 import structlog
 
 from agent.config.agent_file import Upstream
+from agent.config.load import Config
 from agent.config.section import Limit
 from agent.core.clock import Clock
+from agent.core.deaths import Deaths
 from agent.core.errors import ConfigError, Unready
 from agent.daemon.opened import Opened
 from agent.escalation import upstream
 from agent.escalation.budget import BudgetLedger, Prices
 from agent.escalation.cases import Escalation, EscalationSettings
+from agent.escalation.questions import Questions
 from agent.escalation.transport import Transport
 from agent.inference.pipeline import limit
 from agent.mqtt.link import Link
@@ -37,6 +41,7 @@ def open_escalation(
     alerts: Alerts,
     counters: Counters,
     rejected_topics: RejectedTopics,
+    on_poison: Callable[[str], None],
 ) -> Escalation | None:
     """Open outbox and upstream; raises ConfigError. None where neither is needed.
 
@@ -57,7 +62,7 @@ def open_escalation(
         log.warning("damaged_outboxes_removed", number=store.removed)
     client = None
     if transport and said:
-        client = _upstream_client(parts, said, transport, store, limits)
+        client = _upstream_client(parts, said, transport, store, limits, on_poison)
     settings = EscalationSettings(
         device=config.agent.device.id,
         max_bytes=config.agent.outbox.max_bytes,
@@ -84,6 +89,7 @@ def _upstream_client(
     transport: Transport,
     store: Store,
     limits: Sequence[Limit],
+    on_poison: Callable[[str], None],
 ) -> upstream.UpstreamClient:
     """Return what asks upstream; the first limit is the device's."""
     settings = upstream.UpstreamSettings(
@@ -94,15 +100,24 @@ def _upstream_client(
         cache_age_s=said.cache.age_s,
     )
     device, *own = limits
-    return upstream.UpstreamClient(
+    questions = Questions(
         parts.config.agent.device.id,
-        settings,
-        transport,
-        BudgetLedger(store, transport, device, _prices(said), own),
         store,
         parts.finder,
         ThreadPoolExecutor(1, thread_name_prefix="privacy"),
+        said.max_output_tokens,
+        Deaths(volatile_dir(parts.config) / "hiding.cases"),
     )
+    budget = BudgetLedger(store, transport, device, _prices(said), own)
+    return upstream.UpstreamClient(
+        settings, transport, budget, store, questions, on_poison
+    )
+
+
+def volatile_dir(config: Config) -> Path:
+    """Return where is kept what need not outlive a boot: under systemd in memory."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return Path(runtime or config.agent.state.dir)
 
 
 def _prices(said: Upstream) -> Prices:

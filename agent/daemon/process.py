@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -15,6 +14,7 @@ from agent.config.load import Config, load
 from agent.core.errors import ConfigError, Undelivered, Unready
 from agent.core.ownership import Ownership
 from agent.daemon.app import Daemon, Lasting, Next
+from agent.daemon.assembly import volatile_dir
 from agent.daemon.config_source import ConfigSource
 from agent.daemon.opened import prepare
 from agent.daemon.supervise import one_after_another, one_line, signals
@@ -112,15 +112,9 @@ async def run(path: Path | None, told: Callable[[Config], None]) -> None:
         process.leave(unrun)
 
 
-def id_table_path(config: Config) -> Path:
-    """Return where message ids are kept: under systemd in memory, else as state."""
-    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    return Path(runtime or config.agent.state.dir) / "inflight.ids"
-
-
 def id_table(config: Config, stack: ExitStack) -> IdTable | None:
     """Open the table of ids; None on a full disk; raises ConfigError."""
-    path = id_table_path(config)
+    path = volatile_dir(config) / "inflight.ids"
     try:
         return stack.enter_context(IdTable(path))
     except OSError as error:

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agent.core.deaths import MOST, Deaths
 from agent.core.types import Entity
 from agent.escalation.privacy_gate import (
     Finder,
@@ -78,6 +79,14 @@ def hide_in(
     return redact(text, withheld(text, find(text), plan))
 
 
+class Poison(Rejected):
+    """A case that ended the process as often as we let it."""
+
+    def __init__(self, why: str) -> None:
+        """No other case is the like."""
+        super().__init__(why, sure=True)
+
+
 class Questions:
     """Owns the thread in which texts are searched for personal data."""
 
@@ -88,25 +97,33 @@ class Questions:
         finder: Finder | None,
         worker: Executor,
         max_output_tokens: int,
+        deaths: Deaths,
     ) -> None:
-        """`finder` looks for personal data, in `worker`; None: no pipeline redacts."""
+        """`finder` looks for personal data, in `worker`; None: no pipeline redacts.
+
+        `deaths` counts how often that ended the process, by case.
+        """
         self._device = device
         self._store = store
         self._finder = finder
         self._worker = worker
         self._max_output_tokens = max_output_tokens
+        self._deaths = deaths
         self._hiding_since: float | None = None  # by the worker
 
     async def of(self, case: Case, plan: EscalationSpec) -> Question:
         """Return what is asked for a case; raises Rejected where that cannot be told.
 
+        Poison where it ended the process again and again.
         Models find what is to be hidden, and a runtime written in C++ raises anything:
         one bad text must not stop the daemon, at each start anew. An error may quote
         the text, so only its name is told.
         """
+        if self._deaths.of(case.key) >= MOST:
+            raise Poison(f"the process died {MOST} times at it")
         name = await self._store.read(lambda db: wire_id(db, case.key))
         try:
-            hidden = await self._redacted(case.text, plan)
+            hidden = await self._redacted(case, plan)
             request = request_for(case, plan, hidden, self._device, name)
         except Exception as error:
             why = f"the privacy gate failed: {type(error).__name__}"
@@ -122,7 +139,8 @@ class Questions:
         """Let the worker go."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
-    async def _redacted(self, text: str, plan: EscalationSpec) -> Redacted:
+    async def _redacted(self, case: Case, plan: EscalationSpec) -> Redacted:
+        text = case.text
         if not plan.redacts:
             return in_the_open(text)
         if self._finder is None:
@@ -131,9 +149,11 @@ class Questions:
 
         def hide() -> Redacted:
             self._hiding_since = time.monotonic()
+            self._deaths.begin(case.key)
             try:
                 return hide_in(text, find, plan)
             finally:
+                self._deaths.end(case.key)
                 self._hiding_since = None
 
         return await asyncio.get_running_loop().run_in_executor(self._worker, hide)

@@ -6,7 +6,6 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +16,8 @@ from agent.escalation.answer_cache import AnswerCache
 from agent.escalation.answer_quality import AnswerQuality
 from agent.escalation.budget import BudgetLedger, OverBudget, TooOften
 from agent.escalation.calls import Caller
-from agent.escalation.privacy_gate import Finder, returned
-from agent.escalation.questions import Question, Questions
+from agent.escalation.privacy_gate import returned
+from agent.escalation.questions import Poison, Question, Questions
 from agent.escalation.transport import EncodeAgain, Rejected, Transport, Unavailable
 from agent.inference.pipeline import EscalationSpec
 from agent.outbox.store import Database, Full, Store
@@ -60,20 +59,19 @@ class UpstreamClient:
 
     def __init__(
         self,
-        device: str,
         terms: UpstreamSettings,
         transport: Transport,
         budget: BudgetLedger,
         store: Store,
-        finder: Finder | None,
-        worker: Executor,
+        questions: Questions,
+        on_poison: Callable[[str], None],
     ) -> None:
-        """`finder` looks for personal data, in `worker`; None: no pipeline redacts."""
+        """`on_poison` hears of a case that ended the process again and again."""
         self.transport = transport
         self.budget = budget
         self.full = ""  # why nobody can be asked; for whoever looks to take away
-        most = terms.max_output_tokens
-        self._questions = Questions(device, store, finder, worker, most)
+        self._questions = questions
+        self._on_poison = on_poison
         self._caller = Caller(transport, budget, terms.rate, terms.timeout_s)
         self._cache = AnswerCache(store, terms.cache_entries, terms.cache_age_s)
         self._quality = AnswerQuality()
@@ -132,6 +130,9 @@ class UpstreamClient:
         except TooOften:
             log.warning("asked_too_often", id=case.id, pipeline=case.pipeline)
             return CaseOutcome(Outcome.TIMEOUT)
+        except Poison as why:
+            self._on_poison(f"case {case.id} on {case.topic[:200]}: {why}")
+            return CaseOutcome(Outcome.REFUSED)
         except Rejected as why:
             log.warning("rejected", id=case.id, pipeline=case.pipeline, why=str(why))
             return CaseOutcome(Outcome.REFUSED)

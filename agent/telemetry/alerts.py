@@ -1,13 +1,13 @@
 """Alerts: retained while active, emptied when cleared, said again after a reconnect."""
 
 import asyncio
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Protocol
 
 import structlog
 
 from agent.core.errors import Undelivered
 from agent.mqtt.link import Link
-from agent.protocol.messages import Topics
 from agent.protocol.publishing import publish_object
 
 # All there are. A retained one may be left from a process that was killed: what is not
@@ -36,15 +36,24 @@ NAMES = (
 log = structlog.get_logger()
 
 
+class AlertTopics(Protocol):
+    """Who names the topic of an alert."""
+
+    def alert(self, name: str) -> str:
+        """Return where it is retained while it is active."""
+
+
 class Alerts:
     """Owns what is wrong now, and what of it the broker has not heard yet."""
 
-    def __init__(self, link: Link, topics: Topics) -> None:
-        """`link` carries them; `run` publishes."""
+    def __init__(
+        self, link: Link, topics: AlertTopics, names: Collection[str] = NAMES
+    ) -> None:
+        """`link` carries them; `run` publishes. `names` are all that may be raised."""
         self._link = link
         self._topics = topics
         self._active: dict[str, dict[str, Any]] = {}
-        self._unsaid: set[str] = set(NAMES) - {STOLEN}
+        self._unsaid: set[str] = set(names) - {STOLEN}
         self._damages: list[str] = []
         self._changed = asyncio.Event()
         self._changed.set()

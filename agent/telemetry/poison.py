@@ -20,7 +20,10 @@ class PoisonAlert:
         """Raise the alert if this is the dead letter of a poison message."""
         if not isinstance(ending, DeadLetter) or ending.reason is not Reason.POISON:
             return
-        detail = f"message {ending.id} on {ending.topic[:200]}: {ending.detail}"
+        self.tell(f"message {ending.id} on {ending.topic[:200]}: {ending.detail}")
+
+    def tell(self, detail: str) -> None:
+        """Raise the alert, until an hour passed without another one."""
         self._alerts.activate(POISON, detail)
         if self._end:
             self._end.cancel()

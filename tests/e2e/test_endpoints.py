@@ -6,7 +6,6 @@ And what comes of a case when the fault heals: it ends answered, and paid for on
 import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,12 +19,13 @@ from agent.core.types import Outcome, Reason, Timing
 from agent.escalation.budget import BudgetLedger, Prices
 from agent.escalation.http import HttpTransport, open_http
 from agent.escalation.transport import EncodeAgain, Rejected, Unavailable
-from agent.escalation.upstream import CaseOutcome, UpstreamClient, UpstreamSettings
+from agent.escalation.upstream import CaseOutcome, UpstreamSettings
 from agent.inference.pipeline import EscalationSpec
 from agent.outbox import SCHEMA, spending
 from agent.outbox.store import Store
 from agent.protocol.cases import Case, Reply, Request
 from agent.protocol.verdicts import Kind
+from harness.casework import upstream_client
 from harness.endpoints import (
     ANSWERS,
     FAULTS,
@@ -162,10 +162,7 @@ class Device:
         prices = Prices(0.0, 0.0, 1)
         budget = BudgetLedger(store, transport, Limit("", None, None, None), prices)
         terms = UpstreamSettings(30.0, 1e6, 400, cache_entries=0, cache_age_s=60.0)
-        worker = ThreadPoolExecutor(1)
-        self.upstream = UpstreamClient(
-            "pi", terms, transport, budget, store, None, worker
-        )
+        self.upstream = upstream_client(terms, transport, budget, store, None)
 
     def first(self, row: Row, times: int) -> None:
         """Let the endpoint say what a row says so often, and then answer well."""

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness.brokers import Broker, Device, case
+from harness.casework import http, question, well
 from harness.stage import DEVICE, Agent, Client, Mosquitto, text_of, topic_of
+from harness.upstreams import ScriptedLLM
 
 NewAgent = Callable[..., Agent]
 # Python that ends the process as a crash in native code does, at a text.
@@ -21,6 +23,16 @@ def deadly(jobs):
         os.abort()
     return answer(jobs)
 engine.answer = deadly
+"""
+GATE = """
+import os
+from agent.escalation.privacy_gate import Finder
+find = Finder.find
+def deadly(self, text):
+    if "deadly" in text:
+        os.abort()
+    return find(self, text)
+Finder.find = deadly
 """
 SPACE = "\ufeff"
 STRINGS: dict[str, list[str]] = {
@@ -38,6 +50,38 @@ def publish(broker: Mosquitto, topic: str, text: str, *properties: str) -> None:
     said = [["-D", "publish", *words.split("\n")] for words in properties]
     parts = [word for words in said for word in words]
     subprocess.run([*command, "-t", topic, "-m", text, *parts], check=True)
+
+
+def test_a_case_that_ends_the_process(
+    broker: Mosquitto, new_agent: NewAgent, client: Client
+) -> None:
+    """A text at which the privacy gate dies thrice ends refused; the others are asked.
+
+    Its message was acknowledged long before: the case comes again from the outbox.
+    """
+    redacting = 'policy = "always_upstream"\nprivacy = "redact"'
+    pipelines = {"home": (["ask/+"], f"[upstream]\n{redacting}\n")}
+    with ScriptedLLM(well) as llm:
+        agent = new_agent(
+            broker.port, broken=GATE, pipelines=pipelines, upstream=http(llm)
+        )
+        agent.start()
+        client.send("ask/0", "deadly words")
+        deaths = 0
+        while deaths < 3:
+            assert agent.wait()
+            deaths += 1
+            agent.start(ready=False)
+        for number in range(1, 4):
+            client.send(f"ask/{number}", question(number))
+        client.wait_answered(4)
+        client.wait(lambda: any(client.said["slm/pi/alert/poison"]))
+        assert agent.terminate() == 0
+    [result] = client.results["ask/0"]
+    assert (result["status"], result["upstream"]) == ("unresolved", "refused")
+    for number in range(1, 4):
+        [result] = client.results[f"ask/{number}"]
+        assert result["by"] == "upstream"
 
 
 @pytest.mark.parametrize("version", ["5", '"3.1.1"'])

@@ -7,8 +7,8 @@ import pytest
 from agent.config.agent_file import AgentFile
 from agent.config.load import Config
 from agent.core.errors import ConfigError
+from agent.daemon.assembly import volatile_dir
 from agent.daemon.endpoint import endpoint
-from agent.daemon.process import id_table_path
 
 
 def configured(**mqtt: object) -> Config:
@@ -48,17 +48,17 @@ def test_unusable_tls_files(tmp_path: Path, content: str | None) -> None:
 @pytest.mark.parametrize(
     ("runtime", "path"),
     [
-        (None, "/var/lib/slm-agent/inflight.ids"),
-        ("", "/var/lib/slm-agent/inflight.ids"),
-        ("/run/slm-agent", "/run/slm-agent/inflight.ids"),
-        ("/run/slm-agent:/run/other", "/run/slm-agent/inflight.ids"),
+        (None, "/var/lib/slm-agent"),
+        ("", "/var/lib/slm-agent"),
+        ("/run/slm-agent", "/run/slm-agent"),
+        ("/run/slm-agent:/run/other", "/run/slm-agent"),
     ],
 )
-def test_id_table(
+def test_what_need_not_outlive_a_boot(
     monkeypatch: pytest.MonkeyPatch, runtime: str | None, path: str
 ) -> None:
-    """Under systemd the table of ids lies in memory, and the SD card rests."""
+    """Under systemd it lies in memory, and the SD card rests."""
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     if runtime is not None:
         monkeypatch.setenv("RUNTIME_DIRECTORY", runtime)
-    assert id_table_path(configured()) == Path(path)
+    assert volatile_dir(configured()) == Path(path)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from agent.protocol.payload import Reader
 from agent.telemetry.alerts import Alerts
 from agent.telemetry.counters import Counters
 from agent.telemetry.rejected_topics import RejectedTopics
+from harness.casework import upstream_client
 
 pytestmark = pytest.mark.timeout(60)
 DAY = 86_400.0
@@ -150,9 +150,7 @@ def upstream_of(store: Store, wire: Wire) -> UpstreamClient:
     """Return an upstream without a cache."""
     budget = BudgetLedger(store, wire, Limit("", None, None, None), Prices(0.0, 0.0, 1))
     terms = UpstreamSettings(5.0, 1e6, 100, 0, 60.0)
-    return UpstreamClient(
-        "pi", terms, wire, budget, store, Patterns(), ThreadPoolExecutor(1)
-    )
+    return upstream_client(terms, wire, budget, store, Patterns())
 
 
 def new_escalation(

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +26,7 @@ from agent.mqtt.properties import Envelope
 from agent.outbox import SCHEMA
 from agent.outbox.store import Store
 from agent.protocol.cases import Case, Reply
+from harness.casework import upstream_client
 from harness.leaks import (
     HERE,
     every_word,
@@ -205,10 +205,8 @@ def new_device(store: Store, way: str) -> Device:
         store, transport, Limit("", None, None, None), Prices(0.0, 0.0, 1)
     )
     terms = UpstreamSettings(5.0, 1e6, 9, 0, 60.0)
-    worker = ThreadPoolExecutor(1)
-    return Device(
-        UpstreamClient("pi", terms, transport, budget, store, told, worker), told, left
-    )
+    client = upstream_client(terms, transport, budget, store, told)
+    return Device(client, told, left)
 
 
 def case(text: str, guessed: Sequence[Entity] = ()) -> Case:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +24,7 @@ from agent.outbox import SCHEMA, answers, ledger, spending
 from agent.outbox.spending import today
 from agent.outbox.store import Full, Store
 from agent.protocol.cases import Case, Reply, Request, Usage, encode_request
+from harness.casework import upstream_client
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -116,12 +116,8 @@ async def new(tmp_path: Path) -> AsyncIterator[Callable[..., Bench]]:
         prices = Prices(1.0, 2.0, 1)
         budget = BudgetLedger(store, wire, Limit("", calls, None, None), prices)
         terms = UpstreamSettings(5.0, rate, 100, cache_entries=10, cache_age_s=60.0)
-        worker = ThreadPoolExecutor(1)
-        return Bench(
-            wire,
-            store,
-            UpstreamClient("pi", terms, wire, budget, store, Patterns(), worker),
-        )
+        client = upstream_client(terms, wire, budget, store, Patterns())
+        return Bench(wire, store, client)
 
     yield make
     for store in stores:
