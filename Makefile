@@ -8,8 +8,8 @@
 #   make models DATA=DIR               every shipped bundle again, from the data sets in DIR;
 #                                      `english` is the trunk of four, and makes them with it
 # To build and test the package:
-#   make deb [ARCH=arm64]              dist/slm-agent_<version>_<arch>.deb
-#   make system                        the package in a container under systemd
+#   make deb [ARCH=arm64] [DEBIAN=13]  dist/slm-agent_<version>_<arch>.deb
+#   make system [DEBIAN=13]            the package in a container under systemd
 #   make arm64                         the arm64 package, emulated, against the amd64 one
 #   make reproduce                     build it twice, and compare the bytes
 #   make lock                          pin the libraries inside, by hash
@@ -80,11 +80,14 @@ bench: .venv/.workshop
 soak: .venv/.dev
 	$(BIN)/python bench/soak.py --out bench/results/soak-$(shell uname -m).json
 
+# DEBIAN=13 for Debian 13 (Python 3.13); else Debian 12 (3.11).
+DEBIAN ?= 12
+SUITE = $(if $(filter 13,$(DEBIAN)),trixie,bookworm)
 ARCH ?= $(shell dpkg --print-architecture)
 deb: .venv/.run
 	@command -v dh >/dev/null || { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends debhelper; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[package]'
-	packaging/build-deb $(ARCH) $(BIN)/python
+	packaging/build-deb $(ARCH) $(BIN)/python $(DEBIAN)
 
 # Build the package of the last commit twice, in two places, and compare the bytes.
 reproduce: .venv/.run
@@ -103,7 +106,7 @@ lock: .venv/.run
 system: .venv/.dev deb
 	@command -v mmdebstrap >/dev/null && command -v systemd-nspawn >/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mmdebstrap systemd-container; }
-	SLM_DEB=$$(ls -t dist/slm-agent_*_$(ARCH).deb | head -1) $(BIN)/python -m pytest tests/system
+	SLM_SUITE=$(SUITE) SLM_DEB=$$(ls -t dist/slm-agent_*_$(ARCH).deb | head -1) $(BIN)/python -m pytest tests/system
 
 # Emulation needs root, and the kernel's binfmt_misc.
 arm64: .venv/.dev

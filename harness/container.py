@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-SUITE = "bookworm"  # whose Python the package is built for
+# Whose Python the package is built for.
+SUITE = os.environ.get("SLM_SUITE") or "bookworm"
 DEADLINE_S = 90.0
 HOST = "pi-3"
 
