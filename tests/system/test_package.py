@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.main import cli
 from harness.container import DEADLINE_S, HOST, SUITE, Container
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -168,6 +169,17 @@ def test_look_around(box: Container) -> None:
     assert HOST in box.run("slm-agent", "top", "--once")
 
 
+def test_manual_and_completion(box: Container) -> None:
+    """Each command has its manual page, and bash completes commands and options."""
+    pages = box.place("/usr/share/man/man1")
+    commands = {f"slm-agent-{name}.1.gz" for name in cli.commands}
+    assert commands <= {page.name for page in pages.iterdir()}
+    assert box.place("/usr/share/bash-completion/completions/slm-agent").exists()
+    words = ["COMP_WORDS=slm-agent eg", "COMP_CWORD=1"]
+    asked = [*words, "_SLM_AGENT_COMPLETE=bash_complete", "slm-agent"]
+    assert "plain,egress" in box.run("env", *asked)
+
+
 def test_sandbox(box: Container) -> None:
     """It runs without rights, under a filter of system calls, and lacks nothing."""
     pid = box.show(UNIT, "MainPID")
@@ -247,8 +259,13 @@ def test_reload(box: Container) -> None:
     assert line in good
     box.write(CONFIG, good.replace(line, 'enable = ["home", "support"]'))
     box.run("systemctl", "reload", UNIT)
-    told = '"pipelines": ["home", "support"]'
-    box.wait(lambda: told in box.journal(UNIT), "reloaded")
+
+    def reloaded() -> bool:
+        lines = box.journal(UNIT).splitlines()
+        ready = [line for line in lines if '"event": "ready"' in line]
+        return any('"pipelines": ["home", "support"]' in line for line in ready)
+
+    box.wait(reloaded, "reloaded")
     asked = ask(box, "my card has not arrived yet", pipeline="support")
     assert asked["pipeline"] == "support"
     assert box.show(UNIT, "MainPID") == pid
