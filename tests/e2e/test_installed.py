@@ -1,6 +1,7 @@
 """Installed otherwise than here: as Debian's package lays it out, and by pip."""
 
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -110,3 +111,26 @@ def test_installed_by_pip(bare: Path, tmp_path: Path) -> None:
         env={"PYTHONPATH": str(SITE)},
         check=True,
     )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("minor", [11, 12, 13, 14])
+def test_wheel_on_other_pythons(minor: int, tmp_path: Path) -> None:
+    """On each Python that this machine has, pip installs the wheel, and `check` passes.
+
+    The probes of the bundles are among what it checks: the same numbers on each.
+    """
+    python = shutil.which(f"python3.{minor}")
+    found = python and subprocess.run([python, "-V"], capture_output=True, check=False)
+    if not found or found.returncode:
+        pytest.skip(f"no Python 3.{minor} here")
+    venv = tmp_path / "venv"
+    subprocess.run([python, "-m", "venv", venv], check=True)
+    pip = [venv / "bin" / "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", REPOSITORY], cwd=tmp_path, check=True)
+    config = tmp_path / "agent.toml"
+    config.write_text('[device]\nid = "pi"\n', "utf-8")
+    program = venv / "bin" / "slm-agent"
+    subprocess.run([program, "check", "--config", config], cwd=tmp_path, check=True)
+    subprocess.run([program, "try", "home", "turn off the lights"], check=True)
