@@ -1,6 +1,6 @@
 # For users and developers, each target sets up what it needs:
 #   make run | test | check | bench    try it, test it, lint it, measure it
-#   make map                           the structure of the code, in figures
+#   make map | screenshots             the structure of the code, in figures; docs/images
 #   make long | soak                   tests of minutes: everything killed; a week compressed
 #   make fuzz                          100,000 inputs for each parser of what others choose
 # To train models (extra `workshop`: torch, large):
@@ -23,7 +23,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
 
-.PHONY: all run test map fuzz long workshop models check bench soak deb reproduce lock system arm64 clean
+.PHONY: all run test map screenshots fuzz long workshop models check bench soak deb reproduce lock system arm64 clean
 all: check test
 
 run: .venv/.run
@@ -37,6 +37,10 @@ test: .venv/.dev
 # The structure in figures: modules, imports, the longest chain, what is long.
 map:
 	$(PYTHON) -m harness.architecture
+
+# What `demo` and `top` look like, as SVG.
+screenshots: .venv/.dev
+	$(BIN)/python -m harness.screenshots
 
 # RUNS inputs for each parser, or for those of TARGETS=; what is found is kept in
 # tests/fuzz/corpus. Half an hour and more; x86-64 only.
