@@ -201,6 +201,7 @@ class Daemon:
             self._alerts,
             self._rejected_topics,
             self._escalation,
+            self._config_source.report,
         )
 
     # -- what `Lifetime` runs

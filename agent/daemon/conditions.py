@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent.daemon.opened import Opened
 from agent.escalation.cases import Escalation
@@ -24,7 +25,10 @@ UNREAD = 3  # messages that all end as dead letters are no accident
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the figures come from; `since`: the start, as time.perf_counter() tells."""
+    """What the figures come from; `since`: the start, as time.perf_counter() tells.
+
+    `report` returns what became of the fleet's file, if there is a fleet.
+    """
 
     parts: Opened
     link: Link
@@ -33,6 +37,7 @@ class Sources:
     alerts: Alerts
     rejected_topics: RejectedTopics
     escalation: Escalation | None
+    report: Callable[[], Mapping[str, Any] | None] = lambda: None
     since: float = field(default_factory=time.perf_counter)
 
 

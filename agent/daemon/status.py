@@ -18,7 +18,7 @@ from agent.daemon.discovery import discover
 from agent.inference.pipeline import Pipeline, bundles_of
 from agent.mqtt.connection import Connection
 from agent.mqtt.side_connection import publish_aside
-from agent.protocol.health import Health, document
+from agent.protocol.health import FleetHealth, Health, document
 from agent.protocol.messages import Topics
 from agent.protocol.publishing import publish_object
 from agent.telemetry.alerts import STOLEN
@@ -154,6 +154,7 @@ class StatusPublisher:
             dead_letters=dict(counters.dead_letters),
             ms_p50=p50,
             ms_p99=p99,
+            took=counters.took.durations(),
             share_local=local,
             share_escalated=counters.share("escalated"),
             percent_local=None if local is None else round(100 * local, 2),
@@ -180,7 +181,14 @@ class StatusPublisher:
             outbox=escalation.outbox() if escalation else None,
             cases=counters.cases() if escalation else None,
             upstream=escalation.upstream() if escalation else None,
+            fleet=_fleet(sources.report()),
         )
+
+
+def _fleet(report: Mapping[str, Any] | None) -> FleetHealth | None:
+    if report is None:
+        return None
+    return FleetHealth(report["applied"], (report["state"],))
 
 
 def _described(pipeline: Pipeline) -> Mapping[str, Any]:

@@ -46,6 +46,23 @@ class Quantile:
 
 
 @dataclass(frozen=True, slots=True)
+class Histogram:
+    """`Durations`, which add up over devices as quantiles do not."""
+
+    name: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """How many took at most so long, by seconds; how many there were; their sum."""
+
+    le: Mapping[str, int] = field(default_factory=dict)
+    count: int = 0
+    sum_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Info:
     """A mapping of names to words; both are labels, `label` and `word`."""
 
@@ -68,7 +85,7 @@ class Sensor:
     part: str = ""
 
 
-Metric = Gauge | Counter | Quantile | Info
+Metric = Gauge | Counter | Quantile | Histogram | Info
 
 
 def notes(

@@ -13,13 +13,22 @@ from pydantic import TypeAdapter, ValidationError
 
 from agent.core.types import Outcome, Reason, Tier
 from agent.protocol.cases import Unusable
-from agent.protocol.figures import Counter, Gauge, Info, Quantile, Sensor
+from agent.protocol.figures import (
+    Counter,
+    Durations,
+    Gauge,
+    Histogram,
+    Info,
+    Quantile,
+    Sensor,
+)
 
 VERSION = 1
 LATENCY = "Arrival to publish, of the last messages"
 CASE_LATENCY = "Arrival to final result, of the last messages"
 SPENT, LEFT = "Spent today (UTC)", "What is left of the day's budget"
 
+NONE_YET = Durations()
 OUTCOMES = tuple(Outcome)
 UNUSABLE = tuple(Unusable)
 TIERS = tuple(Tier)
@@ -82,6 +91,9 @@ class CasesHealth:
     ] = field(default_factory=dict)
     ms_p50: Annotated[Share, Quantile("case_latency", CASE_LATENCY, "0.5")] = None
     ms_p99: Annotated[Share, Quantile("case_latency", CASE_LATENCY, "0.99")] = None
+    took: Annotated[
+        Durations, Histogram("case_duration_seconds", "Arrival to final result")
+    ] = NONE_YET
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +152,24 @@ class UpstreamHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class FleetHealth:
+    """What became of the fleet's file; `state` as in the device's report."""
+
+    version: Annotated[
+        Number, Gauge("fleet_version", "Version of the fleet's file that runs")
+    ] = None
+    state: Annotated[
+        tuple[str, ...],
+        Gauge("fleet_state", "1 for the state of the fleet's file", ("state",)),
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """How a device is. Counters begin with the start or the last reload.
 
-    `outbox` and `cases` are there where there is an outbox, `upstream` with [upstream].
+    `outbox` and `cases` are there where there is an outbox, `upstream` with [upstream],
+    `fleet` with [fleet].
     """
 
     received: Annotated[Number, Counter("received", "Messages received")] = None
@@ -180,6 +206,9 @@ class Health:
             "Latency p99",
             {"dev_cla": "duration", "unit_of_meas": "ms", "sug_dsp_prc": 1},
         ),
+    ] = None
+    took: Annotated[
+        Durations | None, Histogram("duration_seconds", "Arrival to publish")
     ] = None
     share_local: Annotated[
         Share, Gauge("share_local", "Share of the messages resolved on the device")
@@ -261,12 +290,13 @@ class Health:
     outbox: OutboxHealth | None = None
     cases: CasesHealth | None = None
     upstream: UpstreamHealth | None = None
+    fleet: FleetHealth | None = None
 
 
 def document(health: Health) -> dict[str, Any]:
     """Return a health ready for JSON."""
     said = {"v": VERSION, **asdict(health)}
-    for part in ("outbox", "cases", "upstream"):
+    for part in ("outbox", "cases", "upstream", "fleet"):
         if said[part] is None:
             del said[part]
     if health.cases:
@@ -281,7 +311,8 @@ def understood(said: Mapping[str, Any]) -> Health:
     """
     known = dict(said)
     if isinstance(cases := known.get("cases"), Mapping):
-        outcomes = {k: v for k, v in cases.items() if not k.startswith("ms_")}
+        numbers = cases.keys() - {"ms_p50", "ms_p99", "took"}
+        outcomes = {name: cases[name] for name in numbers}
         known["cases"] = {**cases, "outcomes": outcomes}
     values: dict[str, Any] = {}
     for name, adapter in _adapters().items():

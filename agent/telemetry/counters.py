@@ -1,14 +1,40 @@
 """What happened since the start, as the health topic tells it."""
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from statistics import quantiles
 
 from agent.core.types import Decision, Outcome, Reason, Resolved, Timing, Unresolved
+from agent.protocol.figures import Durations
 from agent.protocol.health import CasesHealth
 
+# Of histograms, in seconds: from a text that the linear tier answers to a case that
+# waits an hour.
+SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
+BOUNDS_S = (*SHORT_S, 1.0, 5.0, 30.0, 300.0, 3600.0)
 RECENT = 1000  # messages that the latency quantiles are taken over
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts durations by how long they were, since the start."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    sum_s: float = 0.0
+
+    def note(self, ms: float) -> None:
+        """Count a duration in milliseconds."""
+        self.counts[bisect_left(BOUNDS_S, ms / 1000)] += 1
+        self.sum_s += ms / 1000
+
+    def durations(self) -> Durations:
+        """Return what was counted, each bound with all that took no longer."""
+        *within, total = accumulate(self.counts)
+        names = map(str, BOUNDS_S)
+        return Durations(dict(zip(names, within, strict=True)), total, self.sum_s)
 
 
 @dataclass(slots=True)
@@ -33,6 +59,8 @@ class Counters:
     local: Counter[str] = field(default_factory=Counter)  # outcomes on the device
     model_failed: int = 0  # also where upstream answered instead
     waits: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    took: Histogram = field(default_factory=Histogram)  # messages
+    case_took: Histogram = field(default_factory=Histogram)
 
     def result(
         self,
@@ -47,6 +75,7 @@ class Counters:
         What is escalated ends later, in `case`.
         """
         self.latencies.append(timing.total)
+        self.took.note(timing.total)
         if isinstance(decision, Unresolved):
             self.model_failed += decision.reason is Reason.MODEL_FAILED
         if escalated:
@@ -62,6 +91,7 @@ class Counters:
         """Count the end of a case, and how long it took since its message came."""
         self.outcomes[outcome.value] += 1
         self.waits.append(timing.total)
+        self.case_took.note(timing.total)
         self._ended(pipeline, decision)
 
     def _ended(self, pipeline: str, decision: Decision) -> None:
@@ -101,7 +131,8 @@ class Counters:
     def cases(self) -> CasesHealth:
         """Return what came of cases; ms since their messages came."""
         p50, p99 = percentiles(self.waits)
-        return CasesHealth(dict(self.outcomes), p50, p99)
+        took = self.case_took.durations()
+        return CasesHealth(dict(self.outcomes), p50, p99, took)
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:

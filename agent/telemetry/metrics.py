@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
 )
 from prometheus_client.exposition import ThreadingWSGIServer
@@ -26,7 +27,15 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector as Registrable
 
 from agent import __version__
-from agent.protocol.figures import Counter, Gauge, Info, Metric, Quantile, notes
+from agent.protocol.figures import (
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    Metric,
+    Quantile,
+    notes,
+)
 from agent.protocol.health import Health
 
 WAIT_S = 5.0  # for the event loop, which has better things to do
@@ -72,6 +81,8 @@ def _family(name: str, note: Metric) -> Family:
         case Quantile():
             seconds = f"{name}_seconds"
             return GaugeMetricFamily(seconds, note.help, labels=["quantile"])
+        case Histogram():
+            return HistogramMetricFamily(name, note.help)
         case Info():
             return InfoMetricFamily(name, note.help, labels=[note.label])
 
@@ -87,6 +98,9 @@ def _add(family: Any, note: Metric, value: Any) -> None:
                 family.add_metric(labels, number)
         case Quantile():
             family.add_metric([note.quantile], value / 1000)
+        case Histogram():
+            buckets = [*value.le.items(), ("+Inf", value.count)]
+            family.add_metric([], buckets, value.sum_s)
         case Info():
             for label, word in value.items():
                 family.add_metric([label], {note.word: word})

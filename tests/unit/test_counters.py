@@ -35,7 +35,8 @@ def test_nothing_yet() -> None:
     counters = Counters()
     assert counters.by_pipeline() == {}
     assert percentiles(counters.latencies) == (None, None)
-    assert counters.cases() == CasesHealth()
+    assert counters.cases() == CasesHealth(took=counters.case_took.durations())
+    assert set(counters.took.durations().le.values()) == {0}
 
 
 def test_outcomes() -> None:

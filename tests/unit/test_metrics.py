@@ -17,7 +17,13 @@ from agent.core.types import (
     Timing,
     Unresolved,
 )
-from agent.protocol.health import Amounts, Health, OutboxHealth, UpstreamHealth
+from agent.protocol.health import (
+    Amounts,
+    FleetHealth,
+    Health,
+    OutboxHealth,
+    UpstreamHealth,
+)
 from agent.telemetry.counters import Counters, percentiles
 from agent.telemetry.metrics import Collector, served
 
@@ -98,6 +104,8 @@ def test_every_figure_is_there() -> None:
             unresolved=counters.unresolved,
             ms_p50=p50,
             ms_p99=p99,
+            took=counters.took.durations(),
+            fleet=FleetHealth(7, ("applied",)),
             alerts=("disk_low",),
             fingerprints={'odd"name@1': "f"},
             cases=counters.cases(),
@@ -119,6 +127,13 @@ def test_every_figure_is_there() -> None:
     assert found["slm_cases_total", (("outcome", "timeout"),)] == 1
     assert found["slm_case_latency_seconds", (("quantile", "0.99"),)] == 2
     assert found["slm_latency_seconds", (("quantile", "0.5"),)] == 2
+    bucket = "slm_duration_seconds_bucket"
+    assert found[bucket, (("le", "1.0"),)] == 0
+    assert found[bucket, (("le", "5.0"),)] == found[bucket, (("le", "+Inf"),)] == 2
+    assert found["slm_duration_seconds_sum", ()] == 4
+    assert found["slm_case_duration_seconds_count", ()] == 1
+    assert found["slm_fleet_version", ()] == 7
+    assert found["slm_fleet_state", (("state", "applied"),)] == 1
     assert found["slm_alert", (("alert", "disk_low"),)] == 1
     assert found["slm_refused_total", ()] == 2
     assert found["slm_budget_left", (("unit", "calls"),)] == 5
