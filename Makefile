@@ -117,6 +117,7 @@ arm64: .venv/.dev
 	$(MAKE) deb ARCH=amd64
 	$(MAKE) deb ARCH=arm64
 	@command -v arch-test >/dev/null && command -v mmdebstrap >/dev/null && command -v systemd-nspawn >/dev/null \
+		&& command -v update-binfmts >/dev/null && command -v qemu-aarch64-static >/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends \
 			mmdebstrap systemd-container qemu-user-static binfmt-support arch-test; }
 	mountpoint -q /proc/sys/fs/binfmt_misc || $(SUDO) mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc

@@ -148,10 +148,12 @@ class Models(Section):
 class EngineSection(Section):
     """How the models are run."""
 
+    workers: int = Field(default=0, ge=0, le=16)
+    """Texts that are worked on at once. 0: one for each core, at most 4."""
     threads: int = Field(default=1, ge=1, le=64)
     """Threads of one inference. More than one helps only long texts."""
     max_batch: int = Field(default=16, ge=1, le=512)
-    """Most messages the worker takes at a time; no answer depends on it."""
+    """Most messages the workers take at a time; no answer depends on it."""
 
 
 class Budget(Limits):

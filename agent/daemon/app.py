@@ -28,7 +28,7 @@ from agent.daemon.status import StatusPublisher
 from agent.daemon.supervise import Lifetime, Supervision, one_line
 from agent.daemon.watchdog import STALL_S, Watchdog
 from agent.fleet.probation import HealthSignals
-from agent.inference.engine import Engine, Outgoing
+from agent.inference.engine import Engine, Outgoing, default_workers
 from agent.mqtt.backlog import Backlog
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
@@ -157,6 +157,7 @@ class Daemon:
             self._counters,
             self._deliver,
             ids,
+            agent.engine.workers or default_workers(),
         )
 
     def _new_intake(self) -> Intake:

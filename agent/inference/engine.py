@@ -1,12 +1,14 @@
-"""The engine: whenever the worker is free, it takes all that waits.
+"""The engine: whenever the workers are free, it takes all that waits.
 
 An idle device answers at once, a loaded one takes more at a time; there are no timers.
 What is decided about a text depends on the text alone, not on what else waits: a
 message that comes again, after a crash as well, ends as it did before.
-Tokenizing and inference run in one worker thread, never in the event loop.
+Tokenizing and inference run in worker threads, never in the event loop: each takes a
+share of what waits, and onnxruntime lets go of the interpreter's lock.
 """
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +39,7 @@ from agent.protocol.messages import score_of
 from agent.protocol.payload import read
 from agent.telemetry.counters import Counters
 
+MOST_WORKERS = 4  # by default: more cores than that have other work, too
 MOST_DEATHS = 3  # of the process at one message, which is then not read again
 BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
 
@@ -84,7 +87,7 @@ class WorkItem:
 
 
 class Engine:
-    """Owns the inbox and the worker thread."""
+    """Owns the inbox and the worker threads."""
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class Engine:
         counters: Counters,
         deliver: Callable[[Outgoing], None],
         ids: IdTable | None = None,
+        workers: int = 1,
     ) -> None:
         """`deliver` gets what comes of each message, in order of arrival.
 
@@ -105,7 +109,8 @@ class Engine:
         self._ids = ids
         self._inbox: deque[WorkItem] = deque()
         self._waiting = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="model")
         self._busy_since: float | None = None
 
     def put(self, order: WorkItem) -> None:
@@ -117,7 +122,7 @@ class Engine:
         """Return what would be decided about a text, which is no message."""
         job = TextTask(pipeline, Text(text, ""))
         loop = asyncio.get_running_loop()
-        [decision] = await loop.run_in_executor(self._worker, answer, [job])
+        [decision] = await loop.run_in_executor(self._pool, answer, [job])
         return decision
 
     def busy_s(self) -> float:
@@ -131,7 +136,7 @@ class Engine:
             while True:
                 await self.work_once()
         finally:
-            self._worker.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def work_once(self) -> None:
         """Wait for messages, take what is there, up to a batch, and answer it."""
@@ -141,8 +146,7 @@ class Engine:
         started = time.perf_counter()
         with self._at_work(batch):
             jobs, unreadable = self._read(batch)
-            loop = asyncio.get_running_loop()
-            decisions = await loop.run_in_executor(self._worker, answer, jobs)
+            decisions = await self._decisions(jobs)
         predict_s = time.perf_counter() - started
         answers = iter(zip(jobs, decisions, strict=True))
         for index, order in enumerate(batch):
@@ -164,6 +168,15 @@ class Engine:
                     sends.append(Send(topic, replace(result, final=False), case.key))
             self._deliver(Outgoing(order.message, tuple(sends), tuple(cases)))
         self._busy_since = None
+
+    async def _decisions(self, jobs: Sequence[TextTask]) -> list[Decision]:
+        """Return what is decided about each text; every worker takes its share."""
+        loop = asyncio.get_running_loop()
+        number = min(self._workers, len(jobs))
+        shares = [jobs[first::number] for first in range(number)]
+        asked = [loop.run_in_executor(self._pool, answer, share) for share in shares]
+        found = await asyncio.gather(*asked)
+        return [found[n % number][n // number] for n in range(len(jobs))]
 
     def _take(self) -> list[WorkItem]:
         """Return what is worked on together.
@@ -321,6 +334,11 @@ class Engine:
             timing=result.timing,
             priority=plan.priority,
         )
+
+
+def default_workers() -> int:
+    """Return a worker for each core that this process may use, up to four."""
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def answer(jobs: Sequence[TextTask]) -> list[Decision]:

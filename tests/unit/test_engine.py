@@ -72,7 +72,7 @@ async def bench() -> AsyncIterator[Bench]:
     counters = Counters()
     engine = Engine("pi-3", 3, counters, outgoings.append)
     yield Bench(engine, outgoings, counters)
-    engine._worker.shutdown()
+    engine._pool.shutdown()
 
 
 def road(bundle: Bundle, name: str = "home", **changes: object) -> Pipeline:
@@ -301,7 +301,7 @@ async def lives(
     except Died:
         return Bench(engine, outgoings, Counters()).results(), False
     finally:
-        engine._worker.shutdown()
+        engine._pool.shutdown()
     return Bench(engine, outgoings, Counters()).results(), True
 
 
@@ -365,3 +365,43 @@ async def test_nothing_holds_on_to_a_message(bench: Bench, bundle: Bundle) -> No
         assert sys.getrefcount(payload) == before
     finally:
         gc.enable()
+
+
+@dataclass
+class Meeting:
+    """A model that answers once as many texts are with it as there are workers."""
+
+    together: threading.Barrier
+
+    def predict(self, texts: Sequence[str], _earlier: object) -> list[RawPrediction]:
+        """Wait for the others; fails where they do not come."""
+        self.together.wait(5)
+        return [RawPrediction(text, label_evidence=(2.0,)) for text in texts]
+
+
+async def test_workers_share_what_waits(bundle: Bundle) -> None:
+    """Each takes its share at the same time; the parcels come in order of arrival."""
+    outgoings: list[Outgoing] = []
+    engine = Engine("pi", 9, Counters(), outgoings.append, workers=3)
+    pipeline = road(asking(bundle, Meeting(threading.Barrier(3))))  # type: ignore[arg-type]
+    for number in range(7):
+        engine.put(WorkItem(message(b"text %d" % number, number), (pipeline,)))
+    await engine.work_once()
+    engine._pool.shutdown()
+    labels = [
+        ending_object(outgoing.sends[0].ending)["label"] for outgoing in outgoings
+    ]
+    assert labels == [f"text {number}" for number in range(7)]
+
+
+async def test_fewer_texts_than_workers(bundle: Bundle) -> None:
+    """One text is one share; none are none."""
+    outgoings: list[Outgoing] = []
+    engine = Engine("pi", 9, Counters(), outgoings.append, workers=3)
+    engine.put(WorkItem(message(b"text"), (road(asking(bundle, Brittle())),)))
+    engine.put(WorkItem(message(b"\xff", 2), (road(bundle),)))
+    await engine.work_once()
+    engine.put(WorkItem(message(b"\xff", 3), (road(bundle),)))
+    await engine.work_once()
+    engine._pool.shutdown()
+    assert [len(outgoing.sends) for outgoing in outgoings] == [1, 1, 1]
