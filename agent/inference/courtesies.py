@@ -7,13 +7,15 @@ length, and would take them for the message.
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from agent.inference.form_words import STOPS, by_first, words
-from agent.inference.utterance import Words, are
+from agent.inference.form_words import STOPS, words
+from agent.inference.utterance import Words
 
 _CHOICE = re.compile(r"\(([^)]*)\)")
+Phrases = Mapping[str, Mapping[int, AbstractSet[tuple[str, ...]]]]
 LEAST = 2  # words that must be left
 SHORT = 3  # words in front that are left where they are: "good morning, ..."
 MOST = 12  # courtesies one behind the other
@@ -31,10 +33,18 @@ def phrases(table: Iterable[str]) -> Iterator[tuple[str, ...]]:
             yield tuple(" ".join(chosen).split())
 
 
+def by_length(some: Iterable[tuple[str, ...]]) -> Phrases:
+    """Return phrases by first word and length, the longest first."""
+    found: dict[str, dict[int, set[tuple[str, ...]]]] = {}
+    for phrase in sorted(some, key=len, reverse=True):
+        found.setdefault(phrase[0], {}).setdefault(len(phrase), set()).add(phrase)
+    return found
+
+
 _LINES = (Path(__file__).parent / "courtesies.txt").read_text("utf-8").splitlines()
 _AHEAD, _BEHIND = _LINES[: _LINES.index("")], _LINES[_LINES.index("") + 1 :]
-AHEAD = by_first({*phrases(line for line in _AHEAD if line[0] != "#")})
-BEHIND = by_first({tuple(reversed(phrase)) for phrase in phrases(_BEHIND)})
+AHEAD = by_length(phrases(line for line in _AHEAD if line[0] != "#"))
+BEHIND = by_length(tuple(reversed(phrase)) for phrase in phrases(_BEHIND))
 HOPING = frozenset({"hope", "trust"})
 HOPED_OF = words("you you're your this everyone everything all things it i'm i")
 ASKING_NOW = words("could can would will please")
@@ -79,10 +89,7 @@ def _after_one(said: Words, place: int) -> int:
         ends = STOPS | ASKING_NOW
         reach = range(hoping + 2, min(len(said), hoping + HOPED))
         return next((end for end in reach if said[end] in ends), place)
-    for phrase in AHEAD.get(said[at], ()) if at < len(said) else ():
-        if are(said, at, phrase):
-            return at + len(phrase)
-    return place
+    return _behind_phrase(said, at, AHEAD) or place
 
 
 def _before_one(turned: Words, place: int) -> int:
@@ -93,7 +100,13 @@ def _before_one(turned: Words, place: int) -> int:
     named = turned[at + 1 : at + 1 + NAMED]
     if "regards" in named:  # "kind regards, Anna"
         at += 1 + [*named].index("regards")
-    for phrase in BEHIND.get(turned[at], ()) if at < len(turned) else ():
-        if are(turned, at, phrase):
-            return at + len(phrase)
-    return place
+    return _behind_phrase(turned, at, BEHIND) or place
+
+
+def _behind_phrase(words_: Words, at: int, table: Phrases) -> int:
+    """Return where the longest phrase that stands at a place ends; 0: none does."""
+    known = table.get(words_[at], {}) if at < len(words_) else {}
+    lengths = (
+        size for size, some in known.items() if tuple(words_[at : at + size]) in some
+    )
+    return at + size if (size := next(lengths, 0)) else 0

@@ -9,7 +9,7 @@ on what was typed.
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from agent.inference.courtesies import bare
@@ -24,18 +24,16 @@ MOST = 40  # strange words of a text that are looked at: each has some 600 slips
 SURE = 5  # letters from which on the first one may be wrong, too
 
 
-def slips(word: str) -> Iterator[str]:
-    """Yield all words one slip away: a letter dropped, added, swapped or another."""
-    for place in range(len(word) + 1):
-        ahead, rest = word[:place], word[place:]
-        if rest:
-            yield ahead + rest[1:]
-        if len(rest) > 1:
-            yield ahead + rest[1] + rest[0] + rest[2:]
-        for letter in LETTERS:
-            yield ahead + letter + rest
-            if rest:
-                yield ahead + letter + rest[1:]
+def slips(word: str) -> set[str]:
+    """Return all words one slip away: a letter dropped, added, swapped or another."""
+    parts = [(word[:place], word[place:]) for place in range(len(word) + 1)]
+    dropped = [ahead + rest[1:] for ahead, rest in parts if rest]
+    swapped = [a + rest[1] + rest[0] + rest[2:] for a, rest in parts if len(rest) > 1]
+    added = [ahead + letter + rest for ahead, rest in parts for letter in LETTERS]
+    other = [
+        ahead + letter + rest[1:] for ahead, rest in parts if rest for letter in LETTERS
+    ]
+    return {*dropped, *swapped, *added, *other}
 
 
 def _inflected(word: str, other: str) -> bool:
@@ -101,8 +99,8 @@ class Reading:
         """Return the taught word that a strange one is a slip of; None: of none."""
         meant = [
             (count, other)
-            for other in slips(word)
-            if (count := self._words.get(other, 0))
+            for other in self._words.keys() & slips(word)
+            if (count := self._words[other])
             and (len(word) >= SURE or other[0] == word[0])
             and not _inflected(word, other)
         ]
