@@ -133,10 +133,10 @@ class Ledger:
 
     def left(self, name: str, now: float) -> list[str]:
         """Free the cases of a broker that is gone, and return their keys."""
-        found = [key for key, held in self.held.items() if held.claim.by == name]
-        for key in found:
+        keys = [key for key, held in self.held.items() if held.claim.by == name]
+        for key in keys:
             self.held[key].until = min(self.held[key].until, now)
-        return found
+        return keys
 
     def forget(self, now: float) -> None:
         """Strike out what ended so long ago that everybody knows."""

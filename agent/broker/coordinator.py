@@ -93,14 +93,14 @@ class Coordinator:
         self._resting = True
         await self._nothing_asked.wait()
 
-    def heard(self, told: SharedAnswer) -> None:
+    def heard(self, shared: SharedAnswer) -> None:
         """Take in what another broker answered, before it is on the disk."""
-        self._heard[told.key] = told
+        self._heard[shared.key] = shared
 
-    async def learn(self, told: Sequence[SharedAnswer]) -> None:
+    async def learn(self, shared: Sequence[SharedAnswer]) -> None:
         """Put on the disk what other brokers answered."""
-        await self._keep(told, own=False)
-        for one in told:
+        await self._keep(shared, own=False)
+        for one in shared:
             self._heard.pop(one.key, None)
 
     async def own_since(self, since: float) -> list[bytes]:
@@ -132,10 +132,10 @@ class Coordinator:
                     return other
             finally:
                 self._slots.release()
-            told = await self._waited(other, request)
-            if told:
+            reply = await self._waited(other, request)
+            if reply:
                 self._counters.taken_over += 1
-                return told.reply
+                return reply.reply
         return None
 
     async def _turn(
@@ -189,8 +189,8 @@ class Coordinator:
         if key in self._heard:
             return self._heard[key].reply
         body = await self._store.read(lambda db: reply_store.find(db, key))
-        told = None if body is None else decode_told(body)
-        return told.reply if told else None
+        shared = None if body is None else decode_told(body)
+        return shared.reply if shared else None
 
     async def _cached(self, request: Request) -> Reply | None:
         cache = self._file.broker.cache
@@ -224,11 +224,11 @@ class Coordinator:
             )
         await self._group.tell(told)
 
-    async def _keep(self, told: Sequence[SharedAnswer], *, own: bool) -> None:
+    async def _keep(self, shared: Sequence[SharedAnswer], *, own: bool) -> None:
         def change(db: Any) -> None:
             now = time.time()
             reply_store.prune(db, now - self._file.broker.keep_s)
-            for one in told:
+            for one in shared:
                 reply_store.keep(db, one, encode(one), now=now, own=own)
 
         await self._write(change)

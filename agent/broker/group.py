@@ -128,14 +128,14 @@ class BrokerGroup:
         except Undelivered:
             log.debug("end_not_said", key=key)  # without us our claims are void
 
-    async def tell(self, told: SharedAnswer) -> None:
+    async def tell(self, shared: SharedAnswer) -> None:
         """Tell the others an answer, now or when we are connected again."""
-        claim = self._ours.pop(told.key, None)
-        told = told.model_copy(update={"claim": claim.id if claim else None})
-        self._ledger.ended(told.key, told.claim)
-        self._untold[told.key] = told
+        claim = self._ours.pop(shared.key, None)
+        shared = shared.model_copy(update={"claim": claim.id if claim else None})
+        self._ledger.ended(shared.key, shared.claim)
+        self._untold[shared.key] = shared
         if self._connection:
-            await self._publish_told(self._connection, told)
+            await self._publish_told(self._connection, shared)
 
     def forget(self) -> None:
         """Drop what everybody has forgotten."""
@@ -176,22 +176,22 @@ class BrokerGroup:
         future.add_done_callback(done)
         return future
 
-    def _wake(self, key: str, told: SharedAnswer | None) -> None:
+    def _wake(self, key: str, shared: SharedAnswer | None) -> None:
         for future in list(self._waiting.get(key, ())):
-            _settle(future, told)
+            _settle(future, shared)
 
     # -- what is said in the group
 
     def _arrived(self, message: Message) -> None:
         self._membership.heard(time.time())
         if message.topic == self._topics.answers:
-            told = decode_told(message.payload)
-            if told is None or told.by == self._topics.name:
+            shared = decode_told(message.payload)
+            if shared is None or shared.by == self._topics.name:
                 message.ack()
                 return
-            self._on_told(told, message)
-            self._ledger.ended(told.key, told.claim)
-            self._wake(told.key, told)
+            self._on_told(shared, message)
+            self._ledger.ended(shared.key, shared.claim)
+            self._wake(shared.key, shared)
             return
         message.ack()
         if message.topic == self._topics.claims:
@@ -256,11 +256,11 @@ class BrokerGroup:
             raise Undelivered("the group is out of reach")
         if hello.to is None:
             await self._say_claims()
-        said = []
+        pubacks = []
         for body in await self._retold(hello.since):
             with suppress(TooLarge):
-                said.append(await connection.publish(self._topics.answers, body))
-        await asyncio.gather(*said)
+                pubacks.append(await connection.publish(self._topics.answers, body))
+        await asyncio.gather(*pubacks)
         await self._say(Welcome(id=hello.id, by=self._topics.name))
 
     async def _say_claims(self) -> None:
@@ -307,8 +307,8 @@ class BrokerGroup:
         for claim in list(self._ours.values()):
             if self._is_ours(claim):
                 await self._say(claim)
-        for told in list(self._untold.values()):
-            await self._publish_told(connection, told)
+        for shared in list(self._untold.values()):
+            await self._publish_told(connection, shared)
         if connection.ended.done():
             raise Undelivered("the connection was short")
         self._in.set()
@@ -351,19 +351,19 @@ class BrokerGroup:
             raise Undelivered("the group is out of reach")
         await (await self._connection.publish(self._topics.claims, encode(word)))
 
-    async def _publish_told(self, connection: Connection, told: SharedAnswer) -> None:
+    async def _publish_told(self, connection: Connection, shared: SharedAnswer) -> None:
         try:
-            said = await connection.publish(self._topics.answers, encode(told))
+            puback = await connection.publish(self._topics.answers, encode(shared))
         except TooLarge as why:
-            log.warning("answer_not_told", key=told.key, why=str(why))
-            self._untold.pop(told.key, None)
+            log.warning("answer_not_told", key=shared.key, why=str(why))
+            self._untold.pop(shared.key, None)
             return
-        said.add_done_callback(partial(self._was_told, told.key))
+        puback.add_done_callback(partial(self._was_told, shared.key))
 
-    def _was_told(self, key: str, said: "asyncio.Future[None]") -> None:
-        if said.cancelled():
+    def _was_told(self, key: str, puback: "asyncio.Future[None]") -> None:
+        if puback.cancelled():
             return
-        error = said.exception()
+        error = puback.exception()
         if isinstance(error, Refused):  # it would be every time
             log.warning("answer_not_told", key=key, why=str(error))
         if error is None or isinstance(error, Refused):

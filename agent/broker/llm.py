@@ -119,9 +119,9 @@ class LanguageModel:
 
         A token is at least one byte. `longer`: how many times its longest answer.
         """
-        said = sum(len(part["content"].encode()) for part in messages(request))
+        prompt_bytes = sum(len(part["content"].encode()) for part in messages(request))
         form = len(str(response_format(request)).encode())
-        sent = said + form + OVERHEAD_TOKENS
+        sent = prompt_bytes + form + OVERHEAD_TOKENS
         return sent, longer * self.spec.max_output_tokens
 
     def cost(self, sent: int, received: int) -> float | None:
@@ -134,18 +134,18 @@ class LanguageModel:
 def open_models(file: BrokerFile) -> tuple[LanguageModel, ...]:
     """Load LiteLLM and find keys and prices; raises ConfigError."""
     litellm = _litellm()
-    found = tuple(
+    models = tuple(
         _opened(spec, number, litellm.model_cost)
         for number, spec in enumerate(file.models)
     )
     if file.budget.money_per_day is not None:
-        for number, model in enumerate(found):
+        for number, model in enumerate(models):
             if model.price_in is None:
                 raise ConfigError(
                     f"models.{number}: nobody knows what {model.spec.model} costs; "
                     "budget.money_per_day needs its price_in and price_out"
                 )
-    return found
+    return models
 
 
 async def ask(

@@ -140,10 +140,10 @@ class LlmRouter:
 
     async def ask(self, request: Request) -> Reply:
         """Ask the models, and once more if the answer is not valid."""
-        said: list[Completion] = []
+        completions: list[Completion] = []
         try:
             async with asyncio.timeout(work_s(self._file)):
-                return await self._rounds(request, said)
+                return await self._rounds(request, completions)
         except BudgetSpent:
             error = "budget"
         except TimeoutError:
@@ -151,12 +151,12 @@ class LlmRouter:
         except Failed as why:
             error = why.trouble.value
         reason = Unusable.REJECTED if error == ErrorKind.REFUSED else None
-        usage = _usage(said)
+        usage = _usage(completions)
         return Reply(
             id=request.id, status="error", error=error, usage=usage, reason=reason
         )
 
-    async def _rounds(self, request: Request, said: list[Completion]) -> Reply:
+    async def _rounds(self, request: Request, completions: list[Completion]) -> Reply:
         """Ask, and once more where the answer is of no use."""
         asked = _Asked(request)
         reason = ""
@@ -167,9 +167,9 @@ class LlmRouter:
                 if asked.longer == 1:
                     raise
                 break
-            said.append(completion)
+            completions.append(completion)
             try:
-                return self._answered(completion, request, said)
+                return self._answered(completion, request, completions)
             except BadReply as why:
                 reason = why.reason
                 self._counters.unusable[reason] += 1
@@ -187,28 +187,28 @@ class LlmRouter:
         return Reply(
             id=request.id,
             status="abstain",
-            usage=_usage(said),
-            model=said[-1].model,
+            usage=_usage(completions),
+            model=completions[-1].model,
             reason=reason or None,
         )
 
     def _answered(
-        self, completion: Completion, request: Request, said: list[Completion]
+        self, completion: Completion, request: Request, completions: list[Completion]
     ) -> Reply:
         """Return the reply of a valid answer; raises BadReply."""
         verdict = completion.verdict
         if verdict.kind is not Kind.ANSWER:
             raise BadReply(verdict.why, REASONS[verdict.kind])
-        found = checked(verdict.answer, request)
+        answer = checked(verdict.answer, request)
         self._counters.answers[completion.model] += 1
-        plain: dict[str, Any] = {"label": found.label} if request.labels else {}
+        plain: dict[str, Any] = {"label": answer.label} if request.labels else {}
         if request.entities:
-            plain["entities"] = [named.model_dump() for named in found.entities]
+            plain["entities"] = [named.model_dump() for named in answer.entities]
         return Reply(
             id=request.id,
-            status="abstain" if found.abstains else "ok",
+            status="abstain" if answer.abstains else "ok",
             answer=plain,
-            usage=_usage(said),
+            usage=_usage(completions),
             model=completion.model,
         )
 
@@ -278,21 +278,23 @@ class LlmRouter:
         reserved = await self._reserve(wanted)
         self._counters.calls += 1
         try:
-            said = await llm.ask(model, asked.request, form, asked.longer, timeout_s)
+            completion = await llm.ask(
+                model, asked.request, form, asked.longer, timeout_s
+            )
         except Failed as why:
             if reserved is not None and not why.billed:
                 with suppress(Full):
                     await self._store.write(lambda db: spending.release(db, reserved))
             raise
-        sent, received = said.input_tokens, said.output_tokens
-        self._counters.paid(sent, received, said.cost)
+        sent, received = completion.input_tokens, completion.output_tokens
+        self._counters.paid(sent, received, completion.cost)
         if reserved is not None and (sent or received):  # else nobody counted
-            actual = _spend(model, sent, received, said.cost)
+            actual = _spend(model, sent, received, completion.cost)
             with suppress(Full):  # what was booked stands, and the answer is paid
                 await self._store.write(
                     lambda db: spending.settle(db, reserved, actual)
                 )
-        return said
+        return completion
 
     async def _reserve(self, wanted: Spend) -> int | None:
         """Book what a call may take at most, durably; raises OverBudget."""
@@ -317,12 +319,12 @@ def _spend(
     return Spend(1, sent + received, round((cost or 0.0) * 1_000_000))
 
 
-def _usage(said: list[Completion]) -> Usage:
+def _usage(completions: list[Completion]) -> Usage:
     """Return what all answers to a case took together."""
-    costs = [one.cost for one in said]
+    costs = [one.cost for one in completions]
     known = [cost for cost in costs if cost is not None]
     sums = Counter(sent=0, received=0)
-    for one in said:
+    for one in completions:
         sums.update(sent=one.input_tokens, received=one.output_tokens)
     return Usage.capped(
         sums["sent"],

@@ -37,12 +37,12 @@ def find(db: Database, key: str) -> bytes | None:
 
 
 def keep(
-    db: Database, told: SharedAnswer, body: bytes, *, now: float, own: bool
+    db: Database, shared: SharedAnswer, body: bytes, *, now: float, own: bool
 ) -> None:
     """Store what is told about a case; the first answer stands."""
     db.execute(
         "INSERT INTO replies VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (told.key, body, now, told.deadline_ms, own),
+        (shared.key, body, now, shared.deadline_ms, own),
     )
 
 
@@ -71,5 +71,5 @@ def own_since(db: Database, since: float, now: float) -> list[bytes]:
 
 def latest(db: Database) -> float:
     """Return when the last answer was stored; 0 if there is none."""
-    [found] = db.execute("SELECT coalesce(max(at), 0) FROM replies").fetchone()
-    return float(found)
+    [newest] = db.execute("SELECT coalesce(max(at), 0) FROM replies").fetchone()
+    return float(newest)

@@ -161,9 +161,9 @@ class Service:
 
     # -- what the others answered
 
-    def _heard(self, told: SharedAnswer, message: Message) -> None:
-        self._coordinator.heard(told)
-        self._told.put_nowait((told, message))
+    def _heard(self, shared: SharedAnswer, message: Message) -> None:
+        self._coordinator.heard(shared)
+        self._told.put_nowait((shared, message))
 
     async def _own_since(self, since: float) -> list[bytes]:
         return await self._coordinator.own_since(since)
@@ -173,7 +173,7 @@ class Service:
             waiting = [await self._told.get()]
             while not self._told.empty():
                 waiting.append(self._told.get_nowait())
-            await self._coordinator.learn([told for told, _ in waiting])
+            await self._coordinator.learn([shared for shared, _ in waiting])
             for _, message in waiting:
                 message.ack()
 

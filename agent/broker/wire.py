@@ -83,9 +83,9 @@ class Wire(httpx.AsyncBaseTransport):
 
 async def _read(response: httpx.Response) -> bytes:
     """Return a body as it came, and no more of it than we need."""
-    found = bytearray()
+    body = bytearray()
     async for chunk in response.aiter_raw():
-        found += chunk
-        if len(found) > LONGEST_ANSWER:
+        body += chunk
+        if len(body) > LONGEST_ANSWER:
             break
-    return bytes(found)
+    return bytes(body)

@@ -30,12 +30,12 @@ async def run(burst: int) -> dict[str, dict[str, Any]]:
     figures = {"machine": _machine(), "model": _model(pipeline, texts)}
     with tempfile.TemporaryDirectory(prefix="slm-agent-bench-") as name:
         folder = Path(name)
-        found = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
-        broker = embedded.mosquitto if found else embedded.nats
-        figures["machine"]["broker"] = "mosquitto" if found else "nats"
+        mosquitto = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+        broker = embedded.mosquitto if mosquitto else embedded.nats
+        figures["machine"]["broker"] = "mosquitto" if mosquitto else "nats"
         async with broker(folder) as port:
             began = time.perf_counter()
-            spoken = "5" if found else '"3.1.1"'
+            spoken = "5" if mosquitto else '"3.1.1"'
             async with daemon(folder, port, spoken) as process:
                 started = time.perf_counter() - began
                 figures["daemon"] = await _daemon(port, process.pid, texts, burst)

@@ -37,8 +37,8 @@ def check(config: Path | None, *, own: bool, as_json: bool, schema: bool) -> Non
     from agent.fleet.status import fleet_status
 
     failed = False
-    found = fleet_status(config, own=own)
-    for finding in chain(membership(found), findings(found.config)):
+    status = fleet_status(config, own=own)
+    for finding in chain(membership(status), findings(status.config)):
         failed |= finding.level == "error"
         print_finding(finding, as_json=as_json)
     if failed:

@@ -62,8 +62,8 @@ class Session:
 
     def summary(self) -> dict[str, Any]:
         """Return the figures that end the demo; times in ms from arrival to publish."""
-        found = [answers[0] for answers in self.answers.values() if answers]
-        results = [answer for answer in found if "status" in answer]
+        firsts = [answers[0] for answers in self.answers.values() if answers]
+        results = [answer for answer in firsts if "status" in answer]
         outcomes = Counter(answer["status"] for answer in results)
         local = [answer for answer in results if "upstream" not in answer]
         here = sum(answer["status"] == "resolved" for answer in local)
@@ -77,7 +77,7 @@ class Session:
             "resolved_locally": here,
             "resolved_upstream": resolved - here,
             "unresolved": outcomes["unresolved"],
-            "dead_letters": len(found) - len(results),
+            "dead_letters": len(firsts) - len(results),
             "share_resolved": round(resolved / len(results), 4) if results else None,
             "share_local": round(here / len(results), 4) if results else None,
             "ms_p50": p50,
@@ -103,8 +103,8 @@ class Session:
     def complete(self) -> bool:
         """Whether every message ended in exactly one final result."""
         return all(
-            len(found := self.answers.get(number, [])) == 1
-            and found[0].get("final") is True
+            len(answers := self.answers.get(number, [])) == 1
+            and answers[0].get("final") is True
             for number in range(self.wanted)
         )
 

@@ -25,11 +25,11 @@ def doctor(config: Path | None, *, own: bool, as_json: bool) -> None:
     from agent.fleet.status import fleet_status
 
     async def all_of() -> list[Finding]:
-        found = []
+        findings = []
         async for finding in examine(fleet_status(config, own=own)):
             print_finding(finding, as_json=as_json)
-            found.append(finding)
-        return found
+            findings.append(finding)
+        return findings
 
     if any(finding.level == "error" for finding in asyncio.run(all_of())):
         sys.exit(2)

@@ -28,29 +28,29 @@ def show_would_leave(
     transport = transport_of(loaded)
     finder = finder_of(loaded, [opened])
     device = loaded.agent.device.id
-    found = would_leave(opened, answer(opened, text), text, finder, device)
+    leaving = would_leave(opened, answer(opened, text), text, finder, device)
     if as_json:
-        request = found.request and json.loads(encode_request(found.request))
+        request = leaving.request and json.loads(encode_request(leaving.request))
         click.echo(json.dumps(request, ensure_ascii=False))
         return
-    if found.request is None or transport is None:
-        click.echo(f"nothing leaves: {_why(found, upstream=opened.plan is not None)}")
+    if leaving.request is None or transport is None:
+        click.echo(f"nothing leaves: {_why(leaving, upstream=opened.plan is not None)}")
         return
     click.echo(f"to        {transport.name} {printable(transport.to)}")
-    click.echo(f"text      {printable(found.hidden.text)}")
-    for placeholder, words in found.hidden.hidden.items():
+    click.echo(f"text      {printable(leaving.hidden.text)}")
+    for placeholder, words in leaving.hidden.hidden.items():
         click.echo(f"hidden    {placeholder} = {printable(words)!r}")
-    guess = json.dumps(found.request.guess, ensure_ascii=False)
+    guess = json.dumps(leaving.request.guess, ensure_ascii=False)
     click.echo(f"guess     {printable(guess)}")
     click.echo("with      labels, entity types and their meanings; --json shows all")
 
 
-def _why(found: "WouldLeave", *, upstream: bool) -> str:
+def _why(leaving: "WouldLeave", *, upstream: bool) -> str:
     from agent.core.types import Resolved
 
-    if isinstance(found.decision, Resolved):
+    if isinstance(leaving.decision, Resolved):
         return "it is resolved here"
-    reason = found.decision.reason.value
+    reason = leaving.decision.reason.value
     if upstream:
         return f"it stays unresolved ({reason}), as the pipeline's policy wants it"
     return f"it stays unresolved ({reason}); this pipeline has no upstream"

@@ -28,7 +28,7 @@ Figures = Mapping[str, Any]
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, headings, rows
 
 
-def text_report(figures: Figures, found: Breakdown) -> Iterator[str]:
+def text_report(figures: Figures, report: Breakdown) -> Iterator[str]:
     """Yield the lines of the report; none is wider than a terminal of 80 columns."""
     yield f"{figures['pipeline']} ({figures['model']}): {figures['n']} texts"
     yield ""
@@ -39,32 +39,32 @@ def text_report(figures: Figures, found: Breakdown) -> Iterator[str]:
             yield f"{words:38}{_percent(figures[name]):>8}   {interval}".rstrip()
     yield ""
     yield from _other_figures(figures)
-    for title, headings, rows in _tables(found):
+    for title, headings, rows in _tables(report):
         yield ""
         yield title
         yield from _aligned(headings, rows)
-    if found.curve:
+    if report.curve:
         yield ""
         yield "wrong, were the surest texts resolved"
         yield "".join(f"{step:>9.0%}" for step in STEPS)
-        yield "".join(f"{_error_at(found.curve, step):>9.1%}" for step in STEPS)
-    if found.texts:
+        yield "".join(f"{_error_at(report.curve, step):>9.1%}" for step in STEPS)
+    if report.texts:
         yield ""
         yield "wrong, though sure"
-        for text in found.texts:
+        for text in report.texts:
             state = "resolved" if text.resolved else "unresolved"
             yield _cut(f"  {text.confidence:.2f} {state:10} {text.text}")
             yield _cut(f"       is {text.true}, was taken for {text.said}")
 
 
-def html_report(figures: Figures, found: Breakdown, data: str) -> str:
+def html_report(figures: Figures, report: Breakdown, data: str) -> str:
     """Return a page that needs nothing else: no scripts, no fonts, no network."""
     shares = [
         (words, _percent(figures[name]), _interval(figures, name))
         for name, words in SHARES.items()
         if figures[name] is not None
     ]
-    tables = [("Figures", ("", "share", "95 % interval"), shares), *_tables(found)]
+    tables = [("Figures", ("", "share", "95 % interval"), shares), *_tables(report)]
     texts = [
         (
             f"{text.confidence:.2f}",
@@ -73,7 +73,7 @@ def html_report(figures: Figures, found: Breakdown, data: str) -> str:
             text.true,
             text.said,
         )
-        for text in found.texts
+        for text in report.texts
     ]
     if texts:
         headings = ("confidence", "status", "text", "is", "was taken for")
@@ -83,7 +83,7 @@ def html_report(figures: Figures, found: Breakdown, data: str) -> str:
         title=escape(title),
         n=figures["n"],
         others=escape("; ".join(_other_figures(figures))),
-        curve=_chart(found.curve, figures),
+        curve=_chart(report.curve, figures),
         tables="".join(_html_table(table) for table in tables),
     )
 
@@ -114,8 +114,8 @@ def _other_figures(figures: Figures) -> Iterator[str]:
         yield ", ".join(known)
 
 
-def _tables(found: Breakdown) -> Iterator[Table]:
-    if found.labels:
+def _tables(report: Breakdown) -> Iterator[Table]:
+    if report.labels:
         yield (
             "worst labels",
             ("label", "texts", "right", "resolved", "often taken for"),
@@ -127,16 +127,16 @@ def _tables(found: Breakdown) -> Iterator[Table]:
                     _percent(row.resolved / row.n),
                     row.taken_for,
                 )
-                for row in found.labels
+                for row in report.labels
             ],
         )
-    if found.confusions:
+    if report.confusions:
         yield (
             "confusions",
             ("is", "was taken for", "times"),
-            [(true, said, str(count)) for true, said, count in found.confusions],
+            [(true, given, str(count)) for true, given, count in report.confusions],
         )
-    if found.entities:
+    if report.entities:
         yield (
             "worst entities",
             ("type", "true", "found", "right", "F1"),
@@ -148,7 +148,7 @@ def _tables(found: Breakdown) -> Iterator[Table]:
                     str(row.hits),
                     _percent(row.f1),
                 )
-                for row in found.entities
+                for row in report.entities
             ],
         )
 

@@ -74,10 +74,10 @@ def check(file: Path, models: Path | None, *, as_json: bool) -> None:
     from agent.fleet.checks import worst
     from agent.fleet.parse import read_path
 
-    found = findings(read_path(file), models)
-    for finding in found:
+    report = findings(read_path(file), models)
+    for finding in report:
         print_finding(finding, as_json=as_json)
-    if worst(found):
+    if worst(report):
         sys.exit(2)
 
 
@@ -117,7 +117,7 @@ def show(
         if not (brief and leaf.origin == "default")
     }
     if as_json:
-        said = {
+        document = {
             "device": device,
             "version": read.version,
             "takes_it": read.takes(device, labels),
@@ -126,7 +126,7 @@ def show(
                 for key, leaf in rows.items()
             },
         }
-        click.echo(json.dumps(said, ensure_ascii=False))
+        click.echo(json.dumps(document, ensure_ascii=False))
         return
     if not read.takes(device, labels):
         click.echo(f"{device} does not take version {read.version} yet", err=True)
@@ -145,31 +145,31 @@ def diff(old: Path, new: Path, *, as_json: bool) -> None:
     from agent.fleet.diff import diff_report
     from agent.fleet.parse import read_path
 
-    found = diff_report(read_path(old), read_path(new))
+    report = diff_report(read_path(old), read_path(new))
     if as_json:
-        click.echo(json.dumps(_radius_object(found), ensure_ascii=False))
+        click.echo(json.dumps(_radius_object(report), ensure_ascii=False))
         return
-    if found.new_version <= found.old_version:
+    if report.new_version <= report.old_version:
         click.echo(
-            f"warning: version {found.new_version} is not larger than "
-            f"{found.old_version}: no device would take it",
+            f"warning: version {report.new_version} is not larger than "
+            f"{report.old_version}: no device would take it",
             err=True,
         )
     click.echo(
-        f"version {found.old_version} -> {found.new_version}: changes {found.changed} "
-        f"of {found.devices} devices, {found.now} of them now"
+        f"version {report.old_version} -> {report.new_version}: changes "
+        f"{report.changed} of {report.devices} devices, {report.now} of them now"
     )
-    for group in found.alike:
+    for group in report.alike:
         now = f", now {len(group.now)}" if len(group.now) < len(group.devices) else ""
         click.echo(f"\n{_count(group.devices)}{now}: {_few(group.devices)}")
         for change in group.changes:
             click.echo(f"  {_change_text(change)}")
-    for what, devices in (("added", found.added), ("removed", found.removed)):
+    for what, devices in (("added", report.added), ("removed", report.removed)):
         if devices:
             click.echo(f"\n{what}: {_count(devices)}: {_few(devices)}")
-    for device, why in found.broken.items():
+    for device, why in report.broken.items():
         click.echo(click.style(f"broken: {device}: {why}", fg="red"))
-    if found.broken:
+    if report.broken:
         sys.exit(2)
 
 
@@ -190,13 +190,13 @@ def _few(devices: tuple[str, ...], most: int = 5) -> str:
     return ", ".join(devices[:most]) + more
 
 
-def _radius_object(found: "DiffReport") -> dict[str, Any]:
+def _radius_object(report: "DiffReport") -> dict[str, Any]:
     return {
-        "old_version": found.old_version,
-        "new_version": found.new_version,
-        "devices": found.devices,
-        "changed": found.changed,
-        "now": found.now,
+        "old_version": report.old_version,
+        "new_version": report.new_version,
+        "devices": report.devices,
+        "changed": report.changed,
+        "now": report.now,
         "alike": [
             {
                 "devices": group.devices,
@@ -212,11 +212,11 @@ def _radius_object(found: "DiffReport") -> dict[str, Any]:
                     for change in group.changes
                 ],
             }
-            for group in found.alike
+            for group in report.alike
         ],
-        "added": found.added,
-        "removed": found.removed,
-        "broken": dict(found.broken),
+        "added": report.added,
+        "removed": report.removed,
+        "broken": dict(report.broken),
     }
 
 
@@ -309,10 +309,10 @@ def push(
     from agent.mqtt.side_connection import publish_aside
 
     agent = read_file(AgentFile, config) if config else AgentFile()
-    told: dict[str, Any] = {"client_id": f"slm-fleet-{secrets.token_hex(4)}"}
+    changes: dict[str, Any] = {"client_id": f"slm-fleet-{secrets.token_hex(4)}"}
     if url is not None:
-        told["url"] = _checked_url(url)
-    mqtt = agent.mqtt.model_copy(update=told)
+        changes["url"] = _checked_url(url)
+    mqtt = agent.mqtt.model_copy(update=changes)
     check_tls(mqtt, config or Path("--url"))
     section = agent.fleet
     place = topic or (section.topic if section else "")

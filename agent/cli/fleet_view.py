@@ -63,10 +63,10 @@ class DeviceRow:
 
     def matches(self, words: str) -> bool:
         """Tell whether every word stands in something that the row says."""
-        said = (
+        text = (
             f"{self.device} {self.state} {self.rollout or ''} {' '.join(self.alerts)}"
         )
-        return all(word in said.lower() for word in words.lower().split())
+        return all(word in text.lower() for word in words.lower().split())
 
 
 @dataclass(slots=True)
@@ -90,14 +90,14 @@ class FleetView:
             self._forget(device, kind)
             return
         self.heard.setdefault(device, now)
-        said = _parsed(message.payload)
+        payload = _parsed(message.payload)
         if kind == "status":
             self.status[device] = message.payload.decode("utf-8", "replace")
-        elif kind == "health" and isinstance(said, dict):
-            self.health[device] = understood(said)
+        elif kind == "health" and isinstance(payload, dict):
+            self.health[device] = understood(payload)
             self.heard[device] = now
-        elif kind == "fleet" and isinstance(said, dict):
-            self.fleet[device] = said
+        elif kind == "fleet" and isinstance(payload, dict):
+            self.fleet[device] = payload
 
     def _forget(self, device: str, kind: str) -> None:
         match kind:

@@ -90,9 +90,9 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("content-length", 0))
         asked = json.loads(self.rfile.read(length))
         prompt = "".join(said["content"] for said in asked["messages"])
-        found = _MESSAGE.search(asked["messages"][1]["content"])
+        match = _MESSAGE.search(asked["messages"][1]["content"])
         served = self.served
-        content = json.dumps(answer(found[1] if found else "", served.known))
+        content = json.dumps(answer(match[1] if match else "", served.known))
         usage = {
             "prompt_tokens": len(prompt) // BYTES_PER_TOKEN,
             "completion_tokens": len(content) // BYTES_PER_TOKEN,

@@ -38,9 +38,9 @@ def tap(
 
     Example: slm-agent tap --device pi-3 --json | jq .label
     """
-    found = running(config, own=own)
+    loaded = running(config, own=own)
     with suppress(KeyboardInterrupt):
-        asyncio.run(print_messages(found, device, pipeline, limit, as_json=as_json))
+        asyncio.run(print_messages(loaded, device, pipeline, limit, as_json=as_json))
 
 
 async def print_messages(
@@ -77,21 +77,21 @@ def line(message: Message) -> str:
     return printable(f"{message.received_at.astimezone():%H:%M:%S}  {shown}")
 
 
-def _line(said: dict[str, Any]) -> str:
-    where = f"{said.get('device')}/{said.get('pipeline')}  {said.get('topic')}"
-    if "status" not in said:
-        return f"{where}  dead letter: {said.get('reason')}  {said.get('id')}"
-    score = said.get("score")
-    entities = [f"{e['label']}={e['text']}" for e in said.get("entities", [])]
+def _line(fields: dict[str, Any]) -> str:
+    where = f"{fields.get('device')}/{fields.get('pipeline')}  {fields.get('topic')}"
+    if "status" not in fields:
+        return f"{where}  dead letter: {fields.get('reason')}  {fields.get('id')}"
+    score = fields.get("score")
+    entities = [f"{e['label']}={e['text']}" for e in fields.get("entities", [])]
     shown = [
         where,
-        said["status"] if said.get("final", True) else "provisional",
-        str(said.get("label")),
+        fields["status"] if fields.get("final", True) else "provisional",
+        str(fields.get("label")),
         "" if score is None else f"{score:.2f}",
-        f"by {said.get('by')}",
-        said.get("reason") or "",
+        f"by {fields.get('by')}",
+        fields.get("reason") or "",
         ", ".join(entities),
-        f"{said['ms']['total']:.1f} ms",
-        said.get("id", ""),
+        f"{fields['ms']['total']:.1f} ms",
+        fields.get("id", ""),
     ]
     return "  ".join(part for part in shown if part)

@@ -90,20 +90,20 @@ def _ask(pipeline: "Pipeline", text: str) -> dict[str, object]:
     }
 
 
-def _print_answer(said: dict[str, object]) -> None:
-    resolved = said["status"] == "resolved"
-    status = click.style(str(said["status"]), fg="green" if resolved else "yellow")
-    why = "" if resolved else f" ({said['reason']})"
+def _print_answer(answer: dict[str, object]) -> None:
+    resolved = answer["status"] == "resolved"
+    status = click.style(str(answer["status"]), fg="green" if resolved else "yellow")
+    why = "" if resolved else f" ({answer['reason']})"
     click.echo(f"status    {status}{why}")
-    threshold = said["threshold"]
+    threshold = answer["threshold"]
     limit = "no threshold" if threshold is None else f"threshold {threshold:.4f}"
-    if said["label"] is not None:
-        click.echo(f"label     {said['label']}  score {said['score']}, {limit}")
-    elif said["score"] is not None:
-        click.echo(f"entities  all right with {said['score']}, {limit}")
-    if said.get("form"):
-        click.echo(f"form      {said['form']}")
-    entities = said["entities"]
+    if answer["label"] is not None:
+        click.echo(f"label     {answer['label']}  score {answer['score']}, {limit}")
+    elif answer["score"] is not None:
+        click.echo(f"entities  all right with {answer['score']}, {limit}")
+    if answer.get("form"):
+        click.echo(f"form      {answer['form']}")
+    entities = answer["entities"]
     if isinstance(entities, list):
         for entity in entities:
             place = f"{entity['start']}-{entity['end']}"
@@ -111,4 +111,4 @@ def _print_answer(said: dict[str, object]) -> None:
                 f"entity    {entity['label']} = {entity['text']!r}  "
                 f"at {place}, score {entity['score']}"
             )
-    click.echo(f"by        {said['by']} of {said['model']}, {said['ms']} ms")
+    click.echo(f"by        {answer['by']} of {answer['model']}, {answer['ms']} ms")

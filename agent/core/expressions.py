@@ -45,8 +45,8 @@ def compiled(pattern: str) -> Expression:
         return Expression(re2.compile(pattern, options))
     except re2.error as error:
         [reason] = error.args
-        said = reason.decode() if isinstance(reason, bytes) else str(reason)
+        message = reason.decode() if isinstance(reason, bytes) else str(reason)
         raise ValueError(
-            f"is no regular expression that RE2 knows: {said}; look-around (?=..) and "
-            "back-references \\1 have no linear time, the end of the text is \\z"
+            f"is no regular expression that RE2 knows: {message}; look-around (?=..) "
+            "and back-references \\1 have no linear time, the end of the text is \\z"
         ) from error

@@ -52,23 +52,23 @@ def open_escalation(
     path = config.agent.state.dir / OUTBOX
     if transport is None and not path.exists():
         return None
-    said = config.agent.upstream
+    section = config.agent.upstream
     own = [each.plan.limit for each in parts.pipelines if each.plan]
-    limits = [limit("", said.budget), *own] if said else []
+    limits = [limit("", section.budget), *own] if section else []
     store = _open_store(path, config.agent.outbox.max_bytes, limits)
     if store.set_aside:
         alerts.activate(DAMAGED, f"the outbox was damaged, it is now {store.set_aside}")
     if store.removed:
         log.warning("damaged_outboxes_removed", number=store.removed)
     client = None
-    if transport and said:
-        client = _upstream_client(parts, said, transport, store, limits, on_poison)
+    if transport and section:
+        client = _upstream_client(parts, section, transport, store, limits, on_poison)
     settings = EscalationSettings(
         device=config.agent.device.id,
         max_bytes=config.agent.outbox.max_bytes,
-        concurrency=said.concurrency if said else 1,
+        concurrency=section.concurrency if section else 1,
         when_full=config.agent.outbox.when_full,
-        queues=said is not None and said.budget.when_spent == "queue",
+        queues=section is not None and section.budget.when_spent == "queue",
     )
     return Escalation(
         settings,
@@ -85,7 +85,7 @@ def open_escalation(
 
 def _upstream_client(
     parts: Opened,
-    said: Upstream,
+    section: Upstream,
     transport: Transport,
     store: Store,
     limits: Sequence[Limit],
@@ -93,11 +93,11 @@ def _upstream_client(
 ) -> upstream.UpstreamClient:
     """Return what asks upstream; the first limit is the device's."""
     settings = upstream.UpstreamSettings(
-        timeout_s=said.timeout_s,
-        rate=said.rate,
-        max_output_tokens=said.max_output_tokens,
-        cache_entries=said.cache.entries,
-        cache_age_s=said.cache.age_s,
+        timeout_s=section.timeout_s,
+        rate=section.rate,
+        max_output_tokens=section.max_output_tokens,
+        cache_entries=section.cache.entries,
+        cache_age_s=section.cache.age_s,
     )
     device, *own = limits
     questions = Questions(
@@ -105,10 +105,10 @@ def _upstream_client(
         store,
         parts.finder,
         ThreadPoolExecutor(1, thread_name_prefix="privacy"),
-        said.max_output_tokens,
+        section.max_output_tokens,
         Deaths(volatile_dir(parts.config) / "hiding.cases"),
     )
-    budget = BudgetLedger(store, transport, device, _prices(said), own)
+    budget = BudgetLedger(store, transport, device, _prices(section), own)
     return upstream.UpstreamClient(
         settings, transport, budget, store, questions, on_poison
     )
@@ -120,12 +120,12 @@ def volatile_dir(config: Config) -> Path:
     return Path(runtime or config.agent.state.dir)
 
 
-def _prices(said: Upstream) -> Prices:
+def _prices(section: Upstream) -> Prices:
     return Prices(
-        money_in=said.price_in,
-        money_out=said.price_out,
+        money_in=section.price_in,
+        money_out=section.price_out,
         # The broker side may repair an answer before we see it.
-        rounds=upstream.ROUNDS if said.transport == "mqtt" else 1,
+        rounds=upstream.ROUNDS if section.transport == "mqtt" else 1,
     )
 
 

@@ -47,14 +47,14 @@ class ExampleCase(BaseModel):
     form: str | None = None
 
 
-def membership(found: FleetStatus) -> Iterator[Finding]:
+def membership(status: FleetStatus) -> Iterator[Finding]:
     """Say where the device stands in its fleet, if it is in one."""
-    if found.state is None:
+    if status.state is None:
         return
-    if found.problem:
-        yield Finding("error", "fleet", str(found))
+    if status.problem:
+        yield Finding("error", "fleet", str(status))
     else:
-        yield Finding("ok" if found.is_well else "warning", "fleet", str(found))
+        yield Finding("ok" if status.is_well else "warning", "fleet", str(status))
 
 
 def check(config: Config) -> Iterator[Finding]:
@@ -164,13 +164,13 @@ def _cases(config: Config, pipeline: Pipeline) -> Iterator[Finding]:
 
 def differences(case: ExampleCase, decision: Decision) -> Iterator[str]:
     """Yield what a decision has otherwise than the case expects."""
-    said = decision_object(decision)
+    decided = decision_object(decision)
     got = {
-        "status": said["status"],
-        "label": said["label"],
-        "entities": [(e["label"], e["text"]) for e in said["entities"]],
-        "reason": said["reason"],
-        "form": said.get("form", Form.REQUEST.value),
+        "status": decided["status"],
+        "label": decided["label"],
+        "entities": [(e["label"], e["text"]) for e in decided["entities"]],
+        "reason": decided["reason"],
+        "form": decided.get("form", Form.REQUEST.value),
     }
     wanted = {
         "status": case.status,

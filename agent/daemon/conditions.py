@@ -71,10 +71,10 @@ def facts(sources: Sources) -> Facts:
     )
 
 
-def look(found: Facts, alerts: Alerts) -> None:
+def look(now: Facts, alerts: Alerts) -> None:
     """Raise and clear the alerts that the rules decide."""
     for name, rule in RULES.items():
-        detail = rule(found)
+        detail = rule(now)
         if detail:
             alerts.activate(name, detail)
         else:
@@ -105,62 +105,62 @@ def _uncalibrated(sources: Sources) -> list[str]:
 
 def _stalled(sources: Sources) -> list[str]:
     """Name the pipelines that hear nothing for longer than they should."""
-    found = []
+    names = []
     for name, spec in sources.parts.config.pipelines.items():
         wanted = spec.input.expect_s
         heard = sources.counters.heard.get(name, sources.since)
         if wanted and time.perf_counter() - heard > wanted:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _refused(sources: Sources) -> list[str]:
     """Return what the broker said of each filter that it refuses, and who wanted it."""
     wanted = sources.parts.config.pipelines.items()
-    found = []
+    reasons = []
     for topic, why in sources.link.refused.items():
         names = ", ".join(n for n, spec in wanted if topic in spec.input.topics)
-        found.append(f"pipeline {names}: {why}" if names else why)
-    return found
+        reasons.append(f"pipeline {names}: {why}" if names else why)
+    return reasons
 
 
 # -- the rules: each says what is wrong, or nothing
 
 
-def _disk_low(found: Facts) -> str:
-    host = found.host
+def _disk_low(now: Facts) -> str:
+    host = now.host
     if not host.disk_bytes or host.disk_free_bytes is None:
         return ""
     share = host.disk_free_bytes / host.disk_bytes
-    low = share < DISK_LOW["disk_low" in found.active]
+    low = share < DISK_LOW["disk_low" in now.active]
     return f"{share:.1%} of the disk is free" if low else ""
 
 
-def _clock_wrong(found: Facts) -> str:
-    return found.clock_fault
+def _clock_wrong(now: Facts) -> str:
+    return now.clock_fault
 
 
-def _outbox_filling(found: Facts) -> str:
-    outbox = found.outbox
+def _outbox_filling(now: Facts) -> str:
+    outbox = now.outbox
     if outbox is None or outbox.filled is None:
         return ""
-    filling = outbox.filled >= FILLING["outbox_filling" in found.active]
-    said = f"{outbox.waiting} cases wait, {outbox.filled:.0%} of their room"
-    return said if filling else ""
+    filling = outbox.filled >= FILLING["outbox_filling" in now.active]
+    detail = f"{outbox.waiting} cases wait, {outbox.filled:.0%} of their room"
+    return detail if filling else ""
 
 
-def _calibration_mismatch(found: Facts) -> str:
-    names = ", ".join(found.uncalibrated)
+def _calibration_mismatch(now: Facts) -> str:
+    names = ", ".join(now.uncalibrated)
     return f"the calibration does not fit: {names}" if names else ""
 
 
-def _input_stalled(found: Facts) -> str:
-    names = ", ".join(found.stalled)
+def _input_stalled(now: Facts) -> str:
+    names = ", ".join(now.stalled)
     return f"no message for {names}" if names else ""
 
 
-def _subscription_refused(found: Facts) -> str:
-    return "; ".join(found.refused)
+def _subscription_refused(now: Facts) -> str:
+    return "; ".join(now.refused)
 
 
 RULES: Mapping[str, Callable[[Facts], str]] = {

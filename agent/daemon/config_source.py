@@ -28,13 +28,13 @@ log = structlog.get_logger()
 class ConfigSource:
     """Owns the choice, and what a fleet's file must prove."""
 
-    def __init__(self, path: Path | None, told: Callable[[Config], None]) -> None:
+    def __init__(self, path: Path | None, on_config: Callable[[Config], None]) -> None:
         """Read the own files; raises ConfigError. `path` is that of agent.toml.
 
         `told` hears of every configuration before it runs, for the log's level.
         """
         self._path = path
-        self._told = told
+        self._told = on_config
         self._own = load(path)
         self._checked: Opened | None = None  # opened by the self-check, not yet run
         self._now = self._own

@@ -118,9 +118,9 @@ class Control:
         """Return the response to a request."""
         transaction = None
         try:
-            said = _object(payload)
-            transaction = said.get("transaction")
-            data = await self._known.get(name, self._unknown)(said)
+            request = _object(payload)
+            transaction = request.get("transaction")
+            data = await self._known.get(name, self._unknown)(request)
         except (BadControlRequest, ConfigError) as error:
             log.warning("request_refused", request=name, why=str(error))
             return _refusal(str(error), transaction)
@@ -138,13 +138,13 @@ class Control:
         await self._reload()
         return {}
 
-    async def _try(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        pipeline = self._pipelines.get(_string(said, "pipeline"))
+    async def _try(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        pipeline = self._pipelines.get(_string(request, "pipeline"))
         if pipeline is None:
             known = ", ".join(self._pipelines)
             raise BadControlRequest(f"pipeline: no such; there are: {known}")
         try:
-            text = checked(_string(said, "text"), pipeline.reader.max_chars)
+            text = checked(_string(request, "text"), pipeline.reader.max_chars)
         except Unreadable as why:
             raise BadControlRequest(f"text: {why.reason}: {why.detail}") from why
         decision = await self._engine.ask(pipeline, text)
@@ -155,8 +155,8 @@ class Control:
             "model": pipeline.bundle.id,
         }
 
-    async def _explain(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = _string(said, "id")
+    async def _explain(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = _string(request, "id")
         handled = self._recent.find(wanted)
         if handled is None:
             raise BadControlRequest(
@@ -165,8 +165,8 @@ class Control:
         unusable = self._unusable(wanted)
         return {"id": wanted, **handled.explained(), "unusable_answers": unusable}
 
-    async def _log_level(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        level = _string(said, "level")
+    async def _log_level(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        level = _string(request, "level")
         if level not in LEVELS:
             raise BadControlRequest(f"level: is none of {', '.join(LEVELS)}")
         set_level(level)
@@ -190,16 +190,16 @@ def _object(payload: bytes) -> dict[str, Any]:
     if not payload.strip():
         return {}
     try:
-        said = strict_json(payload)
+        value = strict_json(payload)
     except ValueError as error:
         raise BadControlRequest("the payload is no JSON") from error
-    if not isinstance(said, dict):
+    if not isinstance(value, dict):
         raise BadControlRequest("the payload is no JSON object")
-    return said
+    return value
 
 
-def _string(said: Mapping[str, Any], key: str) -> str:
-    value = said.get(key)
+def _string(request: Mapping[str, Any], key: str) -> str:
+    value = request.get(key)
     if not isinstance(value, str):
         raise BadControlRequest(f"{key}: must be given, as a string")
     return value

@@ -46,13 +46,13 @@ RESPONSE = b'{"status":"ok","data":{}}'
 RUNTIME = "import numpy, onnxruntime, tokenizers; print(onnxruntime.__version__)"
 
 
-async def examine(found: FleetStatus) -> AsyncIterator[Finding]:
+async def examine(status: FleetStatus) -> AsyncIterator[Finding]:
     """Yield findings as they are made; raises ConfigError."""
-    config = found.config
+    config = status.config
     files = (_machine(config), _runtime(), _bundles(config), _unit())
-    for finding in chain(membership(found), *files):
+    for finding in chain(membership(status), *files):
         yield finding
-    async for finding in _broker(found):
+    async for finding in _broker(status):
         yield finding
     async for finding in _upstream(config):
         yield finding
@@ -132,9 +132,9 @@ def _unit() -> Iterator[Finding]:
     yield Finding("ok" if fine else "warning", "unit", f"{UNIT} is {state}")
 
 
-async def _broker(found: FleetStatus) -> AsyncIterator[Finding]:
+async def _broker(status: FleetStatus) -> AsyncIterator[Finding]:
     """Ask for all that the daemon asks for."""
-    config, known = found.config, endpoint(found.config)
+    config, known = status.config, endpoint(status.config)
     topics = Topics(config.agent.device.id)
     try:
         async with side_connection(known, NAME) as aside:
@@ -142,7 +142,7 @@ async def _broker(found: FleetStatus) -> AsyncIterator[Finding]:
             yield Finding("ok", "broker", f"{known.url} accepts us")
             for limit, cost in connection.abilities.costs().items():
                 yield Finding("warning", "broker", f"limits {limit}: {cost}")
-            heard = [topics.alert(POISON)] + [topics.fleet] * (found.state is not None)
+            heard = [topics.alert(POISON)] + [topics.fleet] * (status.state is not None)
             for topic in heard:
                 with suppress(Undelivered):
                     await connection.subscribe([topic])
@@ -165,9 +165,9 @@ async def _broker(found: FleetStatus) -> AsyncIterator[Finding]:
     for message in aside.waiting():
         if message.topic == topics.alert(POISON) and message.payload:
             yield Finding("warning", "poison", _detail(message.payload))
-        told = _refusal(message.payload) if message.topic == topics.fleet else None
-        if told and found.state and told != found.state.reason:
-            yield Finding("warning", "fleet", f"the daemon last refused it: {told!r}")
+        reason = _refusal(message.payload) if message.topic == topics.fleet else None
+        if reason and status.state and reason != status.state.reason:
+            yield Finding("warning", "fleet", f"the daemon last refused it: {reason!r}")
 
 
 def _detail(alert: bytes) -> str:
@@ -181,8 +181,8 @@ def _detail(alert: bytes) -> str:
 def _refusal(report: bytes) -> str | None:
     """Return why a device refuses its fleet's file, by its report."""
     try:
-        said = from_json(report)
-        return str(said["reason"]) if said["state"] == "refused" else None
+        fields = from_json(report)
+        return str(fields["reason"]) if fields["state"] == "refused" else None
     except (ValueError, TypeError, KeyError):  # anybody may publish
         return None
 
@@ -239,18 +239,18 @@ async def _published(known: Endpoint, topic: str, payload: bytes) -> Finding:
 async def _upstream(config: Config) -> AsyncIterator[Finding]:
     """See whether somebody listens where upstream should be; nothing is asked."""
     transport = transport_of(config)
-    said = config.agent.upstream
-    if transport is None or said is None:
+    section = config.agent.upstream
+    if transport is None or section is None:
         yield Finding("ok", "upstream", "none: nothing leaves this device")
-    elif isinstance(said, MqttUpstreamSection):
-        yield await _answers(config, said, transport.to)
+    elif isinstance(section, MqttUpstreamSection):
+        yield await _answers(config, section, transport.to)
     else:
-        yield await _listens(said.url, transport.to)
+        yield await _listens(section.url, transport.to)
 
 
-async def _answers(config: Config, said: MqttUpstreamSection, to: str) -> Finding:
+async def _answers(config: Config, section: MqttUpstreamSection, to: str) -> Finding:
     """Subscribe to the answers, by the connection that is theirs."""
-    known = endpoint_of(said, endpoint(config))
+    known = endpoint_of(section, endpoint(config))
     topic = Topics(config.agent.device.id).answer
     try:
         async with side_connection(known, NAME) as aside:

@@ -45,15 +45,15 @@ async def discover(
     before, damage = told_before(path)
     alerts.state_damaged(damage)
     now: Told = {topic: homeassistant.platforms(payload)} if home.enable else {}
-    said = [(old, b"") for old in before.keys() - now.keys()]
+    messages = [(old, b"") for old in before.keys() - now.keys()]
     if now:
         gone = homeassistant.vanished(before.get(topic, {}), payload["cmps"])
         if gone:
-            said.append((topic, to_json(homeassistant.without(payload, gone))))
-        said.append((topic, to_json(payload)))
-    for place, told in said:
+            messages.append((topic, to_json(homeassistant.without(payload, gone))))
+        messages.append((topic, to_json(payload)))
+    for place, message in messages:
         try:
-            await (await connection.publish(place, told, retain=True))
+            await (await connection.publish(place, message, retain=True))
         except TooLarge:  # Home Assistant reads it whole, or not at all
             now = {}
         except Refused as error:

@@ -11,7 +11,7 @@ from agent.protocol.messages import Topics
 def endpoint(config: Config) -> Endpoint:
     """Return what a connection needs to know; raises ConfigError."""
     mqtt = config.agent.mqtt
-    found = Endpoint(
+    made = Endpoint(
         url=mqtt.url,
         client_id=config.client_id,
         login=config.login(),
@@ -27,9 +27,9 @@ def endpoint(config: Config) -> Endpoint:
     )
     if mqtt.url.startswith("mqtts:"):
         try:
-            tls_context(found)
+            tls_context(made)
         except (OSError, ssl.SSLError) as error:
             files = [mqtt.ca_file, mqtt.cert_file, mqtt.key_file]
             names = ", ".join(str(file) for file in files if file)
             raise ConfigError(f"mqtt: TLS files {names}: {error}") from error
-    return found
+    return made

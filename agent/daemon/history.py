@@ -67,24 +67,24 @@ class DecisionTerms:
     tells: bool  # what a text was
     values: Values
 
-    def decided_by(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def decided_by(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Say which key of the configuration decided, and what it came to.
 
         `said` is a result, a case or a dead letter, as JSON; no key: null.
         """
-        key = self._key(said)
+        key = self._key(result)
         return {
             "file": key and self._file(key),
             "key": key,
             "max_error": self.max_error,
             "guarantee": self.policy.guarantee,
             "threshold": self.policy.threshold,
-            "policy": self.policy.routing_of(said.get("label")),
+            "policy": self.policy.routing_of(result.get("label")),
         }
 
-    def _key(self, said: Mapping[str, Any]) -> str | None:
-        reason, label = said.get("reason"), said.get("label")
-        if "status" not in said:
+    def _key(self, result: Mapping[str, Any]) -> str | None:
+        reason, label = result.get("reason"), result.get("label")
+        if "status" not in result:
             if reason == "not_json":
                 return "input.text" if self.reader.text else "input.id"
             return OF_DEAD_LETTERS.get(str(reason))
@@ -163,18 +163,18 @@ class Handled:
             "cases": [self._case(case) for case in self.cases],
         }
 
-    def _result(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        shown = {key: said.get(key) for key in SHOWN}
-        if "form" in said:
-            shown["form"] = said["form"]
-        return shown | {"decided_by": self.terms[said["pipeline"]].decided_by(said)}
+    def _result(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        shown = {key: result.get(key) for key in SHOWN}
+        if "form" in result:
+            shown["form"] = result["form"]
+        return shown | {"decided_by": self.terms[result["pipeline"]].decided_by(result)}
 
     def _case(self, case: Case) -> dict[str, Any]:
-        said = {"reason": case.reason.value, **guess_object(case.guess)}
-        decided = self.terms[case.pipeline].decided_by({"status": "case", **said})
+        fields = {"reason": case.reason.value, **guess_object(case.guess)}
+        decided = self.terms[case.pipeline].decided_by({"status": "case", **fields})
         return {
             "pipeline": case.pipeline,
-            **said,
+            **fields,
             "model": case.model,
             "ms": milliseconds(case.timing),
             "deadline": iso(case.deadline),

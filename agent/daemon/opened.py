@@ -46,10 +46,10 @@ def prepare(config: Config) -> Opened:
 
 def transport_of(config: Config) -> Transport | None:
     """Return the way to upstream, if there is one; raises ConfigError."""
-    said = config.agent.upstream
-    if said is None:
+    section = config.agent.upstream
+    if section is None:
         return None
-    return open_transport(said, config.agent.device.id, endpoint(config))
+    return open_transport(section, config.agent.device.id, endpoint(config))
 
 
 def finder_of(config: Config, pipelines: Sequence[Pipeline]) -> Finder | None:

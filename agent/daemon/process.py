@@ -87,13 +87,13 @@ class Process:
             self._last[0].leaves()
 
 
-def begin(path: Path | None, told: Callable[[Config], None]) -> Next:
+def begin(path: Path | None, on_config: Callable[[Config], None]) -> Next:
     """Return what runs first; raises ConfigError."""
-    config_source = ConfigSource(path, told)
+    config_source = ConfigSource(path, on_config)
     return Next(config_source, config_source.begin())
 
 
-async def run(path: Path | None, told: Callable[[Config], None]) -> None:
+async def run(path: Path | None, on_config: Callable[[Config], None]) -> None:
     """Run the daemon until it is told to stop; raises ConfigError and Unready.
 
     `path` is that of agent.toml; `told` hears of every configuration before it runs.
@@ -105,7 +105,10 @@ async def run(path: Path | None, told: Callable[[Config], None]) -> None:
             # Before anything there is read or written.
             process.ownership.take(load(path).agent.state.dir)
             unrun = await one_after_another(
-                supervision, partial(begin, path, told), process.run, process.instead
+                supervision,
+                partial(begin, path, on_config),
+                process.run,
+                process.instead,
             )
         finally:
             await process.say_offline()

@@ -50,21 +50,25 @@ class AnswerCache:
             log.warning("cached_answer_unreadable", pipeline=case.pipeline)
             return None
         self.hits += 1
-        found = replace(known.found, by=Tier.CACHE)
-        return known.model_copy(update={"found": found})
+        prediction = replace(known.found, by=Tier.CACHE)
+        return known.model_copy(update={"found": prediction})
 
     def remember(
         self,
         case: Case,
         plan: EscalationSpec,
-        found: Prediction | None,
+        prediction: Prediction | None,
         model: str | None,
     ) -> Callable[[Database], None] | None:
         """Return the change that keeps an answer; None: it is none of upstream's."""
-        if found is None or found.by is not Tier.UPSTREAM or not self._entries:
+        if (
+            prediction is None
+            or prediction.by is not Tier.UPSTREAM
+            or not self._entries
+        ):
             return None
         key, entries = _question(case, plan), self._entries
-        body = CachedAnswer(found=found, model=model).model_dump_json().encode()
+        body = CachedAnswer(found=prediction, model=model).model_dump_json().encode()
         return lambda db: answers.remember(db, key, body, time.time(), entries)
 
 

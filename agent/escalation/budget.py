@@ -228,7 +228,7 @@ class BudgetLedger:
     def at_most(self, request: Request, max_output_tokens: int) -> Spend:
         """Return an upper bound of a call: a token is at least a byte."""
         prices = self._prices
-        prompt = sum(len(said["content"].encode()) for said in messages(request))
+        prompt = sum(len(message["content"].encode()) for message in messages(request))
         schema = len(json.dumps(request.schema_))
         sent = prices.rounds * (prompt + schema + OVERHEAD_TOKENS)
         received = (2 * prices.rounds - 1) * max_output_tokens

@@ -187,12 +187,12 @@ class ResultPublisher:
         return topic, to_json(dead_letter_object(letter))
 
     def _result(self, case: Case, settled: CaseOutcome) -> Result:
-        found = settled.prediction
+        prediction = settled.prediction
         decision: Decision
-        if found is None:
+        if prediction is None:
             decision = Unresolved(case.reason, case.guess)
         else:
-            decision = Resolved(found, None, case.reason)
+            decision = Resolved(prediction, None, case.reason)
         waited = (datetime.now(UTC) - case.received_at).total_seconds() * 1000
         return Result(
             id=case.id,
@@ -240,8 +240,8 @@ class ResultPublisher:
                 self._busy_since = time.monotonic()
                 finals = [self._directed(final) for final in finals]
                 pubacks = [await _publish(connection, final) for final in finals]
-                said = await asyncio.gather(*pubacks, return_exceptions=True)
-                await self._published(finals, said)
+                outcomes = await asyncio.gather(*pubacks, return_exceptions=True)
+                await self._published(finals, outcomes)
                 self._busy_since = None
 
     def _directed(self, final: Final) -> Final:
@@ -278,9 +278,9 @@ class ResultPublisher:
         return await self._store.read(due)
 
     async def _published(
-        self, finals: Sequence[Final], said: Sequence[BaseException | None]
+        self, finals: Sequence[Final], outcomes: Sequence[BaseException | None]
     ) -> None:
-        for final, error in zip(finals, said, strict=True):
+        for final, error in zip(finals, outcomes, strict=True):
             rest = AGAIN_S
             if error is None:
                 self._out.add(final.key)

@@ -136,10 +136,10 @@ class HttpTransport:
         if verdict.kind is Kind.ANSWER:
             return reply
         if verdict.kind is Kind.DECLINED:
-            told = {"status": "abstain", "reason": Unusable.DECLINED}
+            document = {"status": "abstain", "reason": Unusable.DECLINED}
         else:
-            told = {"status": "error", "reason": REASONS[verdict.kind]}
-        return reply.model_copy(update={**told, "error": verdict.why[:2000]})
+            document = {"status": "error", "reason": REASONS[verdict.kind]}
+        return reply.model_copy(update={**document, "error": verdict.why[:2000]})
 
 
 def open_http(settings: HttpUpstreamSection) -> HttpTransport:

@@ -18,14 +18,14 @@ def word_edges(text: str, cuts: Container[int] = ()) -> list[int]:
     is one of its own, and so is every letter of a script without spaces. Upper and
     lower case make no difference to it.
     """
-    found = []
+    edges = []
     before = False
     for place, char in enumerate(text):
         joins = _joins(char)
         if not (joins and before) or place in cuts:
-            found.append(place)
+            edges.append(place)
         before = joins
-    return [*found, len(text)]
+    return [*edges, len(text)]
 
 
 @lru_cache(maxsize=4096)

@@ -65,14 +65,16 @@ class Finder:
         return [*kept, *patterns.find(text, self._bundle.manifest.patterns)]
 
 
-def withheld(text: str, found: Sequence[Entity], plan: EscalationSpec) -> list[Entity]:
+def withheld(
+    text: str, entities: Sequence[Entity], plan: EscalationSpec
+) -> list[Entity]:
     """Return what a pipeline hides: what was found, and what its own patterns find.
 
     Not what its operator wants to be seen: types, and letters of other scripts.
     """
     kept = [
         entity
-        for entity in found
+        for entity in entities
         if entity.label not in plan.visible
         and not (
             entity.label == scripts.LABEL
@@ -87,14 +89,14 @@ def withheld(text: str, found: Sequence[Entity], plan: EscalationSpec) -> list[E
     return kept
 
 
-def redact(text: str, found: Sequence[Entity]) -> Redacted:
+def redact(text: str, entities: Sequence[Entity]) -> Redacted:
     """Replace what was found, and the same words wherever they stand, by placeholders.
 
     Of finds that overlap the union is hidden, under the type of the longest. The same
     words of the same type share a placeholder; other upper case is other words. No
     placeholder is one, or a part of one, that the text itself has.
     """
-    finds = [span for entity in found if (span := _trimmed(text, entity))]
+    finds = [span for entity in entities if (span := _trimmed(text, entity))]
     numbers: dict[str, Iterator[int]] = {}
     names: dict[tuple[str, str], str] = {}
     counters: dict[str, int] = {}
@@ -156,11 +158,11 @@ def returned(named: Sequence[Named], redacted: Redacted) -> tuple[Entity, ...]:
         if whole.text not in text:
             raise BadReply(_cut(entity))
     origins, original = _origins(redacted), restore(redacted.text, redacted.hidden)
-    found = []
+    entities = []
     for place in placed(asked, text):
         start, end = origins[place.start], origins[place.end]
-        found.append(Entity(place.label, original[start:end], start, end, None))
-    return tuple(found)
+        entities.append(Entity(place.label, original[start:end], start, end, None))
+    return tuple(entities)
 
 
 def _cut(entity: Named) -> str:
@@ -190,17 +192,17 @@ def _origins(redacted: Redacted) -> list[int]:
 
     -1 inside of a placeholder.
     """
-    found: list[int] = []
+    origins: list[int] = []
     end = shift = 0
     for match in _PLACEHOLDER.finditer(redacted.text):
         words = redacted.hidden.get(match[0])
         if words is None:
             continue
-        found += range(end + shift, match.start() + shift + 1)
-        found += [-1] * (len(match[0]) - 1)
+        origins += range(end + shift, match.start() + shift + 1)
+        origins += [-1] * (len(match[0]) - 1)
         shift += len(words) - len(match[0])
         end = match.end()
-    return [*found, *range(end + shift, len(redacted.text) + shift + 1)]
+    return [*origins, *range(end + shift, len(redacted.text) + shift + 1)]
 
 
 def _trimmed(text: str, entity: Entity) -> Span | None:
@@ -263,6 +265,6 @@ def _merged(spans: Iterable[Span]) -> Iterator[Span]:
 
 def _numbers(kind: str, text: str) -> Iterator[int]:
     """Yield the numbers with which a placeholder of a type is not in the text."""
-    found = re.findall(rf"(?={kind}_([0-9]{{1,{DIGITS}}}))", text)
-    taken = {digits[:size] for digits in found for size in range(1, DIGITS + 1)}
+    digit_runs = re.findall(rf"(?={kind}_([0-9]{{1,{DIGITS}}}))", text)
+    taken = {digits[:size] for digits in digit_runs for size in range(1, DIGITS + 1)}
     return (number for number in count(1) if str(number) not in taken)

@@ -210,8 +210,8 @@ class UpstreamClient:
             return
         pipeline = case.pipeline
         log.warning("answer_unusable", id=case.id, pipeline=pipeline, reason=reason)
-        told = self._unusable.setdefault(case.id, [])
-        told.append({"pipeline": pipeline, "reason": reason})
+        reasons = self._unusable.setdefault(case.id, [])
+        reasons.append({"pipeline": pipeline, "reason": reason})
         while len(self._unusable) > EXPLAINED:
             self._unusable.popitem(last=False)
 

@@ -104,7 +104,7 @@ def breakdown(answers: Sequence[ScoredAnswer], labels: frozenset[str]) -> Breakd
         labels=_label_rows(labelled, labels),
         entities=_entity_rows(answers),
         confusions=tuple(
-            (true, said, count) for (true, said), count in mistakes.most_common(MOST)
+            (true, given, count) for (true, given), count in mistakes.most_common(MOST)
         ),
         texts=_worst_texts([a for a in judged if wrong(a)], of_labels=bool(labelled)),
         curve=_curve([(a.confidence, wrong(a)) for a in judged]),
@@ -184,10 +184,10 @@ def _shown_spans(answer: ScoredAnswer) -> tuple[str, str]:
     """Return the true and the predicted entities in words, those that differ."""
     text = answer.example.text
     true = {place(span) for span in answer.example.marked}
-    said = {place(entity) for entity in predicted_entities(answer)}
+    predicted = {place(entity) for entity in predicted_entities(answer)}
     return (
-        _words(text, sorted(true - said)),
-        _words(text, sorted(said - true)),
+        _words(text, sorted(true - predicted)),
+        _words(text, sorted(predicted - true)),
     )
 
 

@@ -122,8 +122,8 @@ def _from_row(
             f"{where}: {len(row)} cells, the heading has {len(heading)}; put texts "
             "with a separator in quotes"
         )
-    said = row[label].strip() if label is not None else ""
-    return Example(text=row[text], label=said or None)
+    cell = row[label].strip() if label is not None else ""
+    return Example(text=row[text], label=cell or None)
 
 
 def unknown_labels(

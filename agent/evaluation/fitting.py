@@ -71,7 +71,7 @@ def calibrate(
             f"{len(heard)} calibration texts are too few; give at least {2 * LEAST}, "
             "better some hundred"
         )
-    found = _fitted_tiers(fitted, outside, labels, len(tiers), before, forms)
+    calibrations = _fitted_tiers(fitted, outside, labels, len(tiers), before, forms)
     proving = {
         guarantee: [one for one in held if _says(one, guarantee, labels)]
         for guarantee in _possible(heard, labels)
@@ -85,13 +85,13 @@ def calibrate(
         confidence=1 - DELTA,
         certified=certified,
         forms=None if forms == ANY_FORM else forms.told(),
-        tiers=found,
+        tiers=calibrations,
         tables={
-            guarantee: table(texts, found, tiers, guarantee, forms)
+            guarantee: table(texts, calibrations, tiers, guarantee, forms)
             for guarantee, texts in proving.items()
         },
         claims={
-            guarantee: claims(texts, found, tiers, guarantee, forms, [*labels])
+            guarantee: claims(texts, calibrations, tiers, guarantee, forms, [*labels])
             for guarantee, texts in proving.items()
             if labels and guarantee is not Guarantee.ENTITIES
         },
@@ -110,15 +110,15 @@ def _fitted_tiers(
     strange = [one for one in fitted if _is_strange(one, labels)]
     inside = [one for one in fitted if not _is_strange(one, labels)]
     outside = [*outside, *strange * STRANGE]
-    found = [
+    calibrations = [
         _kept(_fit(inside, outside, number), before[number] if before else None)
         for number in range(tiers)
     ]
     for number in range(tiers - 1):
-        found[number] = _with_floors(found, number, inside, outside)
+        calibrations[number] = _with_floors(calibrations, number, inside, outside)
     return [
         _with_form_floor(one, number, inside, forms, early=number < tiers - 1)
-        for number, one in enumerate(found)
+        for number, one in enumerate(calibrations)
     ]
 
 
@@ -162,11 +162,11 @@ def _says(
 # -- scores
 
 
-def _kept(found: TierCalibration, before: TierCalibration | None) -> TierCalibration:
+def _kept(fresh: TierCalibration, before: TierCalibration | None) -> TierCalibration:
     """Return what was found, with what was known before where nothing was."""
     if before is None:
-        return found
-    made = ((key, getattr(found, key)) for key in found.model_fields_set)
+        return fresh
+    made = ((key, getattr(fresh, key)) for key in fresh.model_fields_set)
     return before.model_copy(update={k: v for k, v in made if v is not None})
 
 
@@ -214,7 +214,7 @@ def _fit(
 
 
 def _with_floors(
-    found: Sequence[TierCalibration],
+    calibrations: Sequence[TierCalibration],
     tier: int,
     heard: Sequence[CalibrationSample],
     outside: Sequence[CalibrationSample],
@@ -223,30 +223,32 @@ def _with_floors(
 
     To texts from outside any answer is a loss: the last tier would know.
     """
-    last = len(found) - 1
+    last = len(calibrations) - 1
 
     def judged(some: Sequence[CalibrationSample]) -> list[Prediction]:
-        return [found[tier].calibrated(Tier.LINEAR, h.guesses[tier]) for h in some]
+        return [
+            calibrations[tier].calibrated(Tier.LINEAR, h.guesses[tier]) for h in some
+        ]
 
     labelled = _enough([h for h in heard if h.example.label is not None])
     marked = _enough([h for h in heard if h.example.spans is not None])
     changes: dict[str, float] = {}
-    if found[tier].label is not None and labelled:
+    if calibrations[tier].label is not None and labelled:
         losses = [h.label_right(last) - h.label_right(tier) for h in labelled]
         changes["label_floor"] = _floor(
             [p.score or 0.0 for p in judged([*labelled, *outside])],
             [*losses, *(1 for _ in outside)],
         )
-    if found[tier].entities is not None and marked:
+    if calibrations[tier].entities is not None and marked:
         changes["entities_floor"] = _floor(
             [p.entities_score or 0.0 for p in judged(marked)],
             [h.entities_right(last) - h.entities_right(tier) for h in marked],
         )
-    return found[tier].model_copy(update=changes)
+    return calibrations[tier].model_copy(update=changes)
 
 
 def _with_form_floor(
-    found: TierCalibration,
+    calibration: TierCalibration,
     tier: int,
     heard: Sequence[CalibrationSample],
     forms: Forms,
@@ -275,7 +277,7 @@ def _with_form_floor(
     lengths = [len(h.example.text) for h in heard]
     if early and len(lengths) >= LEAST // 2:
         changes["longest"] = int(np.quantile(lengths, LONG))
-    return found.model_copy(update=changes)
+    return calibration.model_copy(update=changes)
 
 
 def fitting(guess: RawPrediction, label: str | None, forms: Forms) -> float:
@@ -303,7 +305,7 @@ def _floor(scores: Sequence[float], losses: Sequence[int]) -> float:
 
 def table(
     heard: Sequence[CalibrationSample],
-    found: Sequence[TierCalibration],
+    calibrations: Sequence[TierCalibration],
     tiers: Sequence[Tier],
     guarantee: Guarantee,
     forms: Forms = ANY_FORM,
@@ -312,7 +314,7 @@ def table(
 
     Every text says what makes an answer to it wrong.
     """
-    cases = [_case(h, found, tiers, guarantee, forms) for h in heard]
+    cases = [_case(h, calibrations, tiers, guarantee, forms) for h in heard]
     certificates = (certify(cases, level) for level in MAX_ERRORS)
     return [
         Threshold(**asdict(certificate)) for certificate in certificates if certificate
@@ -321,7 +323,7 @@ def table(
 
 def claims(
     heard: Sequence[CalibrationSample],
-    found: Sequence[TierCalibration],
+    calibrations: Sequence[TierCalibration],
     tiers: Sequence[Tier],
     guarantee: Guarantee,
     forms: Forms,
@@ -330,12 +332,12 @@ def claims(
     """Return what is claimed of texts, with the labels (`Calibration.claims`)."""
     lines = []
     for one in heard:
-        said = _claimed(one, found, tiers, guarantee, forms)
+        claimed = _claimed(one, calibrations, tiers, guarantee, forms)
         lines.append(
             " ".join(
                 f"{labels.index(label)},{int(claim.score * STEPS_OF_SCORES)},"
                 f"{claim.right:d}"
-                for label, claim in said
+                for label, claim in claimed
                 if label is not None
             )
         )
@@ -344,25 +346,27 @@ def claims(
 
 def _case(
     heard: CalibrationSample,
-    found: Sequence[TierCalibration],
+    calibrations: Sequence[TierCalibration],
     tiers: Sequence[Tier],
     guarantee: Guarantee,
     forms: Forms = ANY_FORM,
 ) -> Case:
     """Return the claims of the tiers that may answer a text."""
-    return [claim for _, claim in _claimed(heard, found, tiers, guarantee, forms)]
+    return [
+        claim for _, claim in _claimed(heard, calibrations, tiers, guarantee, forms)
+    ]
 
 
 def _claimed(
     heard: CalibrationSample,
-    found: Sequence[TierCalibration],
+    calibrations: Sequence[TierCalibration],
     tiers: Sequence[Tier],
     guarantee: Guarantee,
     forms: Forms,
 ) -> list[tuple[str | None, Claim]]:
     """Return the claims, each with its label."""
     claimed = []
-    for number, (tier, calibration) in enumerate(zip(tiers, found, strict=True)):
+    for number, (tier, calibration) in enumerate(zip(tiers, calibrations, strict=True)):
         prediction = calibration.calibrated(tier, heard.guesses[number])
         if unfit(prediction, forms):
             continue

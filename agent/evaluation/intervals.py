@@ -49,7 +49,7 @@ def intervals(
     def right(answer: ScoredAnswer) -> bool:
         return label_right(answer, labels)
 
-    found = {
+    by_name = {
         "accuracy": _share(_labelled(answers), right),
         "coverage": _share(answers, _is_resolved),
         "resolved_accuracy": _share(_labelled(resolved), right),
@@ -59,7 +59,7 @@ def intervals(
         "span_f1": ratio(_f1_parts(answers)),
         "resolved_span_f1": ratio(_f1_parts(resolved)),
     }
-    return {name: interval for name, interval in found.items() if interval}
+    return {name: interval for name, interval in by_name.items() if interval}
 
 
 def _share(

@@ -132,12 +132,12 @@ def errors_at_outside(
     if not answered or not outside:
         return None
     wrong = sum(not label_right(a, known) for a in answered)
-    found = {}
+    errors = {}
     for share in OUTSIDE_SHARES:
         ours, theirs = (1 - share) / len(inside), share / len(outside)
         resolved = ours * len(answered) + theirs * strays
-        found[f"{share:g}"] = round((ours * wrong + theirs * strays) / resolved, 4)
-    return found
+        errors[f"{share:g}"] = round((ours * wrong + theirs * strays) / resolved, 4)
+    return errors
 
 
 def span_f1(answers: Sequence[ScoredAnswer]) -> float | None:

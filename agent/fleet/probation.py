@@ -81,13 +81,13 @@ class Probation:
         if not signs.connected:
             return "no connection to the broker"
         stalled = frozenset() if STALLED in self.alerts else signs.stalled
-        for said, names in (
+        for complaint, names in (
             (f"{STALLED}: no message for pipeline", stalled),
             ("nothing of what came could be read by pipeline", signs.unread),
         ):
             for name in sorted(names):
                 if self.now.pipelines[name].input != _input(self.before, name):
-                    return f"{said} {name}"
+                    return f"{complaint} {name}"
         for alert, part in (
             ("upstream_gone", _upstream),
             ("outbox_full", _outbox),
@@ -128,8 +128,8 @@ def _way(config: Config) -> object:
 
 
 def _upstream(config: Config) -> object:
-    said = config.agent.upstream
-    return said and said.model_dump(include=UPSTREAM)
+    section = config.agent.upstream
+    return section and section.model_dump(include=UPSTREAM)
 
 
 def _outbox(config: Config) -> object:

@@ -50,16 +50,16 @@ class FleetStatus:
         """Say it in one line."""
         state = self.state or RolloutState()
         if self.problem:
-            said = f"{self.problem}; the device's own files count"
+            text = f"{self.problem}; the device's own files count"
         elif state.applied:
-            said = f"version {state.applied.version} is applied"
+            text = f"version {state.applied.version} is applied"
         else:
-            said = "no version is applied, the device's own files count"
+            text = "no version is applied, the device's own files count"
         if state.status not in WORDS:
-            return said
+            return text
         desired = f"version {state.desired.version}" if state.desired else "a version"
         why = f": {'; '.join(state.reason.splitlines())}" if state.reason else ""
-        return f"{said}; {desired} is {WORDS[state.status]}{why}"
+        return f"{text}; {desired} is {WORDS[state.status]}{why}"
 
 
 def fleet_status(

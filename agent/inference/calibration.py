@@ -166,17 +166,17 @@ class Calibration(FrozenModel):
 
     def cases(self, guarantee: Guarantee, labels: Collection[int]) -> list[Case]:
         """Return what was claimed with one of these labels, for texts that had any."""
-        found: list[Sequence[Claim]] = []
+        cases: list[Sequence[Claim]] = []
         for line in self.claims.get(guarantee, "").splitlines():
-            said = (map(int, claim.split(",")) for claim in line.split())
+            numbers = (map(int, claim.split(",")) for claim in line.split())
             case = [
                 Claim(score / STEPS_OF_SCORES, bool(right))
-                for label, score, right in said
+                for label, score, right in numbers
                 if label in labels
             ]
             if case:
-                found.append(case)
-        return found
+                cases.append(case)
+        return cases
 
     def least_error(self, guarantee: Guarantee) -> float | None:
         """Return the smallest error that is certified at all."""

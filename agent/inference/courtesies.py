@@ -35,10 +35,10 @@ def phrases(table: Iterable[str]) -> Iterator[tuple[str, ...]]:
 
 def by_length(some: Iterable[tuple[str, ...]]) -> Phrases:
     """Return phrases by first word and length, the longest first."""
-    found: dict[str, dict[int, set[tuple[str, ...]]]] = {}
+    table: dict[str, dict[int, set[tuple[str, ...]]]] = {}
     for phrase in sorted(some, key=len, reverse=True):
-        found.setdefault(phrase[0], {}).setdefault(len(phrase), set()).add(phrase)
-    return found
+        table.setdefault(phrase[0], {}).setdefault(len(phrase), set()).add(phrase)
+    return table
 
 
 _LINES = (Path(__file__).parent / "courtesies.txt").read_text("utf-8").splitlines()
@@ -50,46 +50,46 @@ HOPED_OF = words("you you're your this everyone everything all things it i'm i")
 ASKING_NOW = words("could can would will please")
 
 
-def bare(said: Words) -> tuple[int, int]:
+def bare(message: Words) -> tuple[int, int]:
     """Return where the message in these words and stops begins, and where it ends.
 
     All of them where what is around it is short, or is all there is.
     """
-    start = _repeated(_after_one, said)
-    end = len(said) - _repeated(_before_one, [*reversed(said)])
-    cut = sum(word not in STOPS for word in said[:start])
+    start = _repeated(_after_one, message)
+    end = len(message) - _repeated(_before_one, [*reversed(message)])
+    cut = sum(word not in STOPS for word in message[:start])
     start = start if cut >= SHORT else 0
-    while 0 < start < end and said[start] in STOPS:
+    while 0 < start < end and message[start] in STOPS:
         start += 1
-    while start < end < len(said) and said[end - 1] in STOPS - ENDS:
+    while start < end < len(message) and message[end - 1] in STOPS - ENDS:
         end -= 1
-    left = sum(word not in STOPS for word in said[start:end])
-    return (start, end) if left >= LEAST else (0, len(said))
+    left = sum(word not in STOPS for word in message[start:end])
+    return (start, end) if left >= LEAST else (0, len(message))
 
 
-def _repeated(step: Callable[[Words, int], int], said: Words) -> int:
+def _repeated(step: Callable[[Words, int], int], message: Words) -> int:
     """Return where one courtesy after the other ends."""
     place = 0
     for _ in range(MOST):
-        after = step(said, place)
+        after = step(message, place)
         if after == place:
             break
         place = after
     return place
 
 
-def _after_one(said: Words, place: int) -> int:
+def _after_one(message: Words, place: int) -> int:
     """Return where the next courtesy in front ends; the place itself: there is none."""
     at = place
-    while at < len(said) and said[at] in STOPS:
+    while at < len(message) and message[at] in STOPS:
         at += 1
-    hoping = at + (said[at : at + 1] in (["i"], ["we"]))
-    told = said[hoping : hoping + 1]
-    if told and told[0] in HOPING and set(said[hoping + 1 : hoping + 2]) & HOPED_OF:
+    hoping = at + (message[at : at + 1] in (["i"], ["we"]))
+    verb = message[hoping : hoping + 1]
+    if verb and verb[0] in HOPING and set(message[hoping + 1 : hoping + 2]) & HOPED_OF:
         ends = STOPS | ASKING_NOW
-        reach = range(hoping + 2, min(len(said), hoping + HOPED))
-        return next((end for end in reach if said[end] in ends), place)
-    return _behind_phrase(said, at, AHEAD) or place
+        reach = range(hoping + 2, min(len(message), hoping + HOPED))
+        return next((end for end in reach if message[end] in ends), place)
+    return _behind_phrase(message, at, AHEAD) or place
 
 
 def _before_one(turned: Words, place: int) -> int:

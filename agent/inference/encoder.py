@@ -222,11 +222,11 @@ class Encoder:
         """Run the model on one window; in a batch int8 answers depend on the others."""
         ids = np.asarray([window.ids], dtype=np.int64)
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        found = self._session.run(self._outputs, feed)
-        if not all(np.isfinite(array).all() for array in found):
+        outputs = self._session.run(self._outputs, feed)
+        if not all(np.isfinite(array).all() for array in outputs):
             raise ValueError("the model answered with numbers that are none")
         return {
-            name: array[0] for name, array in zip(self._outputs, found, strict=True)
+            name: array[0] for name, array in zip(self._outputs, outputs, strict=True)
         }
 
     def _guess(
@@ -292,7 +292,7 @@ class Encoder:
         logits: Floats = np.array(
             [windows[chosen[w][1]][1]["tag_logits"][chosen[w][2]] for w in words]
         )
-        found: list[Entity] = []
+        entities: list[Entity] = []
         least, whole = 1.0, 0.0
         for level, log_probs in enumerate(_levels(logits, self._spec.levels)):
             follow = None if self._transitions is None else self._transitions[level]
@@ -305,10 +305,14 @@ class Encoder:
                 end = _with_marks(text, spans[words[last]][1])
                 score = float(sure[first : last + 1].min())
                 label = self._entities[entity]
-                found.append(Entity(label, text[start:end], start, end, score))
-        found.sort(key=lambda entity: (entity.start, -entity.end))
-        evidence = (log_odds(least), log_odds(float(np.exp(whole))), float(len(found)))
-        return tuple(_once(found)), evidence
+                entities.append(Entity(label, text[start:end], start, end, score))
+        entities.sort(key=lambda entity: (entity.start, -entity.end))
+        evidence = (
+            log_odds(least),
+            log_odds(float(np.exp(whole))),
+            float(len(entities)),
+        )
+        return tuple(_once(entities)), evidence
 
 
 def _forms(windows: Sequence[Floats]) -> tuple[float, ...]:
@@ -401,11 +405,11 @@ def _open_transitions(
 ) -> list[Following] | None:
     if spec.transitions is None:
         return None
-    found: Floats = np.load(folder / spec.transitions, allow_pickle=False)
+    scores: Floats = np.load(folder / spec.transitions, allow_pickle=False)
     tags = 2 + 2 * len(entities)
-    if found.shape != (spec.levels, tags, tags) or not np.isfinite(found).all():
+    if scores.shape != (spec.levels, tags, tags) or not np.isfinite(scores).all():
         raise BundleError(
             f"{spec.transitions}: the manifest needs {spec.levels} x {tags} x {tags} "
-            f"finite numbers, the file has {found.shape}"
+            f"finite numbers, the file has {scores.shape}"
         )
-    return [following(level) for level in found.astype(np.float32)]
+    return [following(level) for level in scores.astype(np.float32)]

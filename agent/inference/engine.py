@@ -175,8 +175,8 @@ class Engine:
         number = min(self._workers, len(jobs))
         shares = [jobs[first::number] for first in range(number)]
         asked = [loop.run_in_executor(self._pool, answer, share) for share in shares]
-        found = await asyncio.gather(*asked)
-        return [found[n % number][n // number] for n in range(len(jobs))]
+        decisions = await asyncio.gather(*asked)
+        return [decisions[n % number][n // number] for n in range(len(jobs))]
 
     def _take(self) -> list[WorkItem]:
         """Return what is worked on together.
@@ -343,15 +343,15 @@ def default_workers() -> int:
 
 def answer(jobs: Sequence[TextTask]) -> list[Decision]:
     """Ask each pipeline once for all its texts."""
-    found: dict[int, Decision] = {}
+    decisions: dict[int, Decision] = {}
     by_pipeline: dict[str, list[int]] = {}
     for index, job in enumerate(jobs):
         by_pipeline.setdefault(job.pipeline.name, []).append(index)
     for indices in by_pipeline.values():
         pipeline = jobs[indices[0]].pipeline
         texts = [jobs[index].text.text for index in indices]
-        found |= zip(indices, _ask(pipeline, texts), strict=True)
-    return [found[index] for index in range(len(jobs))]
+        decisions |= zip(indices, _ask(pipeline, texts), strict=True)
+    return [decisions[index] for index in range(len(jobs))]
 
 
 def _ask(pipeline: Pipeline, texts: Sequence[str]) -> list[Decision]:

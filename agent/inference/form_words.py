@@ -17,10 +17,10 @@ def by_first(
     some: Iterable[tuple[str, ...]],
 ) -> dict[str, tuple[tuple[str, ...], ...]]:
     """Return phrases by their first word, the longest first."""
-    found: dict[str, tuple[tuple[str, ...], ...]] = {}
+    table: dict[str, tuple[tuple[str, ...], ...]] = {}
     for phrase in sorted(some, key=lambda phrase: (-len(phrase), phrase)):
-        found[phrase[0]] = (*found.get(phrase[0], ()), phrase)
-    return found
+        table[phrase[0]] = (*table.get(phrase[0], ()), phrase)
+    return table
 
 
 SPELT = {

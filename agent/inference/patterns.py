@@ -184,7 +184,7 @@ def _card_end(
     text: str, groups: Sequence[re.Match[str]], joined: Sequence[bool], first: int
 ) -> int | None:
     """Return where the longest card number ends that begins with a group of digits."""
-    digits, found = "", None
+    digits, end = "", None
     for place in range(first, len(groups)):
         digits += groups[place][0][: CARD_DIGITS.stop + 1]
         if len(digits) >= CARD_DIGITS.stop:
@@ -192,10 +192,10 @@ def _card_end(
         if len(digits) in CARD_DIGITS and _is_card(digits):
             after = groups[place].end()
             if not _WORD_OR_HYPHEN.match(text, after):
-                found = after
+                end = after
         if place == len(joined) or not joined[place]:
             break
-    return found
+    return end
 
 
 def _is_card(digits: str) -> bool:
@@ -293,10 +293,10 @@ def _urls(match: re.Match[str]) -> Spans:
     """Yield the addresses of a run of characters without white space."""
     start = match.start()
     for part in _NEXT.split(match[0]):
-        found = _trimmed(part)
-        host = re.sub(r"^[a-z][a-z0-9+.\-]*://", "", found, flags=re.IGNORECASE)
+        trimmed = _trimmed(part)
+        host = re.sub(r"^[a-z][a-z0-9+.\-]*://", "", trimmed, flags=re.IGNORECASE)
         if any(char.isalnum() for char in host):
-            yield start, start + len(found)
+            yield start, start + len(trimmed)
         start += len(part) + 1
 
 
@@ -360,20 +360,20 @@ KINDS = frozenset(
 def find(text: str, labels: Container[str]) -> list[Entity]:
     """Return the entities of these labels: by start, none over a longer one."""
     view = folded(text)
-    found = []
+    entities = []
     for finders, score in ((FINDERS.items(), CHECKED), (LIKELY_FINDERS, LIKELY)):
         for label, finder in finders:
             if label not in labels:
                 continue
             for place in finder(view.text):
                 start, end = view.span(*place)
-                found.append(Entity(str(label), text[start:end], start, end, score))
+                entities.append(Entity(str(label), text[start:end], start, end, score))
     if scripts.LABEL in labels:
-        found += [
+        entities += [
             Entity(scripts.LABEL, text[start:end], start, end, LIKELY)
             for start, end in scripts.runs(text)
         ]
-    return _apart(text, found)
+    return _apart(text, entities)
 
 
 def is_proven(entity: Entity) -> bool:
@@ -387,11 +387,11 @@ def checked(words: str, kind: CheckedKind) -> bool:
     return any((0, len(view)) == place for place in FINDERS[kind](view))
 
 
-def _apart(text: str, found: Sequence[Entity]) -> list[Entity]:
+def _apart(text: str, entities: Sequence[Entity]) -> list[Entity]:
     """Return entities by start, without those that lie over a longer one."""
     taken = bytearray(len(text))
     kept: list[Entity] = []
-    for entity in sorted(found, key=lambda entity: entity.start - entity.end):
+    for entity in sorted(entities, key=lambda entity: entity.start - entity.end):
         if not any(taken[entity.start : entity.end]):
             taken[entity.start : entity.end] = b"\1" * (entity.end - entity.start)
             kept.append(entity)

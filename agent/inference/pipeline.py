@@ -88,8 +88,8 @@ class Pipeline:
 
     def answer(self, texts: Sequence[str]) -> list[Decision]:
         """Decide about each text; blocks, never in the event loop."""
-        found = self.bundle.predict(texts, self._enough)
-        return [self.decide(prediction) for prediction in found]
+        predictions = self.bundle.predict(texts, self._enough)
+        return [self.decide(prediction) for prediction in predictions]
 
     def _enough(self, prediction: Prediction) -> bool:
         """Tell whether no later tier need be asked."""
@@ -146,10 +146,10 @@ def _open_bundle(
             f"({len(failures)} of {len(bundle.probes)} probes), first {failures[0]}"
         )
     if not bundle.calibrated:
-        found = mismatch(bundle)
+        reason = mismatch(bundle)
         if config.agent.models.on_mismatch == "refuse":
-            raise BundleError(f"{folder}: {found}")
-        log.warning("calibration_mismatch", bundle=bundle.id, detail=found)
+            raise BundleError(f"{folder}: {reason}")
+        log.warning("calibration_mismatch", bundle=bundle.id, detail=reason)
     return bundle
 
 
@@ -277,12 +277,12 @@ def limit(scope: str, limits: Limits) -> Limit:
 def _rules(fields: Mapping[str, FieldRule]) -> dict[str, Rule]:
     return {
         kind: Rule(
-            required=said.required,
-            labels=frozenset(said.labels),
-            pattern=compiled(said.pattern) if said.pattern else None,
-            check=partial(_is_wholly, CheckedKind(said.check)) if said.check else None,
+            required=rule.required,
+            labels=frozenset(rule.labels),
+            pattern=compiled(rule.pattern) if rule.pattern else None,
+            check=partial(_is_wholly, CheckedKind(rule.check)) if rule.check else None,
         )
-        for kind, said in fields.items()
+        for kind, rule in fields.items()
     }
 
 
@@ -301,14 +301,14 @@ def forms_of(spec: PipelineFile, manifest: Manifest) -> Forms:
     decide, own = spec.decide, manifest.forms
     if decide.forms:
         own = own.model_copy(update={"default": [*map(Form, decide.forms)]})
-    found = own.allowing()
-    labels = dict(found.labels)
+    forms = own.allowing()
+    labels = dict(forms.labels)
     labels |= {
         label: frozenset(map(Form, one.forms))
         for label, one in decide.labels.items()
         if one.forms is not None
     }
-    return Forms(found.default, labels)
+    return Forms(forms.default, labels)
 
 
 def policy(
@@ -373,14 +373,14 @@ def stricter(
     groups: dict[float, list[str]] = {}
     for label in labels:
         groups.setdefault(errors.get(label, spec.decide.max_error), []).append(label)
-    found: dict[str, LabelLimit] = {}
+    limits: dict[str, LabelLimit] = {}
     for error, group in groups.items():
         numbers = {labels.index(label) for label in group}
         made = certify(calibration.cases(spec.guarantee, numbers), error)
         threshold = max(made.threshold, spec.decide.min_score) if made else None
         limit = LabelLimit(threshold, error if made and sound else None)
-        found |= dict.fromkeys(group, limit)
-    return found
+        limits |= dict.fromkeys(group, limit)
+    return limits
 
 
 def bundles_of(pipelines: Sequence[Pipeline]) -> list[Bundle]:

@@ -82,22 +82,22 @@ def _is_of(line: logs.Line, entity: Entity) -> bool:
 
 
 def joined(
-    text: str, guessed: Sequence[Entity], found: Sequence[Entity]
+    text: str, guessed: Sequence[Entity], entities: Sequence[Entity]
 ) -> list[Entity]:
     """Return both in order; a guess that overlaps a find goes, or goes into it."""
-    ends = [entity.end for entity in found]
-    made = [entity for entity in found if is_proven(entity)]
+    ends = [entity.end for entity in entities]
+    made = [entity for entity in entities if is_proven(entity)]
     joining = []
     for guess in guessed:
         first = bisect_right(ends, guess.start)
         last = first
-        while last < len(found) and found[last].start < guess.end:
+        while last < len(entities) and entities[last].start < guess.end:
             last += 1
         if first == last:
             made.append(guess)
-        elif not any(is_proven(entity) for entity in found[first:last]):
+        elif not any(is_proven(entity) for entity in entities[first:last]):
             joining.append(guess)
-    joining += [entity for entity in found if not is_proven(entity)]
+    joining += [entity for entity in entities if not is_proven(entity)]
     made += _unions(text, joining)
     return sorted(made, key=lambda entity: entity.start)
 

@@ -209,8 +209,8 @@ def _behind(text: str, cue: re.Match[str]) -> Spans:
 
 def _value(text: str, at: int) -> re.Match[str] | None:
     """Return what stands here, as `value`: in quotes, said in digits, or a word."""
-    found = (pattern.match(text, at) for pattern in (_QUOTED, _SAID, _WORD))
-    return next((match for match in found if match), None)
+    matches = (pattern.match(text, at) for pattern in (_QUOTED, _SAID, _WORD))
+    return next((match for match in matches if match), None)
 
 
 def _tells(value: str, *, plain: bool = True) -> bool:

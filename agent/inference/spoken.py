@@ -108,5 +108,5 @@ def _announced(first: re.Match[str]) -> bool:
 
 def _counts(run: list[re.Match[str]]) -> bool:
     """Tell whether the words count: one, two, three, four."""
-    said = " ".join(match[0].lower() for match in run)
-    return any(said in row for row in COUNTING)
+    words = " ".join(match[0].lower() for match in run)
+    return any(words in row for row in COUNTING)

@@ -29,11 +29,11 @@ class Token:
 
 def tokens_of(text: str) -> list[Token]:
     """Return words and stops, in small letters, spelt alike, with their places."""
-    found = []
+    tokens = []
     for match in TOKEN.finditer(text.translate(APOSTROPHES)):
         word = match[0].lower()
-        found.append(Token(known.SPELT.get(word, word), *match.span()))
-    return found
+        tokens.append(Token(known.SPELT.get(word, word), *match.span()))
+    return tokens
 
 
 def words_of(text: str) -> list[str]:

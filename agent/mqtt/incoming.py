@@ -109,7 +109,7 @@ def decode_publish(
     mid = reader.integer(2) if qos else 0
     if qos and not mid:
         raise Malformed("the packet identifier is 0")
-    said, defect = _properties(reader) if v5 else ({}, "")
+    values, defect = _properties(reader) if v5 else ({}, "")
     try:
         topic = name.decode()
     except UnicodeDecodeError:
@@ -123,7 +123,7 @@ def decode_publish(
         again=bool(first & DUPLICATE),
         cut=size - len(body),
         defect=defect,
-        **said,  # type: ignore[arg-type]
+        **values,  # type: ignore[arg-type]
     )
 
 
@@ -133,21 +133,21 @@ def _properties(reader: _Reader) -> tuple[dict[str, object], str]:
         block = _Reader(reader.take(reader.variable()))
     except Malformed as why:
         return {}, f"properties: {why}"
-    said: dict[str, object] = {}
+    values: dict[str, object] = {}
     user: list[tuple[str, str]] = []
     subscriptions: list[int] = []
     defect = ""
     try:
         while block.left:
-            _property(block, said, user, subscriptions)
+            _property(block, values, user, subscriptions)
     except Malformed as why:
         defect = f"properties: {why}"
-    return said | {"user": tuple(user), "subscriptions": tuple(subscriptions)}, defect
+    return values | {"user": tuple(user), "subscriptions": tuple(subscriptions)}, defect
 
 
 def _property(
     block: _Reader,
-    said: dict[str, object],
+    values: dict[str, object],
     user: list[tuple[str, str]],
     subscriptions: list[int],
 ) -> None:
@@ -157,11 +157,11 @@ def _property(
         case Property.SUBSCRIPTION:
             subscriptions.append(block.variable())
         case Property.CONTENT_TYPE:
-            said["content_type"] = block.text()
+            values["content_type"] = block.text()
         case Property.RESPONSE_TOPIC:
-            said["response_topic"] = block.text()
+            values["response_topic"] = block.text()
         case Property.CORRELATION:
-            said["correlation"] = block.binary()
+            values["correlation"] = block.binary()
         case number if number in FIXED:
             block.take(FIXED[Property(number)])
         case number:

@@ -132,8 +132,8 @@ class Link:
     def filters_of(self, message: Message) -> list[str] | None:
         """Return the filters that the broker says the message matched (MQTT 5)."""
         numbers = set(message.subscriptions)
-        found = [t for t in self._subscriptions.filters if number_of(t) in numbers]
-        return found or None  # None, too, for those of an earlier configuration
+        matched = [t for t in self._subscriptions.filters if number_of(t) in numbers]
+        return matched or None  # None, too, for those of an earlier configuration
 
     def hang_up(self) -> None:
         """Drop the connection: the broker sends what we did not acknowledge again."""
@@ -165,21 +165,23 @@ class Link:
     async def run(self) -> None:
         """Connect, again and again, until cancelled."""
         attempt = flaps = stolen = 0
-        said = ""
+        last_failure = ""
         while True:
             attempt += 1
             self._trying_since = time.monotonic()
             try:
                 connection = await self._connect()
             except (Undelivered, OSError) as error:
-                if str(error) != said:
-                    said = str(error)
-                    log.warning("connect_failed", url=self._endpoint.url, why=said)
+                if str(error) != last_failure:
+                    last_failure = str(error)
+                    log.warning(
+                        "connect_failed", url=self._endpoint.url, why=last_failure
+                    )
                 self._trying_since = None
                 await asyncio.sleep(backoff(attempt))
                 continue
             self._trying_since = None
-            said = ""
+            last_failure = ""
             # Nothing is published meanwhile: some brokers hang up at what we publish.
             outlived = flaps >= FLAPS and await self._outlived(connection)
             self._go_up(connection)

@@ -43,13 +43,13 @@ def by_day(entries: Iterable[LedgerEntry]) -> list[EgressDay]:
     """Add entries up by day and pipeline, the oldest day first."""
     sums: dict[tuple[str, str], tuple[int, int, int]] = {}
     for entry in entries:
-        said = entry.egress
-        day = datetime.fromtimestamp(said.at, UTC).date().isoformat()
-        requests, size, hidden = sums.get((day, said.pipeline), (0, 0, 0))
-        sums[day, said.pipeline] = (
+        egress = entry.egress
+        day = datetime.fromtimestamp(egress.at, UTC).date().isoformat()
+        requests, size, hidden = sums.get((day, egress.pipeline), (0, 0, 0))
+        sums[day, egress.pipeline] = (
             requests + 1,
-            size + said.bytes,
-            hidden + sum(said.redactions.values()),
+            size + egress.bytes,
+            hidden + sum(egress.redactions.values()),
         )
     return [EgressDay(*key, *values) for key, values in sorted(sums.items())]
 

@@ -114,21 +114,21 @@ def _bring_to(
     ours = pragma(sample, "user_version")
     wanted = _columns(sample)
     sample.close()
-    found = pragma(db, "user_version")
-    if found > ours + PLAUSIBLE:
+    version = pragma(db, "user_version")
+    if version > ours + PLAUSIBLE:
         return False
-    if found > ours:
+    if version > ours:
         raise ConfigError(
-            f"{path}: written by a later version of slm-agent ({found}, here {ours})"
+            f"{path}: written by a later version of slm-agent ({version}, here {ours})"
         )
-    if found < ours or not found:
+    if version < ours or not version:
         try:
             db.executescript(f"BEGIN IMMEDIATE;\n{schema};")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise
             return False  # a table of the same name with other columns
-        if wanted <= _columns(db) and not found:
+        if wanted <= _columns(db) and not version:
             first(db)
         db.execute("COMMIT")
     return wanted <= _columns(db)

@@ -338,23 +338,27 @@ def checked(answer: Any, request: Request) -> CaseAnswer:
     must stand in its text, word for word.
     """
     try:
-        said = _Said.model_validate(answer)
+        validated = _Said.model_validate(answer)
     except ValidationError as error:
         raise BadReply(first(error)) from error
-    if request.labels and said.label is not None and said.label not in request.labels:
-        why = f"label: {said.label[:80]!r} is not one of the labels"
+    if (
+        request.labels
+        and validated.label is not None
+        and validated.label not in request.labels
+    ):
+        why = f"label: {validated.label[:80]!r} is not one of the labels"
         raise BadReply(why, Unusable.UNKNOWN_LABEL)
-    if request.labels and "label" not in said.model_fields_set:
+    if request.labels and "label" not in validated.model_fields_set:
         raise BadReply("label: is missing")
-    entities = (said.entities or ()) if request.entities else ()
+    entities = (validated.entities or ()) if request.entities else ()
     for entity in entities:
         if entity.label not in request.entities:
             why = f"entities: {entity.label[:80]!r} is not one of the types"
             raise BadReply(why, Unusable.UNKNOWN_TYPE)
     placed(entities, request.text)
-    if request.labels and said.label is None:
+    if request.labels and validated.label is None:
         return CaseAnswer(None, abstains=True)
-    return CaseAnswer(said.label if request.labels else None, tuple(entities))
+    return CaseAnswer(validated.label if request.labels else None, tuple(entities))
 
 
 def placed(named: Sequence[Named], text: str) -> tuple[Entity, ...]:
@@ -364,7 +368,7 @@ def placed(named: Sequence[Named], text: str) -> tuple[Entity, ...]:
     """
     taken: dict[str, int] = {}  # words -> where to look on
     seen: set[tuple[str, str]] = set()
-    found = []
+    entities = []
     for entity in named:
         start = text.find(entity.text, taken.get(entity.text, 0)) if entity.text else -1
         if start < 0 and entity.text and (entity.label, entity.text) not in seen:
@@ -375,8 +379,8 @@ def placed(named: Sequence[Named], text: str) -> tuple[Entity, ...]:
             raise BadReply(why, Unusable.NOT_IN_TEXT)
         end = start + len(entity.text)
         taken[entity.text] = end
-        found.append(Entity(entity.label, entity.text, start, end, None))
-    return tuple(sorted(found, key=lambda entity: (entity.start, entity.end)))
+        entities.append(Entity(entity.label, entity.text, start, end, None))
+    return tuple(sorted(entities, key=lambda entity: (entity.start, entity.end)))
 
 
 def prediction(answer: CaseAnswer, text: str, by: Tier) -> Prediction:

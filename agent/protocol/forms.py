@@ -35,20 +35,20 @@ class Form:
 
     def messages(self, request: Request) -> list[dict[str, str]]:
         """Return the chat messages; without a system role its words come first."""
-        found = messages(request)
+        chat = messages(request)
         if self.system:
-            return found
-        first = f"{found[0]['content']}\n{found[1]['content']}"
-        return [{"role": "user", "content": first}, *found[2:]]
+            return chat
+        first = f"{chat[0]['content']}\n{chat[1]['content']}"
+        return [{"role": "user", "content": first}, *chat[2:]]
 
     def parameters(self, request: Request, max_output_tokens: int) -> dict[str, Any]:
         """Return what stands beside the messages, but for the temperature."""
-        found: dict[str, Any] = {self.limit: max_output_tokens}
+        parameters: dict[str, Any] = {self.limit: max_output_tokens}
         if self.format == "json_schema":
-            found["response_format"] = response_format(request)
+            parameters["response_format"] = response_format(request)
         elif self.format == "json_object":
-            found["response_format"] = {"type": "json_object"}
-        return found
+            parameters["response_format"] = {"type": "json_object"}
+        return parameters
 
 
 def plainer(form: Form, part: Part) -> Form | None:

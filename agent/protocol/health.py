@@ -295,21 +295,21 @@ class Health:
 
 def document(health: Health) -> dict[str, Any]:
     """Return a health ready for JSON."""
-    said = {"v": VERSION, **asdict(health)}
+    fields = {"v": VERSION, **asdict(health)}
     for part in ("outbox", "cases", "upstream", "fleet"):
-        if said[part] is None:
-            del said[part]
+        if fields[part] is None:
+            del fields[part]
     if health.cases:
-        said["cases"] = {**said["cases"].pop("outcomes"), **said["cases"]}
-    return said
+        fields["cases"] = {**fields["cases"].pop("outcomes"), **fields["cases"]}
+    return fields
 
 
-def understood(said: Mapping[str, Any]) -> Health:
+def understood(published: Mapping[str, Any]) -> Health:
     """Return a health that somebody published; what makes no sense is not known.
 
     Devices of other versions say more, or less, and anybody may publish anything.
     """
-    known = dict(said)
+    known = dict(published)
     if isinstance(cases := known.get("cases"), Mapping):
         numbers = cases.keys() - {"ms_p50", "ms_p99", "took"}
         outcomes = {name: cases[name] for name in numbers}

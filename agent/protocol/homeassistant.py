@@ -52,22 +52,22 @@ def _components(device: str, pipelines: Sequence[str]) -> dict[str, dict[str, An
     that it is.
     """
     topics = Topics(device)
-    found: dict[str, dict[str, Any]] = {}
+    components: dict[str, dict[str, Any]] = {}
 
-    def add(name: str, platform: str, title: str, said: Mapping[str, Any]) -> None:
+    def add(name: str, platform: str, title: str, payload: Mapping[str, Any]) -> None:
         key = f"slm_{device}_{name}"
-        found[key] = {"p": platform, "uniq_id": key, "name": title, **said}
+        components[key] = {"p": platform, "uniq_id": key, "name": title, **payload}
         if name != "connected":
-            found[key]["avty_t"] = topics.status
+            components[key]["avty_t"] = topics.status
 
-    def sensor(name: str, title: str, value: str, said: Mapping[str, Any]) -> None:
+    def sensor(name: str, title: str, value: str, payload: Mapping[str, Any]) -> None:
         # `None` makes it unknown; a numeric sensor takes nothing else for it.
         template = f"{{{{ {value} | default(None) }}}}"
         add(
             name,
             "sensor",
             title,
-            {**SENSOR, "stat_t": topics.health, "val_tpl": template, **said},
+            {**SENSOR, "stat_t": topics.health, "val_tpl": template, **payload},
         )
 
     add(
@@ -84,15 +84,15 @@ def _components(device: str, pipelines: Sequence[str]) -> dict[str, dict[str, An
             sensor(f"{name}_{key}", f"{name} {outcome}", value, TOTAL)
     press = {"ent_cat": "config", "cmd_t": topics.request("reload"), "pl_prs": "{}"}
     add("reload", "button", "Reload configuration", press)
-    return found
+    return components
 
 
 def _inside(*keys: str) -> str:
     """Return the expression for a value whose objects may all be missing, or null."""
-    found = "value_json"
+    path = "value_json"
     for key in keys[:-1]:
-        found = f"({found}['{key}'] | default({{}}, true))"
-    return f"{found}['{keys[-1]}']"
+        path = f"({path}['{key}'] | default({{}}, true))"
+    return f"{path}['{keys[-1]}']"
 
 
 CONNECTED = {
@@ -121,19 +121,19 @@ def without(payload: Mapping[str, Any], gone: Mapping[str, str]) -> dict[str, An
 
 def platforms(payload: Mapping[str, Any]) -> dict[str, str]:
     """Return the platform of each component, to be remembered."""
-    return {key: said["p"] for key, said in payload["cmps"].items()}
+    return {key: component["p"] for key, component in payload["cmps"].items()}
 
 
 def remembered(data: bytes) -> dict[str, dict[str, str]]:
     """Read the platforms of components by topic, as JSON; raises ValueError."""
     try:
-        found = _REMEMBERED.validate_json(data)
+        topics = _REMEMBERED.validate_json(data)
     except ValidationError as error:
         raise ValueError(str(error.errors(include_url=False)[0]["msg"])) from error
-    for topic in found:
+    for topic in topics:
         if not _DISCOVERY.fullmatch(checked_topic(topic)):
             raise ValueError("a topic in it is none of discovery")
-    return found
+    return topics
 
 
 _REMEMBERED = TypeAdapter(dict[str, dict[str, str]])

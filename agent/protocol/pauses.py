@@ -33,9 +33,9 @@ def pause(headers: Mapping[str, str], words: str, now: datetime) -> float | None
     `words` are those of the error. What is asked for in so many words counts before
     what a limit's state suggests (RFC 9110, 10.2.3; and OpenAI's, Anthropic's headers).
     """
-    for found in _asked(headers, words, now):
-        if found is not None:
-            return min(max(found, 0.0), LONGEST_S)
+    for seconds in _asked(headers, words, now):
+        if seconds is not None:
+            return min(max(seconds, 0.0), LONGEST_S)
     return None
 
 
@@ -46,9 +46,9 @@ def _asked(
     if NUMBER.fullmatch(thousandths):
         yield float(thousandths) / 1000
     yield _until(headers.get("retry-after"), now)
-    told = IN_WORDS.search(words)
-    if told and NUMBER.fullmatch(told[1]):
-        yield float(told[1]) * UNITS[told[2]]
+    match = IN_WORDS.search(words)
+    if match and NUMBER.fullmatch(match[1]):
+        yield float(match[1]) * UNITS[match[2]]
     yield _reset(headers, now)
 
 
@@ -57,33 +57,33 @@ def _reset(headers: Mapping[str, str], now: datetime) -> float | None:
     spent: list[float] = []
     others: list[float] = []
     for reset, remaining in RESETS:
-        found = _until(headers.get(reset), now)
-        if found is not None:
+        seconds = _until(headers.get(reset), now)
+        if seconds is not None:
             left = headers.get(remaining, "").strip()
-            (spent if left.partition(".")[0] == "0" else others).append(found)
+            (spent if left.partition(".")[0] == "0" else others).append(seconds)
     return max(spent) if spent else min(others, default=None)
 
 
-def _until(said: str | None, now: datetime) -> float | None:
+def _until(value: str | None, now: datetime) -> float | None:
     """Return the seconds to a time: a number, a span as 1m30s, or a date."""
-    if said is None:
+    if value is None:
         return None
-    said = said.strip()
-    if NUMBER.fullmatch(said):
-        number = float(said)
+    value = value.strip()
+    if NUMBER.fullmatch(value):
+        number = float(value)
         if number >= EPOCH_MS:
             return number / 1000 - now.timestamp()
         return number - now.timestamp() if number >= EPOCH_S else number
-    if SPANS.fullmatch(said):
-        return sum(float(n) * UNITS[unit] for n, unit in SPAN.findall(said))
-    return _date(said, now)
+    if SPANS.fullmatch(value):
+        return sum(float(n) * UNITS[unit] for n, unit in SPAN.findall(value))
+    return _date(value, now)
 
 
-def _date(said: str, now: datetime) -> float | None:
+def _date(value: str, now: datetime) -> float | None:
     """Return the seconds to a date as HTTP or RFC 3339 writes it; without zone: UTC."""
     for read in (parsedate_to_datetime, datetime.fromisoformat):
         try:
-            date = read(said)
+            date = read(value)
         except (ValueError, OverflowError, TypeError):
             continue
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - (

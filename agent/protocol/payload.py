@@ -126,8 +126,8 @@ def _decode(message: Message, encoding: str) -> str:
 
 def _charset(content_type: str | None) -> str | None:
     """Return the charset of an MQTT 5 content type such as `text/plain; charset=x`."""
-    found = CHARSET.search(content_type) if content_type else None
-    return found[1] if found else None
+    match = CHARSET.search(content_type) if content_type else None
+    return match[1] if match else None
 
 
 def _fields(document: str | Raw) -> Fields | None:
@@ -189,12 +189,12 @@ def checked(text: str, max_chars: int) -> str:
         )
     if not text.strip():
         raise Unreadable(Reason.EMPTY, "no text but white space")
-    found = UNFIT.search(text)
-    if found:
-        surrogate = "\ud800" <= found[0] <= "\udfff"
+    match = UNFIT.search(text)
+    if match:
+        surrogate = "\ud800" <= match[0] <= "\udfff"
         raise Unreadable(
             Reason.NOT_UTF8 if surrogate else Reason.CONTROL_CHARACTERS,
-            f"character U+{ord(found[0]):04X} at position {found.start()}",
+            f"character U+{ord(match[0]):04X} at position {match.start()}",
         )
     return text
 

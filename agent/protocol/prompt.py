@@ -34,12 +34,12 @@ def messages(request: Request) -> list[dict[str, str]]:
 
     A request with a `repair` shows the answer before and what was wrong with it.
     """
-    said = [
+    chat = [
         {"role": "system", "content": _system(request)},
         {"role": "user", "content": _user(request)},
     ]
     if request.repair:
-        said += [
+        chat += [
             {"role": "assistant", "content": _compact(request.repair.answer)},
             {
                 "role": "user",
@@ -47,7 +47,7 @@ def messages(request: Request) -> list[dict[str, str]]:
                 "Answer again, by all the rules.",
             },
         ]
-    return said
+    return chat
 
 
 def response_format(request: Request) -> dict[str, Any]:

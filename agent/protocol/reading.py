@@ -36,14 +36,14 @@ def _no_number(name: str) -> float:
 _SCANNER = json.JSONDecoder(parse_constant=_no_number)
 
 
-def read_answer(said: str, keys: Collection[str]) -> Any:
+def read_answer(reply: str, keys: Collection[str]) -> Any:
     """Return the JSON of an answer, wherever it stands in what a model said.
 
     `keys` are those that an answer has. Raises ValueError where there is none, where
     there are two that differ and neither is clearly the last word, where it nests too
     deep, or spells half a character (a lone surrogate), which nobody could send on.
     """
-    whole = said.strip(AROUND)
+    whole = reply.strip(AROUND)
     try:  # as it is: what it quotes of the message may look like a mark
         return _unwrapped(strict_json(whole.encode()), keys)
     except ValueError:
@@ -54,8 +54,8 @@ def read_answer(said: str, keys: Collection[str]) -> Any:
         return _unwrapped(strict_json(text.encode()), keys)
     except ValueError as error:
         why = str(error)
-    found = [_unwrapped(one, keys) for one in _objects(text)]
-    answers = [one for one in found if _is_answer(one, keys)] or found[-1:]
+    candidates = [_unwrapped(one, keys) for one in _objects(text)]
+    answers = [one for one in candidates if _is_answer(one, keys)] or candidates[-1:]
     if not answers:
         raise ValueError(why)
     if text.startswith("{") and any(one != answers[0] for one in answers):
@@ -63,21 +63,21 @@ def read_answer(said: str, keys: Collection[str]) -> Any:
     return answers[-1]
 
 
-def spoken(said: str) -> str:
+def spoken(reply: str) -> str:
     """Return what a model said, without what it thought before; may be empty."""
     parts: list[str] = []
     begin, thinks = 0, False
-    for mark in MARK.finditer(said):
+    for mark in MARK.finditer(reply):
         if mark["opens"]:
             if not thinks:
-                parts.append(said[begin : mark.start()])
+                parts.append(reply[begin : mark.start()])
             thinks = True
             continue
         if not thinks:  # its template had begun the thinking
             parts.clear()
         begin, thinks = mark.end(), False
     if not thinks:
-        parts.append(said[begin:])
+        parts.append(reply[begin:])
     return "".join(parts).strip(AROUND)
 
 

@@ -252,8 +252,8 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:
     cost = tokens.cost
     if cost is None:
         try:
-            told = {"cost": headers.get("x-litellm-response-cost")}
-            cost = _Tokens.model_validate(told).cost
+            numbers = {"cost": headers.get("x-litellm-response-cost")}
+            cost = _Tokens.model_validate(numbers).cost
         except ValidationError:
             cost = None
     if not (tokens.prompt_tokens or tokens.completion_tokens or cost):
@@ -316,5 +316,5 @@ def _json(body: bytes) -> Any:
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
-    found = value if isinstance(value, list) else []
-    return [one for one in found if isinstance(one, dict)]
+    items = value if isinstance(value, list) else []
+    return [one for one in items if isinstance(one, dict)]

@@ -65,12 +65,12 @@ class Alerts:
 
     def activate(self, name: str, detail: str, **more: Any) -> None:
         """Make an alert active; saying the same again changes nothing."""
-        said = {"alert": name, "detail": detail, **more}
-        if self._active.get(name) == said:
+        alert = {"alert": name, "detail": detail, **more}
+        if self._active.get(name) == alert:
             return
         if name not in self._active:
             log.error("alert", alert=name, detail=detail)
-        self._active[name] = said
+        self._active[name] = alert
         self._say(name)
 
     def state_damaged(self, detail: str) -> None:
@@ -111,12 +111,12 @@ class Alerts:
             connection = await self._link.connection()
             self._changed.clear()
             for name in sorted(self._unsaid):
-                said = self._active.get(name)
+                alert = self._active.get(name)
                 topic = self._topics.alert(name)
                 self._unsaid.discard(name)
                 try:
-                    if said:
-                        await publish_object(connection, topic, said)
+                    if alert:
+                        await publish_object(connection, topic, alert)
                     else:
                         await (await connection.publish(topic, b"", retain=True))
                 except Undelivered as error:

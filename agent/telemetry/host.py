@@ -69,12 +69,12 @@ def clock_fault(folder: Path) -> str:
 
 def _newest(folder: Path) -> tuple[float, str]:
     """Return when what is in a folder was changed last, in Unix time, and its name."""
-    found = [(0.0, "")]
+    dated = [(0.0, "")]
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):  # gone meanwhile
-                found.append((entry.stat().st_mtime, entry.name))
-    return max(found)
+                dated.append((entry.stat().st_mtime, entry.name))
+    return max(dated)
 
 
 def _resident() -> int | None:

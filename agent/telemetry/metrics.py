@@ -63,13 +63,13 @@ def families(health: Any, prefix: str) -> Iterable[Family]:
 
     A number that is not known has none.
     """
-    found: dict[str, Family] = {}
+    by_name: dict[str, Family] = {}
     for way, note in notes(type(health)):
         value = reduce(lambda inner, name: inner and getattr(inner, name), way, health)
         if value is not None and isinstance(note, Metric):
             name = f"{prefix}_{note.name}"
-            _add(found.setdefault(name, _family(name, note)), note, value)
-    return found.values()
+            _add(by_name.setdefault(name, _family(name, note)), note, value)
+    return by_name.values()
 
 
 def _family(name: str, note: Metric) -> Family:

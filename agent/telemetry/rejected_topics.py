@@ -33,8 +33,8 @@ class RejectedTopics:
             self._tell()
 
     def _tell(self) -> None:
-        said = [f"{topic}: {why}" for topic, why in sorted(self._refused.items())]
-        if said:
-            self._alerts.activate(RESULT_REFUSED, "; ".join(said))
+        reasons = [f"{topic}: {why}" for topic, why in sorted(self._refused.items())]
+        if reasons:
+            self._alerts.activate(RESULT_REFUSED, "; ".join(reasons))
         else:
             self._alerts.clear(RESULT_REFUSED)

@@ -81,8 +81,8 @@ def _build_trunk(
     from agent.workshop.bundle.trunk_building import refit_trunk, train_trunk
 
     make = refit_trunk if refit else train_trunk
-    found = _shown(lambda report: make(recipe, members, data, out, report))
-    for name, scores in found.items():
+    figures = _shown(lambda report: make(recipe, members, data, out, report))
+    for name, scores in figures.items():
         _tell(f"{out / name}:")
         _say(scores)
     return out / recipe.about.name

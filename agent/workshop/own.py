@@ -250,8 +250,8 @@ def recipe_for(
 
 def _description(source: str, labels: int, entities: int) -> str:
     counts = ((labels, "label"), (entities, "entity type"))
-    told = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts if n]
-    return f"{' and '.join(told)}, learnt from {source}."
+    counted = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts if n]
+    return f"{' and '.join(counted)}, learnt from {source}."
 
 
 def _quoted(text: str) -> str:
@@ -343,7 +343,7 @@ def _cases(
 
     Surest, so that they still pass when the operator is more careful.
     """
-    found: list[tuple[int, float, dict[str, Any]]] = []
+    cases: list[tuple[int, float, dict[str, Any]]] = []
     seen: Counter[str | None] = Counter()
     answered = [
         (confidence(decision.prediction, guarantee), example, decision.prediction)
@@ -366,9 +366,9 @@ def _cases(
                 {"label": entity.label, "text": entity.text} for entity in said.entities
             ]
         if right:
-            found.append((seen[example.label], -sure, case))
+            cases.append((seen[example.label], -sure, case))
             seen[example.label] += 1
-    return [case for *_, case in sorted(found, key=lambda one: one[:2])][:CASES]
+    return [case for *_, case in sorted(cases, key=lambda one: one[:2])][:CASES]
 
 
 def _write(path: Path, text: str) -> None:

@@ -39,10 +39,10 @@ def text_key(text: str) -> str:
 
 def once(examples: Sequence[Example]) -> list[Example]:
     """Return the first example of each text."""
-    found: dict[str, Example] = {}
+    by_text: dict[str, Example] = {}
     for example in examples:
-        found.setdefault(text_key(example.text), example)
-    return list(found.values())
+        by_text.setdefault(text_key(example.text), example)
+    return list(by_text.values())
 
 
 def warn_of_repeats(examples: Sequence[Example], lines: Path, warn: Warn) -> None:
@@ -93,8 +93,8 @@ def _place(text: str) -> float:
 
 def label_counts(examples: Sequence[Example]) -> Counter[str]:
     """Count the examples of each label, out of scope left out."""
-    said = (example.label for example in examples if example.label is not None)
-    return Counter(label for label in said if label != OUT_OF_SCOPE)
+    labels = (example.label for example in examples if example.label is not None)
+    return Counter(label for label in labels if label != OUT_OF_SCOPE)
 
 
 def entity_counts(examples: Sequence[Example]) -> Counter[str]:

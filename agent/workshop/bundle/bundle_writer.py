@@ -71,15 +71,15 @@ def told(about: BundleClaims) -> dict[str, Any]:
 
 def scores_of(before: Figures | None, after: Figures) -> dict[str, float]:
     """Return the scores of a manifest: of int8, and of fp32 as `..._fp32`."""
-    told: dict[str, Callable[[Figures], float | None]] = {
+    figures_by_name: dict[str, Callable[[Figures], float | None]] = {
         "accuracy": lambda f: f.alone.accuracy,
         "span_f1": lambda f: f.alone.span_f1,
         "coverage": lambda f: f.cascade.coverage,
         "resolved_accuracy": lambda f: f.cascade.resolved_accuracy,
     }
-    scores = {name: of(after) for name, of in told.items()}
+    scores = {name: of(after) for name, of in figures_by_name.items()}
     if before is not None:
-        scores |= {f"{name}_fp32": of(before) for name, of in told.items()}
+        scores |= {f"{name}_fp32": of(before) for name, of in figures_by_name.items()}
     scores |= {
         "kept_outside": after.cascade.out_of_scope_kept,
         "label_ece": after.alone.ece,

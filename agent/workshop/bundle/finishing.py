@@ -295,15 +295,15 @@ def _heard(
         spec.load(folder, list(known.labels), list(known.entities), threads=1)
         for spec in specs
     ]
-    found = []
+    samples = []
     for number, example in enumerate(examples):
-        said = guesses(
+        raws = guesses(
             models, piece.recipe.patterns, example.text, formed=bool(known.labels)
         )
-        found.append(CalibrationSample(example, said))
+        samples.append(CalibrationSample(example, raws))
         if number % 50 == 0 or number == len(examples) - 1:
             asked(number + 1, len(examples), "")
-    return found
+    return samples
 
 
 def _probes(recipe: Recipe, material: Material) -> list[str]:

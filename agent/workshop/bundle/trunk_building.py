@@ -204,7 +204,7 @@ def finish_plan(
             for name in plan.members
         }
     _write_trunk(places.quantised, plan, encoding, finished)
-    return {name: found.quantised for name, found in finished.items()}
+    return {name: figures.quantised for name, figures in finished.items()}
 
 
 def _write_trunk(
@@ -343,10 +343,10 @@ def refit_trunk(
         for name in plan.members:
             folder = roots.below(name)
             _copied(out, folder.quantised, (bundle.HEADS, f"{bundle.HEADS}.data"))
-            told = _named(name, report)
-            finished[name] = _finished(name, folder, plan, encoding, told)
+            member_report = _named(name, report)
+            finished[name] = _finished(name, folder, plan, encoding, member_report)
         _write_trunk(places.quantised, plan, encoding, finished)
-    return {name: found.quantised for name, found in finished.items()}
+    return {name: figures.quantised for name, figures in finished.items()}
 
 
 def _kept_plan(

@@ -12,12 +12,12 @@ Pool = dict[str, list[str]]
 
 def pool(examples: Iterable[Example]) -> Pool:
     """Return the different texts of each entity label."""
-    found: dict[str, set[str]] = {}
+    values: dict[str, set[str]] = {}
     for example in examples:
         for span in example.marked:
             text = example.text[span.start : span.end]
-            found.setdefault(span.label, set()).add(text)
-    return {label: sorted(texts) for label, texts in found.items()}
+            values.setdefault(span.label, set()).add(text)
+    return {label: sorted(texts) for label, texts in values.items()}
 
 
 def swap(example: Example, others: Pool, chance: random.Random) -> Example:

@@ -56,14 +56,14 @@ LONGEST = 4  # words of a name in a list
 
 def read_lines(data: Path, sources: Sequence[Lines], split: str) -> list[Example]:
     """Return the lines of these files in which all personal data is marked."""
-    found: list[Example] = []
+    examples: list[Example] = []
     for source in sources:
         path = data / source.file.format(split=split)
         lines = of_others(path, source.without)
         taken = [marked(one, source) for one in lines if _of_split(one, source, split)]
         times = source.times if split == "train" else 1
-        found += [one for one in taken if one is not None] * times
-    return found
+        examples += [one for one in taken if one is not None] * times
+    return examples
 
 
 def _of_split(example: Example, source: Lines, split: str) -> bool:
@@ -112,15 +112,15 @@ def doubtful(text: str, *, capitals: bool) -> bool:
     """
     if _WHEN.search(text) or _DIGITS.search(text):
         return True
-    found = list(_WORD.finditer(text))
+    matches = list(_WORD.finditer(text))
     if capitals and any(
         match[0][0].isupper()
         and match[0] not in _CAPITALS
         and not _BEFORE.search(text[: match.start()])
-        for match in found
+        for match in matches
     ):
         return True
-    words = [match[0].lower().removesuffix("'s") for match in found]
+    words = [match[0].lower().removesuffix("'s") for match in matches]
     return any(
         " ".join(words[start : start + size]) in _names()
         for start in range(len(words))

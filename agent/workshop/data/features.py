@@ -69,7 +69,7 @@ def nested(spans: Sequence[Span], levels: int) -> list[list[Span]]:
     What does not fit into the levels is left out.
     """
     left = sorted(spans, key=lambda span: (span.start, -span.end))
-    found = []
+    layers = []
     for _ in range(levels):
         outermost: list[Span] = []
         inner = []
@@ -78,9 +78,9 @@ def nested(spans: Sequence[Span], levels: int) -> list[list[Span]]:
                 outermost.append(span)
             else:
                 inner.append(span)
-        found.append(outermost)
+        layers.append(outermost)
         left = inner
-    return found
+    return layers
 
 
 def _tags(

@@ -108,8 +108,8 @@ class Speaker:
             "do": "do" if many else "does",
         }
         other = _another(first, self.immediate, chance)
-        for name, said in (("", first), ("other", other)):
-            verb, rest = _split(said)
+        for name, utterance in (("", first), ("other", other)):
+            verb, rest = _split(utterance)
             prefix = f"{name}_" if name else ""
             slots[f"{prefix}past"] = f"{verb.past} {rest}"
             slots[f"{prefix}done"] = f"{verb.done} {rest}"
@@ -142,15 +142,15 @@ def speaker(texts: Sequence[str], split: str = "train") -> Speaker:
     content = read_templates()
     content.pop("joints")
     given = [*texts, *_part(content.pop("requests"), split)]
-    found = list(dict.fromkeys(filter(None, map(imperative, given))))
+    imperatives = list(dict.fromkeys(filter(None, map(imperative, given))))
     lists = {k: _part(v, split) for k, v in content.items() if isinstance(v, list)}
     templates = {
         form: {kind: _part(some, split) for kind, some in kinds.items()}
         for form, kinds in content.items()
         if isinstance(kinds, dict)
     }
-    immediate = [one for one in found if not BARE.search(one)]
-    return Speaker(found, immediate, templates, lists)
+    immediate = [one for one in imperatives if not BARE.search(one)]
+    return Speaker(imperatives, immediate, templates, lists)
 
 
 def _part(items: Sequence[str], split: str) -> list[str]:
@@ -259,19 +259,19 @@ def lessons(
     two texts each.
     """
     say = accent(split)
-    found: list[Formed] = []
+    formed: list[Formed] = []
     for example in examples:
         form = form_of_data(example, table)
         if form is None:
             continue
-        said = say(example, chance) if chance.random() < SPOKEN else example
-        found.append(Formed(said.text, form))
+        spoken = say(example, chance) if chance.random() < SPOKEN else example
+        formed.append(Formed(spoken.text, form))
     texts = [example.text for example in examples]
     two = joined(examples, round(JOINED * plan.made), chance, split)
     made = (Formed(text, Form.SEVERAL) for text in two)
     for one in (*speaker(texts, split).some(plan.made, chance), *made):
-        said = Example(text=one.text)
+        spoken = Example(text=one.text)
         if chance.random() < SPOKEN:
-            said = say(said, chance)
-        found.append(Formed(said.text, one.form))
-    return found
+            spoken = say(spoken, chance)
+        formed.append(Formed(spoken.text, one.form))
+    return formed

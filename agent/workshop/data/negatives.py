@@ -113,8 +113,8 @@ def _texts(path: Path, without: Sequence[str]) -> list[str]:
 
 def _lines(data: Path, other: Other, split: str) -> list[str]:
     """Return the texts of a split; a file without parts is parted by its texts."""
-    found = _texts(data / other.file.format(split=split), other.without)
-    return [text for text in found if in_part(text, split)] if other.parted else found
+    texts = _texts(data / other.file.format(split=split), other.without)
+    return [text for text in texts if in_part(text, split)] if other.parted else texts
 
 
 def _foreign(split: str) -> list[str]:
@@ -147,9 +147,9 @@ def _with_loans(foreign: Sequence[str], ours: Sequence[str]) -> Source:
     loans = sorted({word for word in words if word.isalpha() and len(word) >= LOAN})
 
     def mixed(chance: random.Random) -> str:
-        said = chance.choice(foreign).split()
-        start = chance.randrange(max(1, len(said) - 1))
-        kept = said[start : start + chance.randint(2, 5)]
+        words = chance.choice(foreign).split()
+        start = chance.randrange(max(1, len(words) - 1))
+        kept = words[start : start + chance.randint(2, 5)]
         for _ in range(chance.randint(1, 2) if loans else 0):
             kept.insert(chance.randint(0, len(kept)), chance.choice(loans))
         return " ".join(kept)

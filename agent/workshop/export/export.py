@@ -136,9 +136,9 @@ def export_forms(head: FormHead, path: Path) -> None:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch, tokens in ((1, 2), (1, 9), (4, 31)):
         early, mask = given(batch, tokens)
-        [found] = session.run(None, {"early": early.numpy(), MASK: mask.numpy()})
+        [logits] = session.run(None, {"early": early.numpy(), MASK: mask.numpy()})
         with torch.no_grad():
-            difference = float(np.abs(found - head(early, mask).numpy()).max())
+            difference = float(np.abs(logits - head(early, mask).numpy()).max())
         if difference > TOLERANCE:
             raise RuntimeError(f"{path}: the exported graph is off by {difference:.1e}")
 

@@ -52,15 +52,15 @@ def graft_forms(
 
     def read(text: str) -> NDArray[np.float32]:
         ids = np.array([tokenizer.encode(text).ids[:longest]], dtype=np.int64)
-        [said] = below.run(None, {"input_ids": ids, MASK: np.ones_like(ids)})
-        found: NDArray[np.float32] = said[0]
-        return found
+        [outputs] = below.run(None, {"input_ids": ids, MASK: np.ones_like(ids)})
+        states: NDArray[np.float32] = outputs[0]
+        return states
 
     head = train_forms(formed, read, seed, report)
     shown: list[Feed] = []
     for one in formed[:: max(1, len(formed) // SHOWN)]:
-        said = read(one.text)[np.newaxis]
-        shown.append({EARLY: said, MASK: np.ones(said.shape[:2], dtype=np.int64)})
+        hidden = read(one.text)[np.newaxis]
+        shown.append({EARLY: hidden, MASK: np.ones(hidden.shape[:2], dtype=np.int64)})
     with tempfile.TemporaryDirectory() as folder:
         whole, small = Path(folder) / "exact.onnx", Path(folder) / "small.onnx"
         export_forms(head, whole)
@@ -81,11 +81,11 @@ def grafted(
         for names in (node.input, node.output):
             for number, name in enumerate(names):
                 names[number] = known.get(name, name)
-    [said] = part.output
-    said.name = FORMS
+    [output] = part.output
+    output.name = FORMS
     model.graph.node.extend(part.node)
     model.graph.initializer.extend(part.initializer)
-    model.graph.output.append(said)
+    model.graph.output.append(output)
     return model
 
 
@@ -111,10 +111,10 @@ def _of_head(item: Any) -> bool:
 def _layer(model: onnx.ModelProto) -> str:
     """Return the name of what the layer says that the head reads."""
     norms: dict[int, str] = {
-        int(found[1] or 0): name
+        int(match[1] or 0): name
         for node in model.graph.node
         for name in node.output
-        if (found := NORM.fullmatch(name))
+        if (match := NORM.fullmatch(name))
     }
     layers = len(norms) // 2  # one before the first, two in each; the last is `hidden`
     wanted = 2 * min(LAYER, layers - 1)  # 0: the embeddings

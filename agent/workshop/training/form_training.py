@@ -48,9 +48,9 @@ class FormHead(nn.Module):  # type: ignore[misc,unused-ignore]  # torch is optio
         sides = pad(each, (0, 0, NEAR // 2, NEAR // 2))
         tokens = early.shape[1]
         places = [sides[:, place : place + tokens] for place in range(NEAR)]
-        said = gelu(self.near(torch.cat(places, dim=-1)))
-        mean = (said * shown).sum(1) / shown.sum(1)
-        most = (said - (1.0 - shown) * FARTHEST).amax(1)
+        features = gelu(self.near(torch.cat(places, dim=-1)))
+        mean = (features * shown).sum(1) / shown.sum(1)
+        most = (features - (1.0 - shown) * FARTHEST).amax(1)
         logits: Tensor = self.form(self.dropout(torch.cat([mean, most], dim=-1)))
         return logits
 
@@ -73,8 +73,8 @@ def train_forms(
         for chosen in _batches(lengths, chance):
             longest = int(lengths[chosen].max())
             mask = torch.arange(longest)[None, :] < lengths[chosen, None]
-            said = head(hidden[chosen, :longest].float(), mask)
-            loss = cross_entropy(said, truth[chosen], label_smoothing=SMOOTHING)
+            logits = head(hidden[chosen, :longest].float(), mask)
+            loss = cross_entropy(logits, truth[chosen], label_smoothing=SMOOTHING)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
@@ -92,9 +92,9 @@ def _read(
     hidden = torch.zeros(len(formed), LONGEST, width, dtype=torch.float16)
     lengths = torch.zeros(len(formed), dtype=torch.long)
     for number, one in enumerate(formed):
-        said = read(one.text)[:LONGEST]
-        lengths[number] = len(said)
-        hidden[number, : len(said)] = torch.from_numpy(said)
+        states = read(one.text)[:LONGEST]
+        lengths[number] = len(states)
+        hidden[number, : len(states)] = torch.from_numpy(states)
         if number % 1000 == 0 or number == len(formed) - 1:
             report(number + 1, len(formed))
     return hidden, lengths
@@ -105,9 +105,9 @@ def _batches(lengths: Tensor, chance: random.Random) -> list[Tensor]:
     order = list(range(len(lengths)))
     chance.shuffle(order)
     near = BATCH * 40
-    found: list[Tensor] = []
+    batches: list[Tensor] = []
     for start in range(0, len(order), near):
         part = sorted(order[start : start + near], key=lambda one: int(lengths[one]))
-        found += torch.split(torch.tensor(part), BATCH)
-    chance.shuffle(found)
-    return found
+        batches += torch.split(torch.tensor(part), BATCH)
+    chance.shuffle(batches)
+    return batches
