@@ -347,3 +347,13 @@ def test_every_module_says_what_it_is_for(module: str) -> None:
     """Each module begins with a sentence about its purpose, and imports absolutely."""
     assert ast.get_docstring(tree(MODULES[module]))
     imports(MODULES[module])  # raises where an import is relative
+
+
+def test_one_class_for_a_name() -> None:
+    """Who greps the name of a class finds one."""
+    homes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module)
+    assert not {name: where for name, where in homes.items() if len(where) > 1}

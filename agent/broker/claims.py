@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agent.protocol.cases import LATEST_MS, LONGEST_ANSWER, Reply, Wire
+from agent.protocol.cases import LATEST_MS, LONGEST_ANSWER, Reply, WireModel
 
 FORGET_S = 3600.0  # how long after its end a claim still is in the ledger
 
 
-class CaseClaim(Wire):
+class CaseClaim(WireModel):
     """`by` wants to answer a case, for so many seconds."""
 
     say: Literal["claim"] = "claim"
@@ -28,7 +28,7 @@ class CaseClaim(Wire):
     lease_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
-class End(Wire):
+class End(WireModel):
     """A claim ended without an answer."""
 
     say: Literal["end"] = "end"
@@ -37,7 +37,7 @@ class End(Wire):
     by: str
 
 
-class Hello(Wire):
+class Hello(WireModel):
     """`by` just came, and asks for claims, and for answers since then (Unix time).
 
     Said to one broker, it asks for the answers of that one only.
@@ -50,7 +50,7 @@ class Hello(Wire):
     since: Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Welcome(Wire):
+class Welcome(WireModel):
     """`by` has told a newcomer all there was to tell."""
 
     say: Literal["welcome"] = "welcome"
@@ -58,7 +58,7 @@ class Welcome(Wire):
     by: str
 
 
-class SharedAnswer(Wire):
+class SharedAnswer(WireModel):
     """The answer to a case, for every broker of the group."""
 
     key: str

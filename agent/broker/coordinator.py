@@ -28,7 +28,7 @@ MARGIN_S = 5.0  # how much longer a claim lasts than the work on its case may
 log = structlog.get_logger()
 
 
-class Resting(Exception):
+class AllRest(Exception):
     """Nobody is asked any more; the case comes again, to whoever takes over."""
 
 
@@ -68,7 +68,7 @@ class Coordinator:
     async def answer(self, request: Request) -> Reply | None:
         """Return the reply to a request; None once its deadline has passed.
 
-        Raises Resting.
+        Raises AllRest.
         """
         key = same_question(request)
         while key in self._working:
@@ -156,7 +156,7 @@ class Coordinator:
                 self._counters.taken_over += 1
                 return known
             if self._resting:
-                raise Resting
+                raise AllRest
             with self._deadlines.within("ask", lease_s(self._file)):
                 return await self._paid(key, request)
         finally:

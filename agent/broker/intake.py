@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from agent.broker.config import cases_filter, may_reply_to
-from agent.broker.coordinator import Coordinator, Resting
+from agent.broker.coordinator import AllRest, Coordinator
 from agent.broker.counters import BrokerCounters
 from agent.broker.plan import BrokerSetup
 from agent.core.errors import Refused, TooLarge, Undelivered
@@ -24,7 +24,7 @@ UNSENDABLE = "reply too large"
 log = structlog.get_logger()
 
 
-class Intake:
+class CaseIntake:
     """Owns the connection for cases, and those in hand."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Intake:
             ms = (time.perf_counter() - message.arrived) * 1000
             self._counters.latencies.append(ms)
             self._note(outcome, reply, request, ms)
-        except Resting:
+        except AllRest:
             return  # unacknowledged: it comes again
         finally:
             if outcome not in {"left", "comes_again"}:

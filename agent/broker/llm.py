@@ -21,7 +21,7 @@ from agent.broker.wire import EXCHANGE, Exchange, Wire
 from agent.core.errors import ConfigError
 from agent.core.interpreter import pip_install
 from agent.protocol.cases import Request
-from agent.protocol.forms import Form
+from agent.protocol.forms import PromptForm
 from agent.protocol.prompt import messages, response_format
 from agent.protocol.verdicts import Kind, Response, Verdict, is_openai, judged
 
@@ -106,10 +106,10 @@ class LanguageModel:
     key: str | None = field(default=None, repr=False)
 
     @property
-    def first_form(self) -> Form:
+    def first_form(self) -> PromptForm:
         """The form in which it is asked first."""
         structured = self.spec.structured
-        return Form(
+        return PromptForm(
             format="text" if structured == "none" else structured,
             temperature=self.spec.temperature != "default",
         )
@@ -149,7 +149,11 @@ def open_models(file: BrokerFile) -> tuple[LanguageModel, ...]:
 
 
 async def ask(
-    model: LanguageModel, request: Request, form: Form, longer: int, timeout_s: float
+    model: LanguageModel,
+    request: Request,
+    form: PromptForm,
+    longer: int,
+    timeout_s: float,
 ) -> Completion:
     """Ask a model once, in a form; raises Failed.
 

@@ -34,7 +34,7 @@ from agent.protocol.cases import (
     checked,
     same_question,
 )
-from agent.protocol.forms import Form, Forms
+from agent.protocol.forms import PromptForm, PromptForms
 from agent.protocol.verdicts import Kind
 
 ROUNDS = 2  # an answer and, if it is not valid, one more
@@ -57,11 +57,11 @@ class BudgetSpent(Exception):
 class _Standing:
     """What is known of a model: how it fares, what it takes, and whom it refuses."""
 
-    forms: Forms
+    forms: PromptForms
     pacer: Pacer = field(default_factory=lambda: Pacer(math.inf))
     blame: Blame = field(default_factory=Blame)
 
-    def takes_another(self, pipeline: str, form: Form, why: Failed) -> bool:
+    def takes_another(self, pipeline: str, form: PromptForm, why: Failed) -> bool:
         """Tell whether a model may take a request in another form."""
         verdict = why.verdict
         if verdict is None or verdict.kind not in {Kind.FORM, Kind.REJECTED}:
@@ -85,7 +85,7 @@ class _Standing:
         self.pacer.circuit.failed(now, reached=why.reached, pause_s=pause_s)
         return why
 
-    def answered(self, request: Request, form: Form) -> None:
+    def answered(self, request: Request, form: PromptForm) -> None:
         """Take in that a request was answered in a form."""
         now = time.monotonic()
         self.forms.worked(request.pipeline, form)
@@ -136,7 +136,9 @@ class LlmRouter:
         self._store = store
         self._counters = counters
         self._limit = limit_of(file)
-        self._standing = {m.spec.model: _Standing(Forms(m.first_form)) for m in models}
+        self._standing = {
+            m.spec.model: _Standing(PromptForms(m.first_form)) for m in models
+        }
 
     async def ask(self, request: Request) -> Reply:
         """Ask the models, and once more if the answer is not valid."""
@@ -271,7 +273,7 @@ class LlmRouter:
                 return completion
 
     async def _paid(
-        self, model: LanguageModel, asked: _Asked, form: Form, timeout_s: float
+        self, model: LanguageModel, asked: _Asked, form: PromptForm, timeout_s: float
     ) -> Completion:
         """Ask a model within the budget; raises Failed, BudgetSpent."""
         wanted = _spend(model, *model.at_most(asked.request, asked.longer))

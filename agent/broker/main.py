@@ -8,7 +8,7 @@ import structlog
 
 from agent.broker import reply_store
 from agent.broker.plan import BrokerSetup, prepare
-from agent.broker.service import Service
+from agent.broker.service import BrokerService
 from agent.core.errors import ConfigError, Unready
 from agent.core.log import hash_ids, set_level
 from agent.core.ownership import Ownership
@@ -23,7 +23,7 @@ SCHEMA = f"{TABLES}\nPRAGMA user_version = 1;"
 log = structlog.get_logger()
 
 
-class Process:
+class BrokerProcess:
     """Owns what one broker leaves to the next."""
 
     def __init__(self, path: Path | None) -> None:
@@ -44,7 +44,7 @@ class Process:
         try:
             since = await store.read(reply_store.latest)
             anew = partial(prepare, self._path)
-            service = Service(plan, store, since, self.supervision, anew)
+            service = BrokerService(plan, store, since, self.supervision, anew)
             return await service.life.serve(service)
         finally:
             store.close()
@@ -61,7 +61,7 @@ class Process:
 
 async def run(path: Path | None) -> None:
     """Run a broker until it is told to stop; raises ConfigError, Unready."""
-    process = Process(path)
+    process = BrokerProcess(path)
     with signals(process.supervision), process.ownership:
         await one_after_another(
             process.supervision, partial(prepare, path), process.run, process.instead

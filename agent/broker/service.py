@@ -13,7 +13,7 @@ from agent.broker.coordinator import Coordinator, lease_s
 from agent.broker.counters import BrokerCounters
 from agent.broker.deadlines import STALL_S, Deadlines
 from agent.broker.group import BrokerGroup
-from agent.broker.intake import Intake
+from agent.broker.intake import CaseIntake
 from agent.broker.llm_router import LlmRouter
 from agent.broker.metrics import BrokerCollector
 from agent.broker.plan import BrokerSetup
@@ -45,7 +45,7 @@ CONNECT_S = 240.0  # a try to connect that takes longer is hung: names, TCP, MQT
 log = structlog.get_logger()
 
 
-class Service:
+class BrokerService:
     """Owns the parts of a running broker, until it stops or another takes over."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Service:
             self._counters,
             self._deadlines,
         )
-        self._intake = Intake(
+        self._intake = CaseIntake(
             plan,
             self._coordinator,
             self._counters,

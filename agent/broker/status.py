@@ -10,7 +10,7 @@ from agent.broker.config import BrokerFile, BrokerTopics
 from agent.broker.counters import BrokerCounters
 from agent.broker.group import BrokerGroup
 from agent.broker.health import BrokerHealth, document
-from agent.broker.intake import Intake
+from agent.broker.intake import CaseIntake
 from agent.broker.llm_router import limit_of
 from agent.core.errors import Undelivered
 from agent.mqtt.connection import Connection
@@ -34,7 +34,7 @@ class BrokerStatus:
         topics: BrokerTopics,
         store: Store,
         counters: BrokerCounters,
-        intake: Intake,
+        intake: CaseIntake,
         group: BrokerGroup,
         refused: str,
     ) -> None:

@@ -47,7 +47,7 @@ class Asked(BaseModel):
 
 
 @dataclass(slots=True)
-class Session:
+class DemoSession:
     """What was asked and what came back."""
 
     texts: list[str] = field(default_factory=list)
@@ -124,7 +124,7 @@ async def run(texts: Sequence[str], *, once: bool, as_json: bool) -> int:
     """Ask everything, print every answer; return the exit status."""
     interactive = not once and not as_json and sys.stdin.isatty()
     view = JsonView() if as_json else TableView()
-    session = Session(planned=len(texts))
+    session = DemoSession(planned=len(texts))
     with view.shown():
         async with _stage() as (asker, session.upstream):
             for text in texts:
@@ -154,7 +154,7 @@ async def _stage() -> AsyncIterator[tuple[Asker, Simulated]]:
                 yield asker, serving
 
 
-async def _ask(asker: Asker, session: Session, view: View, text: str) -> bool:
+async def _ask(asker: Asker, session: DemoSession, view: View, text: str) -> bool:
     """Publish one text and wait for its first answer, so that times are honest.
 
     False if none came.
@@ -172,14 +172,14 @@ async def _ask(asker: Asker, session: Session, view: View, text: str) -> bool:
     return True
 
 
-async def _settle(asker: Asker, session: Session, view: View) -> None:
+async def _settle(asker: Asker, session: DemoSession, view: View) -> None:
     """Take what came twice; a duplicate would follow at once on an idle system."""
     await asyncio.sleep(0.2)
     for kind, answer in asker.answers():
         _hear(session, view, kind, answer)
 
 
-def _hear(session: Session, view: View, kind: str, answer: dict[str, Any]) -> None:
+def _hear(session: DemoSession, view: View, kind: str, answer: dict[str, Any]) -> None:
     number = int(answer["topic"].split("/")[1])
     if kind == "deadletter":
         answer = {k: v for k, v in answer.items() if k != "payload"}
@@ -187,7 +187,7 @@ def _hear(session: Session, view: View, kind: str, answer: dict[str, Any]) -> No
     view.answer(session.texts[number], answer)
 
 
-async def _converse(asker: Asker, session: Session, view: View) -> None:
+async def _converse(asker: Asker, session: DemoSession, view: View) -> None:
     print("\nType a sentence; Ctrl-C or Ctrl-D ends.")  # noqa: T201
     loop = asyncio.get_running_loop()
     typed: asyncio.Queue[str] = asyncio.Queue()

@@ -20,7 +20,7 @@ from agent.core.errors import ConfigError
 from agent.core.files import first_line
 from agent.escalation.transport import EncodeAgain, Rejected, Unavailable, priced
 from agent.protocol.cases import LONGEST_ANSWER, Reply, Request, Unusable
-from agent.protocol.forms import Form, Forms
+from agent.protocol.forms import PromptForm, PromptForms
 from agent.protocol.verdicts import Kind, Response, Verdict, judged
 
 IDLE_S = 30.0  # how long an unused connection is kept
@@ -46,7 +46,7 @@ class HttpTransport:
         self.late = 0  # for ever: a connection that nobody waits on is closed
         self._settings = settings
         self._client = client
-        self._forms = Forms()
+        self._forms = PromptForms()
 
     def encode(self, request: Request, max_output_tokens: int) -> bytes:
         """Return the body, in the form that the endpoint is known to take."""
@@ -109,7 +109,7 @@ class HttpTransport:
                     break
         return Response(response.status_code, response.headers, bytes(found))
 
-    def _reply(self, request: Request, form: Form, verdict: Verdict) -> Reply:
+    def _reply(self, request: Request, form: PromptForm, verdict: Verdict) -> Reply:
         """Return the reply of a verdict, or raise what it says."""
         match verdict.kind:
             case Kind.UNAVAILABLE:
@@ -175,10 +175,10 @@ def open_http(settings: HttpUpstreamSection) -> HttpTransport:
     return HttpTransport(settings, client)
 
 
-def form_of(body: bytes) -> Form:
+def form_of(body: bytes) -> PromptForm:
     """Return the form that a body of ours was written in."""
     document = from_json(body)
-    return Form(
+    return PromptForm(
         format=document.get("response_format", {"type": "text"})["type"],
         limit="max_tokens" if "max_tokens" in document else "max_completion_tokens",
         temperature="temperature" in document,

@@ -40,7 +40,7 @@ from agent.mqtt.packets import (
     remaining_bytes,
 )
 from agent.mqtt.properties import Envelope, block_bytes, publish_properties
-from agent.mqtt.reader import Reader
+from agent.mqtt.reader import PacketReader
 from agent.mqtt.topic_filters import checked_topic, number_of
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Connection:
         self._window = asyncio.Semaphore(OUR_WINDOW)
         self._connack: asyncio.Future[None] = self._loop.create_future()
         self._tick: asyncio.TimerHandle | None = None
-        self._client: Reader = self._new_client()
+        self._client: PacketReader = self._new_client()
 
     @property
     def is_v5(self) -> bool:
@@ -314,9 +314,9 @@ class Connection:
 
     # -- what paho calls; all but _opened and _want_write come from the event loop
 
-    def _new_client(self) -> Reader:
+    def _new_client(self) -> PacketReader:
         endpoint = self._endpoint
-        client = Reader(
+        client = PacketReader(
             endpoint.max_packet_bytes,
             self._received,
             CallbackAPIVersion.VERSION2,

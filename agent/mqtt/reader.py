@@ -23,7 +23,7 @@ KEPT_BYTES = 262_144  # of a packet beyond the limit: topic, properties, some pa
 log = structlog.get_logger()
 
 
-class Reader(paho.Client):
+class PacketReader(paho.Client):
     """A paho client that hands over every PUBLISH; it calls no `on_message`."""
 
     def __init__(

@@ -73,7 +73,7 @@ Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 Cost = Annotated[float, Field(ge=0, le=HIGHEST_COST)]
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     """Crosses the network: unknown keys may come from a later version."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -141,21 +141,21 @@ def decode_case(body: bytes) -> Case:
         raise ValueError(first(error)) from error
 
 
-class Named(Wire):
+class Named(WireModel):
     """An entity as an answer names it: by its words, in the order of the text."""
 
     label: str
     text: str
 
 
-class Repair(Wire):
+class Repair(WireModel):
     """What was wrong with the answer before: the second and last try."""
 
     answer: Any
     error: str
 
 
-class Request(Wire):
+class Request(WireModel):
     """A case as it leaves the device: after the privacy gate, for any upstream.
 
     `labels` and `entities` map each name that an answer may use to what it means; empty
@@ -205,7 +205,7 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Usage(Wire):
+class Usage(WireModel):
     """What an answer took; `cost` in the currency of the price list, None: unknown."""
 
     input_tokens: Tokens = 0
@@ -231,7 +231,7 @@ def _clean(most: int) -> Callable[[str], str]:
     return clean
 
 
-class Reply(Wire):
+class Reply(WireModel):
     """What came back for a request, whatever it is worth.
 
     `reason`: why an answer that was paid for is of no use (`Unusable`).

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from agent.protocol.forms import Part
+from agent.protocol.forms import PromptPart
 
 T = TypeVar("T")
 
@@ -51,23 +51,24 @@ TOO_LONG = re.compile(
 )
 # What is about nothing but the form of a request, whatever else is said.
 SURE = {
-    Part.LIMIT: r"max_completion_tokens",
-    Part.TEMPERATURE: r"temperature",
-    Part.SYSTEM: r"""
+    PromptPart.LIMIT: r"max_completion_tokens",
+    PromptPart.TEMPERATURE: r"temperature",
+    PromptPart.SYSTEM: r"""
         system.{0,3}(role|message|prompt|instruction)|role.{0,20}\bsystem\b
         |developer.(instruction|role|message)|roles?\ must\ alternate
         |alternat\w+\ (between\ )?user|only\ user\ and\ assistant
         |jinja|chat.?template|template.?error|(unknown|invalid|unsupported)\ role""",
-    Part.FORMAT: r"""
+    PromptPart.FORMAT: r"""
         response.?format|json.?schema|json.?object|json.?mode|grammar|xgrammar
         |additional_?properties|guided.?(json|decoding)|structured.?output|outlines
         |lm-format-enforcer|response_mime_type""",
 }
 # And what may be: tried where nothing else explains the complaint.
 MAYBE = {
-    Part.LIMIT: r"max_tokens",
-    Part.TEMPERATURE: r"sampling\ param",
-    Part.FORMAT: r"\bschema\b|\bstrict\b|\b(any|one)of\b|\benum\b|regex|constrain",
+    PromptPart.LIMIT: r"max_tokens",
+    PromptPart.TEMPERATURE: r"sampling\ param",
+    PromptPart.FORMAT: r"""\bschema\b|\bstrict\b|\b(any|one)of\b|\benum\b|regex
+        |constrain""",
 }
 SURELY = {part: re.compile(pattern, LOOSE) for part, pattern in SURE.items()}
 PERHAPS = {part: re.compile(pattern, LOOSE) for part, pattern in MAYBE.items()}
@@ -78,11 +79,11 @@ def fault_of(words: str) -> str | None:
     return _first(FAULTS, words)
 
 
-def complained_of(status: int, words: str, *, explained: bool) -> Part | None:
+def complained_of(status: int, words: str, *, explained: bool) -> PromptPart | None:
     """Return what of the form a complaint is about; None: nothing of it."""
     too_long = TOO_LONG.search(words)
     part = _first(SURELY, words) if status in MAY_COMPLAIN else None
-    if part is Part.FORMAT or (part and not too_long):
+    if part is PromptPart.FORMAT or (part and not too_long):
         return part
     if explained or too_long or status not in {0, 400, 422}:
         return None

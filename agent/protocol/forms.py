@@ -14,7 +14,7 @@ from agent.protocol.cases import Request
 from agent.protocol.prompt import messages, response_format
 
 
-class Part(StrEnum):
+class PromptPart(StrEnum):
     """A part of a request that an endpoint may not take."""
 
     FORMAT = "response_format"
@@ -25,7 +25,7 @@ class Part(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class PromptForm:
     """Which parameters a request has."""
 
     format: Literal["json_schema", "json_object", "text"] = "json_schema"
@@ -51,43 +51,45 @@ class Form:
         return parameters
 
 
-def plainer(form: Form, part: Part) -> Form | None:
+def plainer(form: PromptForm, part: PromptPart) -> PromptForm | None:
     """Return the next form without a part; None: there is none."""
     match part:
-        case Part.FORMAT:
+        case PromptPart.FORMAT:
             down: dict[str, Any] = {"json_schema": "json_object", "json_object": "text"}
             other = replace(form, format=down.get(form.format, "text"))
-        case Part.SYSTEM:
+        case PromptPart.SYSTEM:
             other = replace(form, system=False)
-        case Part.TEMPERATURE:
+        case PromptPart.TEMPERATURE:
             other = replace(form, temperature=False)
-        case Part.LIMIT:
+        case PromptPart.LIMIT:
             other = replace(form, limit="max_completion_tokens")
-        case Part.ANY:
+        case PromptPart.ANY:
             other = replace(form, format="text", temperature=False, system=False)
     return None if other == form else other
 
 
-class Forms:
+class PromptForms:
     """Owns which form an endpoint takes, by pipeline: schemas are a pipeline's."""
 
-    def __init__(self, first: Form = Form()) -> None:
+    def __init__(self, first: PromptForm = PromptForm()) -> None:
         """`first` is tried first."""
-        self._proven: defaultdict[str, Form] = defaultdict(lambda: first)
-        self._now: dict[str, Form] = {}  # that are tried, and not proven yet
-        self._refused: defaultdict[str, set[Form]] = defaultdict(set)  # since then
+        self._proven: defaultdict[str, PromptForm] = defaultdict(lambda: first)
+        self._now: dict[str, PromptForm] = {}  # that are tried, and not proven yet
+        self._refused: defaultdict[str, set[PromptForm]] = defaultdict(
+            set
+        )  # since then
 
-    def now(self, pipeline: str) -> Form:
+    def now(self, pipeline: str) -> PromptForm:
         """Return the form for the next request of a pipeline."""
         return self._now.get(pipeline, self._proven[pipeline])
 
-    def worked(self, pipeline: str, form: Form) -> None:
+    def worked(self, pipeline: str, form: PromptForm) -> None:
         """Say that a request in this form was taken."""
         self._proven[pipeline] = form
         self._now.pop(pipeline, None)
         self._refused[pipeline].clear()
 
-    def refused(self, pipeline: str, form: Form, part: Part) -> bool:
+    def refused(self, pipeline: str, form: PromptForm, part: PromptPart) -> bool:
         """Say that a form was refused; True: another is worth a try at once.
 
         Each is tried at once only one time until one works. Where none does, the next
@@ -100,7 +102,7 @@ class Forms:
         other = plainer(form, part)
         self._now[pipeline] = other or self._proven[pipeline]
         if other is None or other in refused:
-            if part is Part.ANY:
+            if part is PromptPart.ANY:
                 self._now.pop(pipeline)
             return False
         return True

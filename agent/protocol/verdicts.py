@@ -17,9 +17,15 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from agent.protocol import cases
-from agent.protocol.cases import LONGEST_ANSWER, LONGEST_QUOTE, Request, Usage, Wire
+from agent.protocol.cases import (
+    LONGEST_ANSWER,
+    LONGEST_QUOTE,
+    Request,
+    Usage,
+    WireModel,
+)
 from agent.protocol.complaints import complained_of, fault_of, words_of
-from agent.protocol.forms import Part
+from agent.protocol.forms import PromptPart
 from agent.protocol.pauses import pause
 from agent.protocol.reading import read_answer, spoken
 from agent.protocol.unpacking import unpacked
@@ -78,10 +84,10 @@ class Verdict:
     model: str | None = None
     maybe_paid: bool = False
     pause_s: float | None = None
-    part: Part = Part.ANY
+    part: PromptPart = PromptPart.ANY
 
 
-class _Tokens(Wire):
+class _Tokens(WireModel):
     """The usage in a completion; some say what it cost."""
 
     prompt_tokens: cases.Tokens = 0

@@ -19,7 +19,7 @@ RECENT = 1000  # messages that the latency quantiles are taken over
 
 
 @dataclass(slots=True)
-class Histogram:
+class DurationCounts:
     """Counts durations by how long they were, since the start."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
@@ -59,8 +59,8 @@ class Counters:
     local: Counter[str] = field(default_factory=Counter)  # outcomes on the device
     model_failed: int = 0  # also where upstream answered instead
     waits: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    took: Histogram = field(default_factory=Histogram)  # messages
-    case_took: Histogram = field(default_factory=Histogram)
+    took: DurationCounts = field(default_factory=DurationCounts)  # messages
+    case_took: DurationCounts = field(default_factory=DurationCounts)
 
     def result(
         self,

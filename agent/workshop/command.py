@@ -103,7 +103,7 @@ def build_own(
 def _shown(work: Callable[[Report], T]) -> T:
     """Do the work with a progress bar for each stage, or lines where nobody watches."""
     if not CONSOLE.is_terminal:
-        return work(Lines(_tell).report)
+        return work(ProgressLines(_tell).report)
     with _progress(CONSOLE) as bar:
         stages: dict[str, TaskID] = {}
 
@@ -115,7 +115,7 @@ def _shown(work: Callable[[Report], T]) -> T:
         return work(report)
 
 
-class Lines:
+class ProgressLines:
     """Tells progress in a log: a line as each stage and each epoch begins and ends."""
 
     def __init__(

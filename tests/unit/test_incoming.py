@@ -17,7 +17,7 @@ from agent.mqtt.connection import Connection
 from agent.mqtt.endpoint import Endpoint
 from agent.mqtt.incoming import Incoming, Malformed, decode_publish
 from agent.mqtt.properties import Envelope, publish_properties
-from agent.mqtt.reader import KEPT_BYTES, Reader
+from agent.mqtt.reader import KEPT_BYTES, PacketReader
 from harness.scripted import Peer, scripted
 
 pytestmark = pytest.mark.timeout(30)
@@ -225,7 +225,7 @@ def test_nothing_beyond_the_limit_is_in_memory() -> None:
         for _ in range(2):
             yield b"x" * 1_000_000
 
-    client = Reader(1000, print, paho.CallbackAPIVersion.VERSION2)
+    client = PacketReader(1000, print, paho.CallbackAPIVersion.VERSION2)
     arriving = pieces()
     client._sock_recv = lambda _size: next(arriving)  # type: ignore[method-assign]
     with pytest.raises(StopIteration):

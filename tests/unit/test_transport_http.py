@@ -13,7 +13,7 @@ from agent.escalation.http import HttpTransport, form_of, open_http
 from agent.escalation.transport import priced
 from agent.mqtt.endpoint import Endpoint
 from agent.protocol.cases import Repair, Request, Usage
-from agent.protocol.forms import Form
+from agent.protocol.forms import PromptForm
 from agent.protocol.prompt import messages, response_format
 from harness.upstreams import http_upstream, opened_as_told
 
@@ -67,11 +67,11 @@ def test_form_of_a_body(
     http: HttpTransport, form: Any, limit: Any, *, temperature: bool, system: bool
 ) -> None:
     """A body shows the form it was written in, which is its pipeline's."""
-    wanted = Form(form, limit, temperature, system)
+    wanted = PromptForm(form, limit, temperature, system)
     http._forms.worked("home", wanted)
     assert form_of(http.encode(ASKED, 99)) == wanted
     other = ASKED.model_copy(update={"pipeline": "x"})
-    assert form_of(http.encode(other, 99)) == Form()
+    assert form_of(http.encode(other, 99)) == PromptForm()
 
 
 def test_priced() -> None:
