@@ -16,6 +16,8 @@ from harness.proxy import (
     CONNACK,
     CONNECT,
     PINGREQ,
+    PUBACK,
+    PUBLISH,
     SUBACK,
     SUBSCRIBE,
     Fate,
@@ -23,6 +25,7 @@ from harness.proxy import (
     Way,
     kind,
 )
+from harness.proxy import topic_of as topic_name
 from harness.stage import (
     BROKER,
     DEADLINE_S,
@@ -37,6 +40,7 @@ from harness.stage import (
 NewAgent = Callable[..., Agent]
 # Properties of CONNACK (MQTT 5, 3.2.2.3).
 NO_WILDCARDS, NO_IDENTIFIERS, NO_SHARED = b"\x28\x00", b"\x29\x00", b"\x2a\x00"
+ONE_AT_A_TIME, NO_ALIASES = b"\x21\x00\x01", b"\x22\x00\x00"
 ASSIGNED = b"\x12\x00\x08assigned"
 NOT_AUTHORIZED = 0x87
 IDENTIFIER = 0x0B  # a property of SUBSCRIBE
@@ -237,6 +241,38 @@ def test_filters_that_a_broker_lacks(
     assert proxy.connections == 1
 
 
+def test_one_message_at_a_time(
+    proxy: Proxy, client: Client, new_agent: NewAgent
+) -> None:
+    """With a Receive Maximum of 1 no message goes out before the last is acknowledged.
+
+    The broker hangs up on who sends two, or a topic alias, of which it takes none.
+    """
+    unacked: set[bytes] = set()
+
+    def gate(way: Way, packet: bytes) -> Fate | bytes:
+        if way is Way.BROKER and kind(packet) == CONNACK:
+            one = _with_property(packet, ONE_AT_A_TIME)
+            return _with_property(one, NO_ALIASES)
+        if way is Way.BROKER and kind(packet) == PUBACK:
+            unacked.discard(packet[2:4])
+        if way is Way.DEVICE and kind(packet) == PUBLISH and packet[0] & 6:
+            topic = topic_name(packet)
+            start = packet.index(topic) + len(topic)
+            unacked.add(packet[start : start + 2])
+            return Fate.CUT if len(unacked) > 1 or not topic else Fate.PASS
+        return Fate.PASS
+
+    proxy.gate = gate
+    agent = new_agent(proxy.port)
+    agent.start()
+    client.ask(range(1, 41))
+    client.wait_answered(40)
+    assert proxy.connections == 1
+    assert agent.count_log("disconnected") == 0
+    assert agent.terminate() == 0
+
+
 def test_a_client_id_from_the_broker(
     proxy: Proxy, client: Client, new_agent: NewAgent
 ) -> None:
@@ -262,8 +298,16 @@ def test_a_client_id_from_the_broker(
     assert "assigned" in agent.wait_log("broker_limits")["client_id"]
 
 
+SIZES = {0x11: 4, 0x21: 2, 0x22: 2, 0x24: 1, 0x25: 1, 0x27: 4, 0x13: 2}  # with theirs
+
+
 def _with_property(packet: bytes, one: bytes) -> bytes:
-    """Return a CONNACK, of less than 128 bytes, with one more property."""
+    """Return a CONNACK, of less than 128 bytes, with one more property, or another."""
     header, _, flags, code, size = packet[:5]
-    head = [header, 3 + size + len(one), flags, code, size + len(one)]
-    return bytes(head) + packet[5:] + one
+    rest, kept = packet[5 : 5 + size], b""
+    while rest:
+        length = 1 + SIZES[rest[0]]
+        kept += rest[:length] if rest[0] != one[0] else b""
+        rest = rest[length:]
+    kept += one
+    return bytes([header, 3 + len(kept), flags, code, len(kept)]) + kept
