@@ -207,11 +207,11 @@ class Coordinator:
 
     async def _done(self, key: str, request: Request, reply: Reply) -> None:
         """Store an answer, then tell the others."""
-        told = SharedAnswer(
+        answered = SharedAnswer(
             key=key, by=self._file.broker.name, deadline_ms=request.deadline_ms,
             reply=reply,
         )  # fmt: skip
-        await self._keep([told], own=True)
+        await self._keep([answered], own=True)
         cache = self._file.broker.cache
         if cache.entries and not request.repair and reply.answer is not None:
             names, shared = self._names, cache.shared
@@ -222,7 +222,7 @@ class Coordinator:
                     db, question, body, time.time(), cache.entries
                 )
             )
-        await self._group.tell(told)
+        await self._group.tell(answered)
 
     async def _keep(self, shared: Sequence[SharedAnswer], *, own: bool) -> None:
         def change(db: Any) -> None:

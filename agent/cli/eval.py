@@ -95,11 +95,11 @@ def _show(
     from agent.cli.eval_report import html_report, text_report
     from agent.evaluation.breakdown import breakdown
 
-    found = breakdown(scored.answers, scored.labels)
+    table_report = breakdown(scored.answers, scored.labels)
     if report:
-        write(report, html_report(scored.figures, found, data.name))
+        write(report, html_report(scored.figures, table_report, data.name))
     if as_json:
         click.echo(json.dumps(scored.figures))
         return
-    for line in text_report(scored.figures, found):
+    for line in text_report(scored.figures, table_report):
         click.echo(line)

@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers.get("content-length", 0))
         asked = json.loads(self.rfile.read(length))
-        prompt = "".join(said["content"] for said in asked["messages"])
+        prompt = "".join(chat_message["content"] for chat_message in asked["messages"])
         match = _MESSAGE.search(asked["messages"][1]["content"])
         served = self.served
         content = json.dumps(answer(match[1] if match else "", served.known))

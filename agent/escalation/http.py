@@ -96,7 +96,7 @@ class HttpTransport:
 
     async def _post(self, body: bytes, trace: object) -> Response:
         """Post once; read no more than we need."""
-        found = bytearray()
+        received = bytearray()
         async with self._client.stream(
             "POST",
             f"{self.to}/chat/completions",
@@ -104,10 +104,10 @@ class HttpTransport:
             extensions={"trace": trace},
         ) as response:
             async for chunk in response.aiter_raw():
-                found += chunk
-                if len(found) > LONGEST_ANSWER:
+                received += chunk
+                if len(received) > LONGEST_ANSWER:
                     break
-        return Response(response.status_code, response.headers, bytes(found))
+        return Response(response.status_code, response.headers, bytes(received))
 
     def _reply(self, request: Request, form: PromptForm, verdict: Verdict) -> Reply:
         """Return the reply of a verdict, or raise what it says."""

@@ -136,8 +136,8 @@ class MqttTransport:
         """
         if self._is_v5:
             return
-        while found := self._by_id(request.id):
-            await asyncio.wait([attempt.answer for attempt in found])
+        while waiting := self._by_id(request.id):
+            await asyncio.wait([attempt.answer for attempt in waiting])
 
     async def _publish(
         self, request: Request, body: bytes, attempt: _Attempt, until: float | None
@@ -184,8 +184,8 @@ class MqttTransport:
         if message.correlation is not None:
             attempt = self._waiting.get(message.correlation)
             return attempt if attempt and claimed in {None, attempt.id} else None
-        found = self._by_id(claimed)
-        return found[0] if len(found) == 1 else None  # of two we cannot tell which
+        waiting = self._by_id(claimed)
+        return waiting[0] if len(waiting) == 1 else None  # of two we cannot tell which
 
     def _by_id(self, claimed: str | None) -> list[_Attempt]:
         waiting = self._waiting.values()

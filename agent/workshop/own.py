@@ -351,19 +351,20 @@ def _cases(
         if isinstance(decision, Resolved) and len(example.text) <= LONGEST_CASE
     ]
     shown: set[str] = set()
-    for sure, example, said in sorted(answered, key=lambda one: -one[0]):
+    for sure, example, answer in sorted(answered, key=lambda one: -one[0]):
         if text_key(example.text) in shown:
             continue
         shown.add(text_key(example.text))
         case: dict[str, Any] = {"text": example.text, "status": "resolved"}
         right = True
         if kind != "extract":
-            right &= said.label == example.label
-            case["label"] = said.label
+            right &= answer.label == example.label
+            case["label"] = answer.label
         if kind != "classify":
-            right &= places(said.entities) == places(example.marked)
+            right &= places(answer.entities) == places(example.marked)
             case["entities"] = [
-                {"label": entity.label, "text": entity.text} for entity in said.entities
+                {"label": entity.label, "text": entity.text}
+                for entity in answer.entities
             ]
         if right:
             cases.append((seen[example.label], -sure, case))

@@ -297,16 +297,16 @@ def _field(field: Field | None) -> str:
         f"| {number(board.in_scope_coverage)} | {number(_wrong(board))} |"
         for name, board in field.ways.items()
     )
-    told = ""
+    errors = ""
     if field.errors:
         shares = ", ".join(
             f"{value:.1%} where {float(share):.0%} of the texts are out of scope"
             for share, value in field.errors.items()
         )
-        told = (
+        errors = (
             f"\nOf all that is resolved of the calibration mixture, wrong: {shares}.\n"
         )
-    return FIELD.format(lines=lines, told=told)
+    return FIELD.format(lines=lines, told=errors)
 
 
 def _wrong(board: Scoreboard) -> float | None:

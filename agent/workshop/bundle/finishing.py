@@ -174,18 +174,18 @@ def _asked(
     """Ask both precisions the validation texts and the probes, and write these."""
     material, names = piece.material, [spec.by for spec in specs]
     probes = [Example(text=text) for text in _probes(piece.recipe, material)]
-    found: list[Figures | None] = []
+    by_stage: list[Figures | None] = []
     pair = []
     for place, name in ((places.exact, "fp32"), (places.quantised, "int8")):
         if place is None:
-            found.append(None)
+            by_stage.append(None)
             continue
         asked = partial(report, f"asking {name}")
         heard = _heard(specs, place, material.valid, piece, asked)
-        found.append(_figures(piece, heard, made, names))
+        by_stage.append(_figures(piece, heard, made, names))
         pair.append(_heard(specs, place, probes, piece, asked))
     bundle.write_probes(places.quantised, made, names, pair[0], pair[-1])
-    before, after = found
+    before, after = by_stage
     if after is None:
         raise RuntimeError("nobody asked the bundle that ships")
     return before, after

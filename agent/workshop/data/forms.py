@@ -207,15 +207,15 @@ def allowed(plan: FormsPlan, examples: Sequence[Example]) -> FormTable:
             texts.setdefault(example.label, []).append(example.text)
     table = {}
     for label, some in sorted(texts.items()):
-        said = {
+        labels = {
             form
             for glob, forms in plan.labels.items()
             if fnmatchcase(label, glob)
             for form in forms
         }
         if not any(fnmatchcase(label, glob) for glob in plan.strict):
-            said |= _usual(some, plan.usual)
-        more = said - set(plan.default)
+            labels |= _usual(some, plan.usual)
+        more = labels - set(plan.default)
         if more:
             table[label] = [form for form in Form if form in more]
     return FormTable(default=plan.default, labels=table)

@@ -107,14 +107,14 @@ def mixed(
     chance = random.Random(MIXTURE_SEED)  # noqa: S311  no secret
     say = accent("valid")
     label = recipe.outside.label if recipe.outside else NOBODYS
-    found = [
+    mixture = [
         say.once(one, chance) if chance.random() < plan.spoken else one for one in valid
     ]
     inside = sum(one.label != label for one in valid)
     wanted = round(plan.outside / (1 - plan.outside) * inside)
     missing = max(0, wanted - (len(valid) - inside))
     if spare is None or not missing:
-        return found
+        return mixture
     made = round(FORMED * missing)
     ours = [one for one in valid if one.label != label]
     maker = speaker([one.text for one in ours], "valid")
@@ -122,7 +122,7 @@ def mixed(
     rest = range(made - len(two))
     texts = [*two, *(maker.one(chance.choice(NEVER), chance) for _ in rest)]
     outside = [Example(text=text, label=label) for text in texts]
-    return [*found, *outside, *spare.some(missing - made, MIXTURE_SEED)]
+    return [*mixture, *outside, *spare.some(missing - made, MIXTURE_SEED)]
 
 
 def dictionary(spec: Pretrained) -> list[str]:
@@ -139,9 +139,9 @@ def with_found(example: Example, kinds: Container[str]) -> Example:
     """
     marked = example.marked
     beside = (
-        Span(start=found.start, end=found.end, label=found.label)
-        for found in find(example.text, kinds)
-        if all(found.end <= s.start or s.end <= found.start for s in marked)
+        Span(start=entity.start, end=entity.end, label=entity.label)
+        for entity in find(example.text, kinds)
+        if all(entity.end <= s.start or s.end <= entity.start for s in marked)
     )
     spans = sorted((*marked, *beside), key=lambda span: span.start)
     return example.model_copy(update={"spans": tuple(spans)})
