@@ -32,7 +32,7 @@ run: .venv/.run
 test: .venv/.dev
 	@{ command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ]; } && command -v openssl >/dev/null \
 		|| { $(SUDO) apt-get update -qq && $(APT) --no-install-recommends mosquitto openssl; }
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
+	$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
 
 # The structure in figures: modules, imports, the longest chain, what is long.
 map:
