@@ -109,7 +109,8 @@ class Template:
                 env=os.environ | ONE_THREAD | env,
                 pass_fds=[theirs.fileno()],
             )
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         atexit.register(self._end)
 
     def fork(
@@ -144,6 +145,7 @@ class Template:
                     self._answered.notify_all()
             else:
                 self._running.pop(pid).ended(status)
+        self._socket.close()
         self._process.wait()
         for process in self._running.values():
             process.ended(DEAD)
@@ -152,8 +154,8 @@ class Template:
 
     def _end(self) -> None:
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._process.wait()
+            self._socket.shutdown(socket.SHUT_RDWR)  # the listener wakes, and closes it
+        self._listener.join()
 
 
 @cache
