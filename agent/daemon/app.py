@@ -33,7 +33,7 @@ from agent.mqtt.backlog import Backlog
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Link
 from agent.mqtt.message_ids import IdTable
-from agent.protocol.homeassistant import status_topic
+from agent.protocol.homeassistant import discovery_topic, status_topic
 from agent.protocol.messages import Topics
 from agent.telemetry.alerts import Alerts
 from agent.telemetry.counters import Counters
@@ -336,10 +336,11 @@ class Daemon:
         """Stop taking, finish what is in hand, say goodbye."""
         await self._end_calls()
         self._intake.close()
+        agent = self._parts.config.agent
+        discovery = discovery_topic(agent.homeassistant.prefix, agent.device.id)
+        endless = self._rejected_topics.topics - {discovery}  # no message waits for it
         try:
-            async with asyncio.timeout(
-                HASTE_S if self._rejected_topics.topics else FINISH_S
-            ):
+            async with asyncio.timeout(HASTE_S if endless else FINISH_S):
                 await self._intake.idle.wait()
                 if self._escalation and self._link.connected:
                     await self._escalation.publish_ended()

@@ -59,9 +59,9 @@ async def discover(
         except Refused as error:
             if place in now:
                 rejected_topics.refused(error)
-                now = {}
-            else:  # the access list may forbid us by now what we said once
-                log.warning("discovery_not_taken_back", topic=place, why=str(error))
+                return  # what it was told last stays written down
+            # The access list may forbid us by now what we said once.
+            log.warning("discovery_not_taken_back", topic=place, why=str(error))
         else:
             rejected_topics.took(place)
     if now != before:

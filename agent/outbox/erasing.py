@@ -49,7 +49,9 @@ def erase(path: Path, now: float, *, message: str = "", before: float = 0.0) -> 
                 db.execute("COMMIT")
                 pragma(db, "wal_checkpoint(TRUNCATE)")  # old pages, too
         except sqlite3.Error as error:
-            raise ConfigError(f"{path}: {error}") from error
+            raise ConfigError(
+                f"{path}: {error}; if it is damaged, the next start sets it aside"
+            ) from error
     asides = put_asides(path)
     old = [aside for aside in asides if aside.stat().st_mtime < before]
     for aside in old:

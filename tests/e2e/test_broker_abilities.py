@@ -94,11 +94,15 @@ def answers(client: Client, agent: Agent) -> None:
 def test_what_a_limit_costs_is_said(
     broker: Mosquitto, client: Client, new_agent: NewAgent, limit: str, cost: str
 ) -> None:
-    """With QoS 0 alone, or nothing retained, results come; the log says the cost."""
+    """With QoS 0 alone, or nothing retained, results come; log and doctor say it."""
     agent = new_agent(broker.port)
     agent.start()
     answers(client, agent)
     assert cost in agent.wait_log("broker_limits")[limit]
+    told = agent.command("doctor", "--json").communicate()[0].splitlines()
+    details = [json.loads(line)["detail"] for line in told]
+    [said] = [detail for detail in details if detail.startswith(f"limits {limit}")]
+    assert cost in said
     assert agent.terminate() == 0
 
 

@@ -79,6 +79,11 @@ async def test_what_is_refused_now_is_told(tmp_path: Path) -> None:
     await told(tmp_path, Broker(NEW), rejected)
     assert rejected == [NEW]
     assert not (tmp_path / COMPONENTS).exists()  # said again with the next connection
+    before = json.dumps({NEW: {"slm_pi_gone": "sensor"}})
+    (tmp_path / COMPONENTS).write_text(before)
+    await told(tmp_path, Broker(NEW), rejected)
+    assert rejected == [NEW, NEW]
+    assert (tmp_path / COMPONENTS).read_text() == before  # what is gone is known then
 
 
 async def test_a_damaged_memory(tmp_path: Path) -> None:
