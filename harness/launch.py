@@ -86,6 +86,8 @@ class Process(subprocess.Popen[str]):
 class Template:
     """Owns a process that has imported modules, and forks for each program."""
 
+    _starting: Process  # whose pid the template tells next
+
     def __init__(self, modules: Sequence[str], env: Mapping[str, str]) -> None:
         """Start it; it ends with this process. `env` is for the imports."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

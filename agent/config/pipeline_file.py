@@ -1,4 +1,4 @@
-"""pipelines/<name>.toml as a frozen model: one road from topic to result."""
+"""pipelines/<name>.toml as a frozen model: the way from topic to result."""
 
 from typing import Annotated, Literal, Self
 
@@ -178,7 +178,7 @@ class FieldRule(Section):
 
 
 class PipelineFile(Section):
-    """pipelines/<name>.toml: one road from topic to result."""
+    """pipelines/<name>.toml: the way from topic to result."""
 
     description: str = ""
     """One line for people."""

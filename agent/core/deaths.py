@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.core.quarantine import Damaged, make_way, read_state
 
-MOST = 3  # deaths, and it is given up
+MOST_DEATHS = 3  # of the process at one message or case, which is then given up
 SLOTS = 16  # that can be told apart; mostly one is in use
 KEY = 32  # bytes
 SLOT = KEY + 1
@@ -26,7 +26,7 @@ class Deaths:
             data = read_state(path, SLOTS * SLOT) or b""
             for start in range(0, len(data) - KEY, SLOT):
                 key = data[start : start + KEY].decode("ascii")
-                self._counts[key] = min(data[start + KEY], MOST)
+                self._counts[key] = min(data[start + KEY], MOST_DEATHS)
 
     def of(self, key: str) -> int:
         """Return how often the process died at work on `key`."""
@@ -34,7 +34,7 @@ class Deaths:
 
     def begin(self, key: str) -> None:
         """Note that work on `key` begins: if no `end` follows, the process died."""
-        self._counts[key] = min(self.of(key) + 1, MOST)
+        self._counts[key] = min(self.of(key) + 1, MOST_DEATHS)
         while len(self._counts) > SLOTS:
             del self._counts[next(iter(self._counts))]
         self._write()

@@ -31,10 +31,10 @@ class ConfigSource:
     def __init__(self, path: Path | None, on_config: Callable[[Config], None]) -> None:
         """Read the own files; raises ConfigError. `path` is that of agent.toml.
 
-        `told` hears of every configuration before it runs, for the log's level.
+        `on_config` hears of every configuration before it runs, for the log's level.
         """
         self._path = path
-        self._told = on_config
+        self._on_config = on_config
         self._own = load(path)
         self._checked: Opened | None = None  # opened by the self-check, not yet run
         self._now = self._own
@@ -61,7 +61,7 @@ class ConfigSource:
         self.leaves()  # before it is read: an orderly end is no crash
         try:
             with refusing("the configuration"):
-                fresh = ConfigSource(self._path, self._told)
+                fresh = ConfigSource(self._path, self._on_config)
                 return fresh, fresh.begin()
         except ConfigError:
             self.stays()
@@ -116,7 +116,7 @@ class ConfigSource:
         parts = checked
         if parts is None or parts.config.hash != config.hash:
             parts = prepare(config)
-        self._told(config)
+        self._on_config(config)
         return replace(parts, values=effective.values) if effective else parts
 
     def _check(self, effective: Effective) -> None:

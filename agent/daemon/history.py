@@ -70,7 +70,7 @@ class DecisionTerms:
     def decided_by(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Say which key of the configuration decided, and what it came to.
 
-        `said` is a result, a case or a dead letter, as JSON; no key: null.
+        `result` is a result, a case or a dead letter, as JSON; no key: null.
         """
         key = self._key(result)
         return {
@@ -90,7 +90,7 @@ class DecisionTerms:
             return OF_DEAD_LETTERS.get(str(reason))
         local = self.policy.routing_of(label) is Routing.ALWAYS_LOCAL
         if reason == "policy" or (reason is None and local):
-            named = label in self.policy.roads
+            named = label in self.policy.routing_by_label
             return f"upstream.labels.{label}" if named else "upstream.policy"
         if reason in THRESHOLD:
             return self.threshold_key

@@ -96,7 +96,8 @@ def begin(path: Path | None, on_config: Callable[[Config], None]) -> Next:
 async def run(path: Path | None, on_config: Callable[[Config], None]) -> None:
     """Run the daemon until it is told to stop; raises ConfigError and Unready.
 
-    `path` is that of agent.toml; `told` hears of every configuration before it runs.
+    `path` is that of agent.toml; `on_config` hears of every configuration before it
+    runs.
     """
     process = Process()
     supervision = process.lasting.supervision

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.core.deaths import MOST, Deaths
+from agent.core.deaths import MOST_DEATHS, Deaths
 from agent.core.types import Entity
 from agent.escalation.privacy_gate import (
     Finder,
@@ -119,8 +119,8 @@ class Questions:
         one bad text must not stop the daemon, at each start anew. An error may quote
         the text, so only its name is told.
         """
-        if self._deaths.of(case.key) >= MOST:
-            raise Poison(f"the process died {MOST} times at it")
+        if self._deaths.of(case.key) >= MOST_DEATHS:
+            raise Poison(f"the process died {MOST_DEATHS} times at it")
         name = await self._store.read(lambda db: wire_id(db, case.key))
         try:
             hidden = await self._redacted(case, plan)

@@ -195,19 +195,19 @@ def _shared_topics(checked: Checked) -> Iterator[Finding]:
 
     Only if the fleet file names the broker, and it is not local to each device.
     """
-    roads: dict[tuple[str, str], dict[str, list[str]]] = {}
+    by_client: dict[tuple[str, str], dict[str, list[str]]] = {}
     for device, effective in checked.devices.items():
         url = effective.config.agent.mqtt.url
         leaf = effective.values.get((AGENT, "mqtt", "url"))
         if leaf is None or leaf.origin == DEFAULT or urlsplit(url).hostname in HERE:
             continue
         for name, pipeline in effective.config.pipelines.items():
-            road = roads.setdefault((url, name), {})
+            filters = by_client.setdefault((url, name), {})
             for topic in pipeline.input.topics:
                 if split_share(topic)[0] is None:
-                    road.setdefault(topic, []).append(device)
-    for (url, name), road in roads.items():
-        for number, (one, other, devices) in enumerate(_meeting(road)):
+                    filters.setdefault(topic, []).append(device)
+    for (url, name), filters in by_client.items():
+        for number, (one, other, devices) in enumerate(_meeting(filters)):
             if number == MANY:
                 break
             topics = f"{one!r} and {other!r} overlap" if other else f"{one!r} is read"
@@ -220,12 +220,14 @@ def _shared_topics(checked: Checked) -> Iterator[Finding]:
             )
 
 
-def _meeting(road: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, list[str]]]:
-    for topic, devices in road.items():
+def _meeting(
+    filters: Mapping[str, Sequence[str]],
+) -> Iterator[tuple[str, str, list[str]]]:
+    for topic, devices in filters.items():
         if len(devices) > 1:
             yield topic, "", list(devices)
-    for one, other in _overlapping(list(road)):
-        both = dict.fromkeys([*road[one], *road[other]])
+    for one, other in _overlapping(list(filters)):
+        both = dict.fromkeys([*filters[one], *filters[other]])
         if len(both) > 1:
             yield one, other, list(both)
 

@@ -82,9 +82,9 @@ class Policy:
     `threshold` applies to the calibrated score of what is guaranteed (0 to 1, reached
     when equal); None means that no threshold keeps the error the operator asked for,
     so nothing is resolved locally. `error_bound` is what is certified for what passes,
-    or None. `calibrated` is False where scores may not be trusted at all. `road` says
-    who is to answer, `roads` for which labels somebody else; `rules` are for entities,
-    by type; `forms` are those of the utterance that may be answered.
+    or None. `calibrated` is False where scores may not be trusted at all. `routing`
+    says who is to answer, `routing_by_label` for which labels somebody else; `rules`
+    are for entities, by type; `forms` are those of the utterance that may be answered.
     `stricter` are the limits of labels that have their own.
     """
 
@@ -92,8 +92,8 @@ class Policy:
     threshold: float | None
     error_bound: float | None = None
     calibrated: bool = True
-    road: Routing = Routing.PREFER_LOCAL
-    roads: Mapping[str, Routing] = field(default_factory=dict)
+    routing: Routing = Routing.PREFER_LOCAL
+    routing_by_label: Mapping[str, Routing] = field(default_factory=dict)
     rules: Mapping[str, Rule] = field(default_factory=dict)
     forms: Forms = ANY_FORM
     stricter: Mapping[str, LabelLimit] = field(default_factory=dict)
@@ -105,7 +105,11 @@ class Policy:
 
     def routing_of(self, label: str | None) -> Routing:
         """Return who is to answer where the best local guess is this label."""
-        return self.road if label is None else self.roads.get(label, self.road)
+        return (
+            self.routing
+            if label is None
+            else self.routing_by_label.get(label, self.routing)
+        )
 
 
 def confidence(prediction: Prediction, guarantee: Guarantee) -> float:
@@ -134,12 +138,12 @@ def decide(prediction: Prediction, policy: Policy) -> Decision:
 
     A form that is not allowed is never resolved, whoever is to answer.
     """
-    road = policy.routing_of(prediction.label)
-    if road is Routing.ALWAYS_UPSTREAM:
+    routing = policy.routing_of(prediction.label)
+    if routing is Routing.ALWAYS_UPSTREAM:
         return Unresolved(Reason.POLICY, prediction)
     sure = passes(prediction, policy)
     form = unfit(prediction, policy.forms)
-    if road is Routing.ALWAYS_LOCAL:
+    if routing is Routing.ALWAYS_LOCAL:
         if form:
             return Unresolved(reason_of(form), prediction)
         bound = policy.limit_of(prediction.label).error_bound
@@ -201,5 +205,5 @@ def wants_upstream(decision: Decision, policy: Policy) -> bool:
     if isinstance(decision, Resolved):
         return False
     guess = decision.prediction
-    road = policy.routing_of(guess.label if guess else None)
-    return road in {Routing.PREFER_LOCAL, Routing.ALWAYS_UPSTREAM}
+    routing = policy.routing_of(guess.label if guess else None)
+    return routing in {Routing.PREFER_LOCAL, Routing.ALWAYS_UPSTREAM}

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from agent.core.deaths import MOST_DEATHS
 from agent.core.errors import Unreadable
 from agent.core.types import (
     DeadLetter,
@@ -40,7 +41,6 @@ from agent.protocol.payload import read
 from agent.telemetry.counters import Counters
 
 MOST_WORKERS = 4  # by default: more cores than that have other work, too
-MOST_DEATHS = 3  # of the process at one message, which is then not read again
 BATCH_BYTES = 20_000  # long texts go one by one: a batch must not look like a stall
 
 log = structlog.get_logger()

@@ -1,4 +1,4 @@
-"""A pipeline at work: configuration, bundle and policy of one road, opened."""
+"""A pipeline at work: configuration, bundle and policy, opened."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -66,7 +66,7 @@ class EscalationSpec:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One road from topic to result; `plan` is None where nothing may go upstream."""
+    """The way from topic to result; `plan` is None where nothing may go upstream."""
 
     name: str
     tasks: frozenset[Task]
@@ -340,8 +340,10 @@ def policy(
         guarantee,
         threshold,
         row.max_error if row and certified else None,
-        road=Routing(spec.upstream.policy),
-        roads={label: Routing(road) for label, road in spec.upstream.labels.items()},
+        routing=Routing(spec.upstream.policy),
+        routing_by_label={
+            label: Routing(to) for label, to in spec.upstream.labels.items()
+        },
         rules=_rules(spec.fields),
         forms=forms,
         stricter=stricter(

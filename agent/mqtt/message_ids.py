@@ -30,7 +30,7 @@ DEATHS = SLOTS * SLOT.size  # where the counts begin, one byte each
 # What is in the place of the file cannot be the table.
 DAMAGE = {errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}
 ID_LIMIT = 256
-MOST_DEATHS = 255
+MOST_COUNTED = 255
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -120,7 +120,7 @@ class IdTable:
 
     def begin(self, mid: int) -> None:
         """Note that work on `mid` begins: if no `end` follows, the process died."""
-        self._map[DEATHS + mid] = min(self._map[DEATHS + mid] + 1, MOST_DEATHS)
+        self._map[DEATHS + mid] = min(self._map[DEATHS + mid] + 1, MOST_COUNTED)
 
     def end(self, mid: int) -> None:
         """Note that work on `mid` is over, and the process is there."""

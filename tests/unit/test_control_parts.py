@@ -185,7 +185,7 @@ def test_only_a_pipeline_that_allows_it_tells_the_text() -> None:
 def test_each_reason_has_its_key(said: dict[str, Any], key: str | None) -> None:
     """Whoever changes the key that is named changes what becomes of such a message."""
     roads = {"up": Routing.ALWAYS_UPSTREAM, "here": Routing.ALWAYS_LOCAL}
-    policy = Policy(Guarantee.LABEL, 0.8, roads=roads)
+    policy = Policy(Guarantee.LABEL, 0.8, routing_by_label=roads)
     known = terms("home", policy=policy, reader=Reader(id="id"))
     found = known.decided_by(said)
     place = "agent.toml" if key == "models.on_mismatch" else "pipelines/home.toml"

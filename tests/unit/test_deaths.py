@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.deaths import MOST, SLOTS, Deaths
+from agent.core.deaths import MOST_DEATHS, SLOTS, Deaths
 
 KEY = "a" * 32
 
@@ -14,7 +14,7 @@ def test_counted_until_it_ends_well(tmp_path: Path) -> None:
     path = tmp_path / "hiding.cases"
     for died in (0, 1, 2, 3, 3):
         deaths = Deaths(path)
-        assert deaths.of(KEY) == min(died, MOST)
+        assert deaths.of(KEY) == min(died, MOST_DEATHS)
         deaths.begin(KEY)
     deaths.begin("b" * 32)
     deaths.end(KEY)

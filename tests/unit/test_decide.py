@@ -179,9 +179,11 @@ def test_the_road_says_who_answers(
     by_label: bool,
 ) -> None:
     """A policy, of the pipeline or of the label, decides; no bound without a score."""
-    policy = Policy(LABEL, 0.8, 0.05, road=road)
+    policy = Policy(LABEL, 0.8, 0.05, routing=road)
     if by_label:
-        policy = Policy(LABEL, 0.8, 0.05, roads={"lamp_on": road, "lamp_off": OTHER})
+        policy = Policy(
+            LABEL, 0.8, 0.05, routing_by_label={"lamp_on": road, "lamp_off": OTHER}
+        )
     found = decide(prediction, policy)
     if isinstance(found, Unresolved):
         assert found == Unresolved(decision, prediction)  # type: ignore[arg-type]
@@ -194,8 +196,10 @@ def test_what_failed_goes_the_way_of_the_pipeline() -> None:
     """A text without any guess follows the pipeline's own policy."""
     failed = Unresolved(Reason.MODEL_FAILED)
     roads = {"lamp_on": Routing.NEVER_UPSTREAM}
-    assert wants_upstream(failed, Policy(LABEL, 0.8, roads=roads))
-    assert not wants_upstream(failed, Policy(LABEL, 0.8, road=Routing.NEVER_UPSTREAM))
+    assert wants_upstream(failed, Policy(LABEL, 0.8, routing_by_label=roads))
+    assert not wants_upstream(
+        failed, Policy(LABEL, 0.8, routing=Routing.NEVER_UPSTREAM)
+    )
 
 
 @pytest.mark.parametrize(
@@ -279,7 +283,7 @@ def test_forms(prediction: Prediction, reason: Reason | None) -> None:
 
 def test_a_form_is_refused_whoever_answers() -> None:
     """A road that takes any local guess takes none of a form that is not allowed."""
-    policy = replace(REQUESTS, road=Routing.ALWAYS_LOCAL)
+    policy = replace(REQUESTS, routing=Routing.ALWAYS_LOCAL)
     for score in (0.1, 0.9):
         decision = decide(formed("lamp_off", Form.NEGATED, score=score), policy)
         assert decision.reason is Reason.NEGATED
